@@ -1,0 +1,179 @@
+"""Tune a LLaMA on translation pairs: stage 1 with Eq. 1, stage 2 with Eq. 3, one loop for both.
+
+    python train.py --stage 1                  # MLE on English-centric pairs; makes runs/stage1
+    python train.py --stage 2 --alpha 0.05     # + unlikelihood of conflicting twins; makes runs/stage2
+
+The defaults run the embedded demo. For a real checkpoint, README.md lists the paper's settings.
+"""
+import json
+import math
+import os
+import platform
+import random
+import shutil
+import time
+from dataclasses import asdict, dataclass, field
+
+import torch
+from tqdm import tqdm
+
+import loss
+from data import Encoded, Tokenizer, check_languages, directions, read_tsv, run, tuning_samples
+from model import InputError, add_lora, load_model, save_model, write_json
+
+STAGE = {1: {"lr": 1e-3, "batch_size": 128, "epochs": 1.0, "steps": 0},  # what a setting left out means
+         2: {"lr": 3e-4, "batch_size": 8, "epochs": 0.0, "steps": 100}}
+
+
+def option(default, help, **extra):
+    return field(default=default, metadata={"help": help, **extra})
+
+
+def staged(name, type, help):
+    return option(None, f"{help}; left out: {STAGE[1][name]} in stage 1, {STAGE[2][name]} in stage 2", type=type)
+
+
+@dataclass
+class Settings:
+    stage: int = option(1, "1: MLE; 2: MLE + alpha * unlikelihood, from the stage-1 run", choices=[1, 2])
+    alpha: float = option(0.05, "weight of the unlikelihood in stage 2 (Eq. 3); 0 is the control")
+    conflict: str = option("any", "a twin's instruction: any other one, or one with another target", choices=["any", "target"])
+    model: str = option("demo/base", "base model, a Hugging Face LLaMA folder")
+    data: str = option("demo/data/train.tsv", "multi-parallel TSV: a line of language codes, then sentences")
+    languages: str = option("en,it,nl,ro", "columns to use; every pair of them with English is tuned on")
+    pairs: int = option(2000, "sentence pairs per direction; 0: all")
+    init: str = option("", "run to start from; left out: none in stage 1, runs/stage1 in stage 2")
+    out: str = option("", "run folder to make; left out: runs/stage1 or runs/stage2")
+    full: bool = option(False, "tune every weight instead of LoRA")
+    lora_rank: int = option(64, "rank r of LoRA")
+    lora_alpha: float = option(128.0, "LoRA's scale is lora_alpha / lora_rank")
+    lora_dropout: float = option(0.0, "dropout before lora_A")
+    lora_targets: str = option("q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj", "linear layers that get LoRA")
+    lr: float = staged("lr", float, "peak learning rate")
+    batch_size: int = staged("batch_size", int, "samples per optimizer step, twins not counted")
+    epochs: float = staged("epochs", float, "passes over the samples, where --steps is 0")
+    steps: int = staged("steps", int, "optimizer steps; 0: from --epochs")
+    warmup: float = option(0.03, "share of the steps with rising learning rate, before the cosine")
+    clip: float = option(1.0, "largest gradient norm")
+    weight_decay: float = option(0.0, "AdamW's weight decay")
+    max_length: int = option(512, "tokens of prompt and response; longer sources are cut, never responses")
+    micro_batch_tokens: int = option(4096, "tokens, twins included, in one forward pass")
+    dtype: str = option("auto", "auto: bf16 on CUDA, fp32 on CPU", choices=["auto", "fp32", "bf16", "fp16"])
+    device: str = option("auto", "auto: cuda where there is one")
+    seed: int = option(1, "of the pairs, their order, the twins, LoRA's start and dropout")
+
+    def __post_init__(self):
+        for name, default in STAGE[self.stage].items():
+            if getattr(self, name) is None:
+                setattr(self, name, default)
+        self.init = self.init or ("runs/stage1" if self.stage == 2 else "")
+        self.out = self.out or f"runs/stage{self.stage}"
+        if self.device == "auto":
+            self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        if self.dtype == "auto":
+            self.dtype = "bf16" if self.device.startswith("cuda") else "fp32"
+        for name, least in {"alpha": 0, "batch_size": 1, "lr": 0, "steps": 0, "pairs": 0, "micro_batch_tokens": 1,
+                            "lora_rank": 1, "max_length": 1, "clip": 0, "epochs": 0}.items():
+            if not getattr(self, name) >= least:
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least {least}")
+
+
+def learning_rate(step, steps, s):
+    """Linear warm-up over the first share of the steps, then half a cosine to zero."""
+    rise = max(1, math.ceil(s.warmup * steps))
+    if step < rise:
+        return s.lr * (step + 1) / rise
+    return s.lr * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+def prepare(s):
+    """The model (trainable parameters chosen) and its tokenizer, from --init if there is one, else from --model."""
+    if s.init and not os.path.isdir(s.init):
+        raise InputError(f"{s.init}: no such run; stage 2 starts from a stage-1 run, so run `python train.py --stage 1` "
+                         "first or name one with --init")
+    compute = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[s.dtype]
+    source = s.init or s.model
+    stored = torch.float32 if s.full else compute  # full tuning needs fp32 master weights; a frozen base does not
+    model = load_model(source, stored, s.device)
+    if s.full and model.lora:
+        raise InputError(f"{s.init} holds a LoRA adapter, so --full cannot continue it; leave --full out")
+    if not s.full and not model.lora:
+        add_lora(model, s.lora_rank, s.lora_alpha, s.lora_dropout, s.lora_targets.split(","))
+    return model, Tokenizer(source if s.init or s.full else s.model), compute
+
+
+def train(s):
+    if os.path.exists(s.out) and not os.path.exists(os.path.join(s.out, "settings.json")):
+        raise InputError(f"{s.out} exists and is no run of train.py; choose another --out")
+    torch.manual_seed(s.seed)
+    languages = check_languages(s.languages.split(","), "--languages")
+    supervised, zero_shot = directions(languages)
+    samples = tuning_samples(read_tsv(s.data, languages), supervised, s.pairs, s.seed)
+    model, tokenizer, compute = prepare(s)
+    encoded = Encoded(samples, tokenizer, s.max_length)
+    unlikely = s.stage == 2 and s.alpha > 0
+    steps = s.steps or math.ceil(s.epochs * len(encoded.items) / s.batch_size)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    print(f"stage {s.stage}: {s.init or s.model} -> {s.out}, {len(encoded.items):,} samples of {len(encoded.instructions)} "
+          f"directions ({encoded.dropped} too long, dropped), {steps} steps of {s.batch_size}"
+          + (f" with twins, alpha {s.alpha:g}, --conflict {s.conflict}" if unlikely else ", MLE alone"))
+    print(f"{sum(p.numel() for p in trainable):,} of {sum(p.numel() for p in model.parameters()):,} parameters, "
+          f"{'full' if s.full else 'LoRA'}, {s.dtype} on {s.device}, learning rate {s.lr:g}")
+
+    cuda = s.device.startswith("cuda")
+    optimizer = torch.optim.AdamW(trainable, lr=s.lr, weight_decay=s.weight_decay, fused=cuda)
+    scaler = torch.amp.GradScaler(s.device.split(":")[0], enabled=cuda and s.dtype == "fp16")
+    partial = s.out.rstrip("/") + ".partial"  # the run appears under its name only when it is whole
+    shutil.rmtree(partial, ignore_errors=True)
+    os.makedirs(partial)
+    log = open(os.path.join(partial, "log.jsonl"), "w", encoding="utf-8")
+    updates, started, seen = 0, time.time(), 0
+    model.train()
+    bar = tqdm(range(steps), desc=f"stage {s.stage}", unit="step", dynamic_ncols=True)
+    for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(updates, steps, s)
+        # One global batch: its response tokens are counted first, so that any split gives the same gradient.
+        batches = encoded.micro_batches(encoded.step_items(step, s.batch_size, s.seed), s.micro_batch_tokens,
+                                        s.conflict if unlikely else None, random.Random(f"{s.seed} twins {step}"))
+        T_mle = sum(b.positives for b in batches)
+        T_ul = sum(len(b.y) - b.positives for b in batches)
+        mle_total = ul_total = 0.0
+        for batch in batches:
+            b = batch.to(s.device)
+            with torch.autocast(s.device.split(":")[0], compute, enabled=compute != torch.float32):
+                logits = model(b.ids, b.lengths, at=b.at)  # [R, V], positives and twins in one forward
+            mle_sum, _ = loss.mle(logits[:b.positives], b.y[:b.positives])          # under I
+            ul_sum, _ = loss.unlikelihood(logits[b.positives:], b.y[b.positives:])  # under I~
+            scaler.scale(loss.language_aware(mle_sum, T_mle, ul_sum, T_ul, s.alpha if unlikely else 0.0)).backward()
+            mle_total, ul_total = mle_total + mle_sum.item(), ul_total + ul_sum.item()
+        scaler.unscale_(optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(trainable, s.clip or math.inf).item()
+        scale = scaler.get_scale()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        if not math.isfinite(mle_total + ul_total):
+            raise InputError(f"step {step + 1}: the loss is {mle_total + ul_total}; lower --lr ({s.lr:g}) or use --dtype bf16 or fp32")
+        updates += scaler.get_scale() >= scale  # a step that fp16 skipped does not advance the schedule
+        seen += sum(len(b.ids) for b in batches)
+        row = {"step": step + 1, "loss": mle_total / T_mle + (s.alpha * ul_total / T_ul if T_ul else 0), "mle": mle_total / T_mle,
+               "ul": ul_total / T_ul if T_ul else None, "lr": optimizer.param_groups[0]["lr"], "grad_norm": norm,
+               "response_tokens": T_mle, "tokens": seen, "seconds": round(time.time() - started, 2)}
+        log.write(json.dumps(row) + "\n")
+        log.flush()
+        bar.set_postfix_str(f"mle {row['mle']:.3f}" + (f", ul {row['ul']:.3f}" if T_ul else "")
+                            + f", {seen / (time.time() - started):,.0f} tokens/s")
+    log.close()
+
+    save_model(model, partial, tokenizer.folder)
+    write_json(os.path.join(partial, "settings.json"), asdict(s) | {
+        "supervised": ["-".join(d) for d in supervised], "zero_shot": ["-".join(d) for d in zero_shot],
+        "versions": {"python": platform.python_version(), "torch": torch.__version__}})
+    shutil.rmtree(s.out, ignore_errors=True)
+    os.rename(partial, s.out)
+    print(f"saved {s.out} after {time.time() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    run(train, Settings)
