@@ -8,7 +8,7 @@ import os
 import random
 import sys
 from collections import Counter
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 
 import sentencepiece
 import torch
@@ -236,6 +236,22 @@ class Encoded:
 
 
 # Command lines: a dataclass of settings is its own parser
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def option(default, help, **extra):
+    """A settings field whose flag has this default and help; extra goes to argparse."""
+    return field(default=default, metadata={"help": help, **extra})
+
+
+def pick_device(s):
+    """Resolve the settings' 'auto' device and dtype, in place."""
+    if s.device == "auto":
+        s.device = "cuda" if torch.cuda.is_available() else "cpu"
+    if s.dtype == "auto":
+        s.dtype = "bf16" if s.device.startswith("cuda") else "fp32"
+
 
 def parse(settings, argv=None):
     """Fill a settings dataclass from the command line; every field is a flag, an unknown flag fails."""

@@ -6,7 +6,6 @@
 An output is off-target when langid, choosing among --candidates, does not name the target language; an
 empty output is off-target too. The references' own OTR is printed as the floor: langid errs on short text.
 """
-import json
 import os
 import time
 from collections import Counter
@@ -17,14 +16,10 @@ import sacrebleu
 import torch
 from tqdm import tqdm
 
-from data import Tokenizer, check_languages, directions, parallel, read_tsv, run
-from model import InputError, KVCache, load_model, read_json, write_json
+from data import DTYPES, Tokenizer, check_languages, directions, option, parallel, pick_device, read_tsv, run
+from model import InputError, KVCache, load_model, write_json
 
 BLEU_TOKENIZER = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}  # every other target: 13a, as in WMT
-
-
-def option(default, help, **extra):
-    return field(default=default, metadata={"help": help, **extra})
 
 
 @dataclass
@@ -92,7 +87,8 @@ class Identifier:
         self.langid = langid.langid.LanguageIdentifier.from_modelstring(langid.langid.model, norm_probs=True)
         unknown = set(candidates) - set(self.langid.nb_classes)
         if unknown:
-            raise InputError(f"--candidates: langid knows no {' '.join(sorted(unknown))}; it knows {' '.join(self.langid.nb_classes)}")
+            raise InputError(f"--candidates: langid knows no {' '.join(sorted(unknown))}; "
+                             f"it knows {' '.join(self.langid.nb_classes)}")
         self.langid.set_languages(candidates)
 
     def __call__(self, text):
@@ -133,7 +129,8 @@ def table(reports, supervised, zero_shot):
     lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
 
     def line(label, part):
-        lines.append([label, f"{part(first)['floor']:.1f}"] + [f"{part(reports[n])[m]:.1f}" for n in names for m in ("bleu", "otr")])
+        lines.append([label, f"{part(first)['floor']:.1f}"]
+                     + [f"{part(reports[n])[m]:.1f}" for n in names for m in ("bleu", "otr")])
     for title, key, pairs in (("supervised", "average_supervised", supervised), ("zero-shot", "average_zero_shot", zero_shot)):
         for pair in pairs:
             line("→".join(pair), lambda r, pair=pair: r["directions"]["-".join(pair)])
@@ -152,10 +149,7 @@ def table(reports, supervised, zero_shot):
 
 
 def evaluate(s):
-    if s.device == "auto":
-        s.device = "cuda" if torch.cuda.is_available() else "cpu"
-    if s.dtype == "auto":
-        s.dtype = "bf16" if s.device.startswith("cuda") else "fp32"
+    pick_device(s)
     languages, candidates = s.languages.split(","), s.candidates.split(",")
     supervised, zero_shot = directions(check_languages(languages, "--languages"))
     if not set(languages) < set(candidates):
@@ -168,8 +162,7 @@ def evaluate(s):
     split, reports = os.path.splitext(os.path.basename(s.data))[0], {}
     for ckpt in s.ckpt:
         started, results = time.time(), {}
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[s.dtype]
-        model, tokenizer = load_model(ckpt, dtype, s.device).to(dtype).eval(), Tokenizer(ckpt)
+        model, tokenizer = load_model(ckpt, DTYPES[s.dtype], s.device).to(DTYPES[s.dtype]).eval(), Tokenizer(ckpt)
         out = os.path.join(ckpt, f"eval-{split}")
         os.makedirs(out, exist_ok=True)
         with tqdm(total=sum(map(len, samples.values())), desc=ckpt, unit="sentence", dynamic_ncols=True) as bar:
@@ -180,8 +173,8 @@ def evaluate(s):
                     f.writelines(h + "\n" for h in hypotheses)
         name = os.path.basename(os.path.normpath(ckpt))
         reports[name if name not in reports else ckpt] = report = {
-            "directions": results, "average_supervised": average(results, supervised), "seconds": round(time.time() - started, 1),
-            "settings": asdict(s), "versions": {"sacrebleu": sacrebleu.__version__, "langid": "1.1.6", "torch": torch.__version__}}
+            "directions": results, "average_supervised": average(results, supervised), "settings": asdict(s),
+            "seconds": round(time.time() - started, 1), "versions": {"sacrebleu": sacrebleu.__version__, "langid": "1.1.6", "torch": torch.__version__}}
         if zero_shot:
             report["average_zero_shot"] = average(results, zero_shot)
         write_json(os.path.join(out, "scores.json"), report)

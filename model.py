@@ -270,7 +270,7 @@ class LoRALinear(nn.Linear):
 
 
 def replace_linears(model, chosen, make):
-    for name, module in list(model.named_modules()):
+    for module in list(model.modules()):
         for child, linear in list(module.named_children()):
             if chosen(child, linear):
                 setattr(module, child, make(linear))

@@ -12,21 +12,18 @@ import platform
 import random
 import shutil
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 import torch
 from tqdm import tqdm
 
 import loss
-from data import Encoded, Tokenizer, check_languages, directions, read_tsv, run, tuning_samples
+from data import (DTYPES, Encoded, Tokenizer, check_languages, directions, option, pick_device, read_tsv, run,
+                  tuning_samples)
 from model import InputError, add_lora, load_model, save_model, write_json
 
 STAGE = {1: {"lr": 1e-3, "batch_size": 128, "epochs": 1.0, "steps": 0},  # what a setting left out means
          2: {"lr": 3e-4, "batch_size": 8, "epochs": 0.0, "steps": 100}}
-
-
-def option(default, help, **extra):
-    return field(default=default, metadata={"help": help, **extra})
 
 
 def staged(name, type, help):
@@ -68,10 +65,7 @@ class Settings:
                 setattr(self, name, default)
         self.init = self.init or ("runs/stage1" if self.stage == 2 else "")
         self.out = self.out or f"runs/stage{self.stage}"
-        if self.device == "auto":
-            self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        if self.dtype == "auto":
-            self.dtype = "bf16" if self.device.startswith("cuda") else "fp32"
+        pick_device(self)
         for name, least in {"alpha": 0, "batch_size": 1, "lr": 0, "steps": 0, "pairs": 0, "micro_batch_tokens": 1,
                             "lora_rank": 1, "max_length": 1, "clip": 0, "epochs": 0}.items():
             if not getattr(self, name) >= least:
@@ -91,15 +85,14 @@ def prepare(s):
     if s.init and not os.path.isdir(s.init):
         raise InputError(f"{s.init}: no such run; stage 2 starts from a stage-1 run, so run `python train.py --stage 1` "
                          "first or name one with --init")
-    compute = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[s.dtype]
-    source = s.init or s.model
+    source, compute = s.init or s.model, DTYPES[s.dtype]
     stored = torch.float32 if s.full else compute  # full tuning needs fp32 master weights; a frozen base does not
     model = load_model(source, stored, s.device)
     if s.full and model.lora:
         raise InputError(f"{s.init} holds a LoRA adapter, so --full cannot continue it; leave --full out")
     if not s.full and not model.lora:
         add_lora(model, s.lora_rank, s.lora_alpha, s.lora_dropout, s.lora_targets.split(","))
-    return model, Tokenizer(source if s.init or s.full else s.model), compute
+    return model, Tokenizer(source), compute
 
 
 def train(s):
@@ -154,7 +147,8 @@ def train(s):
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
         if not math.isfinite(mle_total + ul_total):
-            raise InputError(f"step {step + 1}: the loss is {mle_total + ul_total}; lower --lr ({s.lr:g}) or use --dtype bf16 or fp32")
+            raise InputError(f"step {step + 1}: the loss is {mle_total + ul_total}; lower --lr ({s.lr:g}), or use --dtype bf16 "
+                             "or fp32")
         updates += scaler.get_scale() >= scale  # a step that fp16 skipped does not advance the schedule
         seen += sum(len(b.ids) for b in batches)
         row = {"step": step + 1, "loss": mle_total / T_mle + (s.alpha * ul_total / T_ul if T_ul else 0), "mle": mle_total / T_mle,

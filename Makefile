@@ -1,0 +1,31 @@
+# make demo: stage 1, control, stage 2 and the table, on the embedded demo.   make test: the tests.
+PYTHON ?= python3
+PY = .venv/bin/python
+# glibc gives large blocks back to the system after each use; keeping them makes training on a CPU about a third faster.
+export MALLOC_MMAP_THRESHOLD_ = 8589934592
+export MALLOC_TRIM_THRESHOLD_ = 8589934592
+export MALLOC_TOP_PAD_ = 268435456
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+demo: .venv/run
+	$(PY) train.py --stage 1
+	$(PY) train.py --stage 2 --alpha 0 --out runs/control
+	$(PY) train.py --stage 2 --alpha 0.05
+	$(PY) evaluate.py --ckpt demo/base runs/stage1 runs/control runs/stage2
+
+test: .venv/test
+	$(PY) -m pytest -q -rs tests
+
+.venv/run: requirements.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install -q -r requirements.txt
+	touch $@
+
+.venv/test: .venv/run tests/requirements.txt
+	.venv/bin/pip install -q -r tests/requirements.txt
+	touch $@
+
+clean:
+	rm -rf .venv runs demo/base/eval-*
+
+.PHONY: demo test clean

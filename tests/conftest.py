@@ -1,0 +1,39 @@
+import os
+import sys
+
+import pytest
+import torch
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+os.environ["HF_HUB_OFFLINE"] = "1"
+from data import Tokenizer  # noqa: E402
+from model import Config, LlamaForCausalLM, save_model  # noqa: E402
+
+BASE = os.path.join(ROOT, "demo", "base")
+TSV = ("en\tit\tnl\tro\n" + "".join(
+    f"open file {i} now\tapri il file {i} adesso\topen bestand {i} nu\tdeschide fișierul {i} acum\n" for i in range(40)))
+
+
+def tiny(seed=0, kv_heads=2, tied=True, **changes):
+    """A random two-layer LLaMA that knows the demo's vocabulary."""
+    torch.manual_seed(seed)
+    fields = dict(vocab_size=4000, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+                  num_key_value_heads=kv_heads, tie_word_embeddings=tied, max_position_embeddings=512)
+    model = LlamaForCausalLM(Config(**(fields | changes)))
+    for p in model.parameters():
+        p.data *= 4 if p.ndim == 2 else 1  # far from uniform, so that a wrong token shows
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return Tokenizer(BASE)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A model folder and a corpus of 40 rows, in a place of their own."""
+    save_model(tiny(), tmp_path / "model", BASE)
+    (tmp_path / "train.tsv").write_text(TSV, encoding="utf-8")
+    return tmp_path

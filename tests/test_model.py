@@ -1,0 +1,231 @@
+import json
+import os
+
+import pytest
+import torch
+from conftest import tiny
+from safetensors.torch import load_file, save_file
+
+from evaluate import greedy
+from model import (Config, InputError, LoRALinear, RMSNorm, add_lora, load_model, merge_lora, rope_table, rotate,
+                   save_model)
+
+LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def ids_of(lengths, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randint(3, 4000, (sum(lengths),), generator=g)
+
+
+def randomise_lora(model):
+    for name, p in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=0.05)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("tied", [True, False])
+def test_logits_equal_those_of_transformers_both_ways(tmp_path, kv_heads, tied):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=kv_heads, tie_word_embeddings=tied, rms_norm_eps=1e-5, max_position_embeddings=64,
+        rope_parameters={"rope_type": "default", "rope_theta": 500.0}, initializer_range=0.2)
+    torch.manual_seed(0)
+    theirs = transformers.LlamaForCausalLM(config).eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = load_model(tmp_path / "theirs").eval()
+    ids = torch.randint(97, (20,))
+    with torch.no_grad():
+        expected = theirs(ids[None]).logits[0]
+        assert expected.std() > 0.1
+        torch.testing.assert_close(ours(ids, [20]), expected, rtol=1e-5, atol=1e-5)
+        save_model(ours, tmp_path / "ours")
+        again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours").eval()
+        torch.testing.assert_close(again(ids[None]).logits[0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_adapter_folder_is_read_by_peft_with_the_same_logits(tmp_path):
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    save_model(tiny(), tmp_path / "base")
+    model = load_model(tmp_path / "base")
+    add_lora(model, 4, 8.0, 0.0, LINEARS)
+    randomise_lora(model)
+    save_model(model, tmp_path / "run")
+    theirs = peft.PeftModel.from_pretrained(
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "run").eval()
+    ids = ids_of([15])
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids, [15]), theirs(ids[None]).logits[0], rtol=1e-5, atol=1e-5)
+
+
+def test_norm_and_rotation_match_their_formulas():
+    x = torch.randn(5, 8)
+    norm = RMSNorm(8, 1e-6)
+    norm.weight.data = torch.rand(8)
+    torch.testing.assert_close(norm(x), norm.weight * x / (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt())
+    config = Config(10, 8, 8, 1, 1, rope_theta=100.0)
+    pairs = torch.complex(*torch.randn(5, 1, 8).chunk(2, -1))  # a feature and its partner half a head away
+    turned = rotate(torch.cat([pairs.real, pairs.imag], -1), rope_table(config, torch.arange(5)))
+    angle = torch.arange(5)[:, None] * 100.0 ** (-torch.arange(4) / 4)
+    expected = pairs[:, 0] * torch.polar(torch.ones(5, 4), angle)
+    torch.testing.assert_close(turned[:, 0], torch.cat([expected.real, expected.imag], -1))
+
+
+def test_sequences_laid_end_to_end_do_not_see_each_other():
+    model, lengths = tiny(), [7, 1, 12, 5]
+    ids = ids_of(lengths)
+    alone = torch.cat([model(part, [len(part)]) for part in ids.split(lengths)])
+    torch.testing.assert_close(model(ids, lengths), alone, rtol=1e-4, atol=1e-5)
+
+
+def test_no_token_sees_the_future():
+    model, ids = tiny(), ids_of([10])
+    changed = ids.clone()
+    changed[6] = (ids[6] + 1) % 4000
+    before, after = model(ids, [10]), model(changed, [10])
+    assert torch.equal(before[:6], after[:6]) and not torch.equal(before[6:], after[6:])
+
+
+def test_logits_at_chosen_positions_are_those_of_all_positions():
+    model, ids, at = tiny(), ids_of([9, 4]), torch.tensor([2, 8, 11])
+    torch.testing.assert_close(model(ids, [9, 4], at=at), model(ids, [9, 4])[at])
+
+
+@pytest.mark.parametrize("chunks", [[[5, 2, 9]] + [[1, 1, 1]] * 4, [[3, 1, 4], [2, 5, 1], [1, 1, 1]]])
+def test_cached_logits_equal_uncached_for_unequal_rows(chunks):
+    from model import KVCache
+    model = tiny()
+    totals = [sum(c[b] for c in chunks) for b in range(3)]
+    rows = ids_of(totals).split(totals)
+    full = [model(row, [len(row)]) for row in rows]
+    cache, done = KVCache(model.config, 3, max(totals)), [0, 0, 0]
+    for chunk in chunks:
+        ids = torch.cat([rows[b][done[b]:done[b] + chunk[b]] for b in range(3)])
+        out = model(ids, chunk, cache).split(chunk)
+        for b in range(3):
+            torch.testing.assert_close(out[b], full[b][done[b]:done[b] + chunk[b]], rtol=1e-4, atol=1e-5)
+            done[b] += chunk[b]
+
+
+def test_batched_greedy_decoding_equals_single_and_uncached():
+    model, lengths = tiny(seed=3), [4, 17, 9, 1]
+    prompts = [p.tolist() for p in ids_of(lengths, seed=1).split(lengths)]
+
+    def uncached(prompt, eos):
+        ids = list(prompt)
+        for _ in range(12):
+            new = int(model(torch.tensor(ids), [len(ids)])[-1].argmax())
+            if new == eos:
+                break
+            ids.append(new)
+        return ids[len(prompt):]
+    free = [uncached(p, eos=-1) for p in prompts]
+    eos = free[1][4]  # a token that ends at least one row early: rows must leave the batch without a trace
+    expected = [uncached(p, eos) for p in prompts]
+    assert len({len(e) for e in expected}) > 1
+    assert greedy(model, prompts, eos, 12) == expected
+    assert [greedy(model, [p], eos, 12)[0] for p in prompts] == expected
+
+
+def test_lora_changes_nothing_at_first_and_alone_gets_gradients():
+    model, ids = tiny(), ids_of([6, 3])
+    before = model(ids, [6, 3])
+    add_lora(model, 4, 8.0, 0.0, LINEARS)
+    assert torch.equal(model(ids, [6, 3]), before)
+    randomise_lora(model)
+    model(ids, [6, 3]).logsumexp(-1).sum().backward()
+    for name, p in model.named_parameters():
+        assert (p.grad is not None and p.grad.abs().sum() > 0) == ("lora_" in name), name
+
+
+def test_lora_goes_where_it_is_told():
+    model = tiny()
+    add_lora(model, 2, 2.0, 0.0, ["q_proj", "up_proj"])
+    assert {n.split(".")[-1] for n, m in model.named_modules() if isinstance(m, LoRALinear)} == {"q_proj", "up_proj"}
+    with pytest.raises(InputError, match="qproj.*expected some of.*q_proj"):
+        add_lora(tiny(), 2, 2.0, 0.0, ["qproj"])
+
+
+def test_merging_keeps_the_function_and_leaves_a_plain_model():
+    model, ids = tiny(), ids_of([8])
+    names = {n for n, _ in model.named_parameters()}
+    add_lora(model, 4, 6.0, 0.1, LINEARS)
+    randomise_lora(model)
+    before = model.eval()(ids, [8])
+    merge_lora(model)
+    torch.testing.assert_close(model(ids, [8]), before, rtol=1e-4, atol=1e-5)
+    assert {n for n, _ in model.named_parameters()} == names
+    merge_lora(model)  # a second time changes nothing
+    torch.testing.assert_close(model(ids, [8]), before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("lora", [True, False])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_saved_and_reloaded_model_computes_the_same(tmp_path, lora, tied):
+    save_model(tiny(tied=tied), tmp_path / "base")
+    model, ids = load_model(tmp_path / "base").eval(), ids_of([11])
+    if lora:
+        add_lora(model, 4, 8.0, 0.0, LINEARS)
+        randomise_lora(model)
+    save_model(model, tmp_path / "run")
+    assert torch.equal(load_model(tmp_path / "run").eval()(ids, [11]), model(ids, [11]))
+
+
+def test_older_and_newer_rope_schema_give_the_same_theta(tmp_path):
+    save_model(tiny(rope_theta=123.0), tmp_path)
+    path = tmp_path / "config.json"
+    both = json.loads(path.read_text())
+    for dropped in ("rope_theta", "rope_parameters"):
+        path.write_text(json.dumps({k: v for k, v in both.items() if k != dropped}))
+        assert Config.load(tmp_path).rope_theta == 123.0
+
+
+@pytest.mark.parametrize("change, said", [
+    ({"model_type": "gpt2"}, "model_type = 'gpt2'"), ({"hidden_act": "gelu"}, "hidden_act"),
+    ({"attention_bias": True}, "attention_bias"), ({"sliding_window": 4096}, "sliding_window"),
+    ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "rope_parameters"),
+    ({"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": None}, "rope_scaling"),
+    ({"hidden_size": "big"}, "hidden_size")])
+def test_a_config_that_would_be_computed_wrongly_is_refused_by_name(tmp_path, change, said):
+    save_model(tiny(), tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match=said):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("cut", [0, 4, 100, -1, None])
+def test_a_cut_weight_file_is_named_with_both_sizes(tmp_path, cut):
+    save_model(tiny(), tmp_path)
+    path = tmp_path / "model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:len(whole) // 2 if cut is None else cut])
+    with pytest.raises(InputError, match="model.safetensors: not a whole safetensors file: .* bytes found, .* expected") as error:
+        load_model(tmp_path)
+    assert f"{os.path.getsize(path):,} bytes found" in str(error.value)
+    if cut in (-1, None):
+        assert f"{len(whole):,} expected" in str(error.value)
+
+
+@pytest.mark.parametrize("damage, said", [
+    (lambda t: t.pop("model.norm.weight"), "model.norm.weight has shape none: it is missing, expected \\(32,\\)"),
+    (lambda t: t.update(extra=torch.zeros(1)), "extra has shape \\(1,\\), expected no such tensor"),
+    (lambda t: t.update({"model.norm.weight": torch.zeros(31)}), "model.norm.weight has shape \\(31,\\), expected \\(32,\\)")])
+def test_a_missing_unknown_or_misshapen_tensor_is_named(tmp_path, damage, said):
+    save_model(tiny(), tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    damage(tensors)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=said):
+        load_model(tmp_path)
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(InputError, match="config.json: no such file"):
+        load_model(tmp_path)
+    save_model(tiny(), tmp_path)
+    os.remove(tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="model.safetensors: no such file"):
+        load_model(tmp_path)

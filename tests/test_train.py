@@ -1,0 +1,190 @@
+"""Both stages for a few steps on a two-layer model, called as a user calls them."""
+import json
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import BASE, ROOT, tiny
+from safetensors.torch import load_file
+
+import loss
+from data import Encoded, directions, parallel, read_tsv, tuning_samples
+from evaluate import greedy
+from model import load_model, save_model
+from train import Settings, learning_rate
+
+FAST = ["--pairs", "20", "--steps", "3", "--batch-size", "8", "--lora-rank", "4", "--device", "cpu"]
+
+
+def script(name, *args, cwd=ROOT):
+    return subprocess.run([sys.executable, os.path.join(ROOT, name), *map(str, args)], cwd=cwd, capture_output=True, text=True)
+
+
+def train(folder, *args):
+    result = script("train.py", "--data", folder / "train.tsv", "--model", folder / "model", *FAST, *args)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def log(run):
+    return [json.loads(line) for line in open(run / "log.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A stage-1 run, its stage-2 run with a higher alpha, and the alpha = 0 control."""
+    from conftest import TSV
+    folder = tmp_path_factory.mktemp("runs")
+    save_model(tiny(), folder / "model", BASE)
+    (folder / "train.tsv").write_text(TSV, encoding="utf-8")
+    train(folder, "--stage", 1, "--out", folder / "s1", "--steps", 25, "--lr", 0.01)
+    two = ["--stage", 2, "--init", folder / "s1", "--lr", 0.01, "--steps", 12]
+    train(folder, *two, "--alpha", 0.5, "--out", folder / "s2")
+    train(folder, *two, "--alpha", 0, "--out", folder / "control")
+    return folder
+
+
+def test_stage_one_learns_and_stage_two_lowers_the_unlikelihood(runs):
+    one, two = log(runs / "s1"), log(runs / "s2")
+    assert [row["step"] for row in one] == list(range(1, 26)) and one[-1]["mle"] < one[0]["mle"] - 1
+    assert all(row["ul"] is None for row in one) and all(row["ul"] is not None for row in two)
+    assert two[-1]["ul"] < two[0]["ul"]
+    for row in two:
+        assert row["loss"] == pytest.approx(row["mle"] + 0.5 * row["ul"])
+
+
+def test_stage_two_with_alpha_zero_is_stage_one_continued(runs):
+    """The same steps from the same run: stage 1's code path and the control end with the same weights."""
+    train(runs, "--stage", 1, "--init", runs / "s1", "--lr", 0.01, "--steps", 12, "--out", runs / "continued")
+    a, b = (load_file(runs / r / "adapter_model.safetensors") for r in ("control", "continued"))
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    other = load_file(runs / "s2" / "adapter_model.safetensors")
+    assert any(not torch.equal(a[k], other[k]) for k in a)
+
+
+def test_the_base_is_untouched_and_the_run_says_what_made_it(runs):
+    assert set(os.listdir(runs / "s1")) == {"adapter_config.json", "adapter_model.safetensors", "tokenizer.model",
+                                            "log.jsonl", "settings.json"}
+    settings = json.load(open(runs / "s2" / "settings.json"))
+    assert settings["alpha"] == 0.5 and settings["stage"] == 2 and len(settings["supervised"]) == 6
+    expected, found = dict(tiny().named_parameters()), load_file(runs / "model" / "model.safetensors")
+    assert all(torch.equal(found[k], expected[k]) for k in found)
+
+
+def test_a_full_run_is_a_whole_folder_that_trains_every_weight(folder):
+    train(folder, "--stage", 1, "--full", "--out", folder / "full")
+    before, after = (load_file(folder / r / "model.safetensors") for r in ("model", "full"))
+    assert all(not torch.equal(before[k], after[k]) for k in before)
+    train(folder, "--stage", 2, "--full", "--init", folder / "full", "--out", folder / "full2")
+    assert load_model(folder / "full2").lora is None
+
+
+@pytest.mark.parametrize("twins", [False, True])
+def test_the_gradient_does_not_depend_on_the_split_into_micro_batches(folder, tokenizer, twins):
+    rows = read_tsv(str(folder / "train.tsv"), ["en", "it", "nl"])
+    for i, row in enumerate(rows):
+        row["it"] += " file" * (i % 9)  # ragged: a mean of means would differ
+    encoded = Encoded(tuning_samples(rows, directions(["en", "it", "nl"])[0], 5, 1), tokenizer, 512)
+
+    def gradient(tokens):
+        model, items = load_model(folder / "model"), encoded.step_items(0, 12, 1)
+        batches = encoded.micro_batches(items, tokens, "any" if twins else None, random.Random(0))
+        counts = sum(b.positives for b in batches), sum(len(b.y) - b.positives for b in batches)
+        for b in batches:
+            logits = model(b.ids, b.lengths, at=b.at)
+            mle, ul = (term(logits[part], b.y[part])[0] for term, part in (
+                (loss.mle, slice(b.positives)), (loss.unlikelihood, slice(b.positives, None))))
+            loss.language_aware(mle, counts[0], ul, counts[1], 0.3).backward()
+        return len(batches), torch.cat([p.grad.flatten() for p in model.parameters()])
+    splits = [gradient(tokens) for tokens in (10 ** 6, 500 * (1 + twins), 250 * (1 + twins), 1)]
+    counts = [n for n, _ in splits]
+    assert counts[0] == 1 and 1 < counts[1] < counts[2] < counts[3] == 12
+    for _, g in splits[1:]:
+        torch.testing.assert_close(g, splits[0][1], rtol=1e-4, atol=1e-6)
+
+
+def test_a_reloaded_run_decodes_the_same_text_through_the_command_line(runs, tokenizer):
+    result = script("evaluate.py", "--ckpt", runs / "model", runs / "s2", "--data", runs / "train.tsv", "--rows", 3,
+                    "--max-new-tokens", 6, "--device", "cpu")
+    assert result.returncode == 0, result.stderr
+    model = load_model(runs / "s2").eval()
+    for pair in [("en", "it"), ("nl", "ro")]:
+        samples = parallel(read_tsv(str(runs / "train.tsv"), ["en", "it", "nl", "ro"])[:3], pair)
+        ids = greedy(model, [tokenizer.prompt(pair, s.source, 500) for s in samples], tokenizer.eos, 6)
+        written = (runs / "s2" / "eval-train" / f"{'-'.join(pair)}.txt").read_text(encoding="utf-8").split("\n")[:-1]
+        assert written == [" ".join(tokenizer.decode(i).split()) for i in ids]
+    scores = json.load(open(runs / "s2" / "eval-train" / "scores.json"))
+    assert len(scores["directions"]) == 12 and "tok:13a" in scores["directions"]["en-it"]["signature"]
+    zero = [scores["directions"][d] for d in ("it-nl", "it-ro", "nl-it", "nl-ro", "ro-it", "ro-nl")]
+    assert scores["average_zero_shot"]["otr"] == pytest.approx(sum(r["otr"] for r in zero) / 6)
+    assert "**zero-shot, average**" in result.stdout and "model OTR" in result.stdout and "s2 OTR" in result.stdout
+
+
+def test_the_schedule_rises_then_falls_to_zero():
+    s = Settings(lr=1.0, warmup=0.1, device="cpu")
+    rates = [learning_rate(i, 100, s) for i in range(101)]
+    assert rates[:10] == pytest.approx([i / 10 for i in range(1, 11)]) and max(rates) == rates[10] == 1.0
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:])) and rates[100] == pytest.approx(0)
+    assert rates[55] == pytest.approx(0.5, abs=1e-6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: mixed precision with bf16 and fp16")
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize("full", [[], ["--full"]])
+def test_mixed_precision_on_cuda(folder, dtype, full):
+    args = ["--stage", 1, "--steps", 20, "--lr", 0.005, "--out", folder / "run", "--device", "cuda", "--dtype", dtype, *full]
+    train(folder, *args)
+    half = log(folder / "run")
+    train(folder, *args[:-len(full) - 1], "fp32", *full)
+    for a, b in zip(half, log(folder / "run")):
+        assert a["mle"] == pytest.approx(b["mle"], abs=0.1)
+
+
+# Bad input: one sentence, exit code 2, nothing half-written
+
+def corpus(text):
+    return lambda f: (f / "train.tsv").write_text(text, encoding="utf-8")
+
+
+def cut(f):
+    path = f / "model" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("damage, args, said", [
+    (lambda f: (f / "model" / "model.safetensors").unlink(), [], "model.safetensors: no such file"),
+    (cut, [], "model.safetensors: not a whole safetensors file"),
+    (lambda f: save_model(tiny(hidden_size=64), f / "other") or os.replace(
+        f / "other" / "model.safetensors", f / "model" / "model.safetensors"), [], "config and weights do not belong together"),
+    (corpus("en\na\n"), [], "translation needs at least two"),
+    (corpus("en\txx\na\tb\n"), [], "unknown language code 'xx'"),
+    (corpus("en\tit\tnl\tro\na\tb\n"), [], "line 2: 2 columns, expected 4"),
+    (None, ["--languages", "en,zz"], "--languages: unknown language code 'zz'"),
+    (None, ["--languages", "en,de"], "no column 'de'"),
+    (None, ["--stage", "2", "--init", "nowhere"], "nowhere: no such run"),
+    (None, ["--alpha", "-1"], "--alpha -1.0: expected at least 0"),
+    (None, ["--lora-targets", "query"], "LoRA targets 'query': expected some of"),
+    (None, ["--out", "."], "exists and is no run of train.py"),
+    (None, ["--alhpa", "1"], "unrecognized arguments: --alhpa")])
+def test_bad_input_gets_one_sentence_and_exit_code_2(folder, damage, args, said):
+    if damage:
+        damage(folder)
+    result = script("train.py", "--data", folder / "train.tsv", "--model", folder / "model", "--out", folder / "out", *FAST,
+                    *args, cwd=folder)
+    assert result.returncode == 2 and said in result.stderr and "Traceback" not in result.stderr, result.stderr
+    assert result.stderr.startswith("usage") or result.stderr.count("\n") == 1
+    assert not any(name.startswith("out") for name in os.listdir(folder))
+
+
+@pytest.mark.parametrize("args, said", [
+    (["--ckpt", "nowhere"], "nowhere/config.json: no such file"),
+    (["--candidates", "en,it,nl,ro"], "every evaluated language and at least one more"),
+    (["--candidates", "en,it,nl,ro,qq"], "langid knows no qq"),
+    (["--max-new-tokens", "600"], "leaves no room for the prompt")])
+def test_bad_input_to_evaluate(folder, args, said):
+    args = args if "--ckpt" in args else ["--ckpt", folder / "model", *args]
+    result = script("evaluate.py", "--data", folder / "train.tsv", *args, cwd=folder)
+    assert result.returncode == 2 and said in result.stderr and "Traceback" not in result.stderr, result.stderr
