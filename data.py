@@ -8,7 +8,7 @@ import os
 import random
 import sys
 from collections import Counter
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 
 import sentencepiece
 import torch
@@ -40,15 +40,18 @@ Translate the following sentences from {source} to {target}.
 class Tokenizer:
     """A SentencePiece model. Special-token strings inside a text ("</s>") stay text; BOS and EOS are ids."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, vocab_size):
         path = os.path.join(folder, "tokenizer.model")
         if not os.path.exists(path):
             raise InputError(f"{path}: no such file; expected the SentencePiece tokenizer of the model")
         try:
             self.sp = sentencepiece.SentencePieceProcessor(model_file=path)
         except RuntimeError:
-            raise InputError(f"{path}: {os.path.getsize(path):,} bytes that are no SentencePiece model; copy it again") from None
-        self.folder, self.bos, self.eos, self.size = folder, self.sp.bos_id(), self.sp.eos_id(), self.sp.vocab_size()
+            raise InputError(f"{path}: not a SentencePiece model, {os.path.getsize(path):,} bytes; copy it again") from None
+        if self.sp.vocab_size() > vocab_size:
+            raise InputError(f"{path}: {self.sp.vocab_size():,} pieces, but the model's vocabulary has "
+                             f"{vocab_size:,}; tokenizer and model do not belong together")
+        self.folder, self.bos, self.eos = folder, self.sp.bos_id(), self.sp.eos_id()
 
     def encode(self, text):
         return self.sp.encode(text)
@@ -80,10 +83,11 @@ def check_languages(codes, where):
     return list(codes)
 
 
-def read_tsv(path, languages):
-    """Rows {code: text} of a multi-parallel TSV: first line language codes, then one sentence per cell.
+def read_tsv(path, languages=None):
+    """(language codes, rows {code: text}) of a multi-parallel TSV: first line codes, then one sentence per cell.
 
-    A blank cell is a missing sentence. Raises InputError with file and line.
+    languages: the columns to keep; default all. A blank cell is a missing sentence. Raises InputError with
+    file and line.
     """
     try:
         with open(path, "rb") as f:
@@ -92,9 +96,11 @@ def read_tsv(path, languages):
         raise InputError(f"{path}: {error.strerror.lower()}; expected a TSV file of parallel sentences") from None
     except UnicodeDecodeError as error:
         line = error.object[:error.start].count(b"\n") + 1
-        raise InputError(f"{path}, line {line}: not UTF-8 (byte {error.object[error.start]:#04x}); convert it") from None
+        byte = error.object[error.start]
+        raise InputError(f"{path}, line {line}: byte {byte:#04x} is not UTF-8; convert the file") from None
     lines = [line.removesuffix("\r") for line in lines]
     header = check_languages(lines[0].split("\t"), f"{path}, line 1")
+    languages = check_languages(languages, "--languages") if languages else header
     for code in languages:
         if code not in header:
             raise InputError(f"{path}, line 1: no column {code!r} among {' '.join(header)}; choose with --languages")
@@ -104,11 +110,11 @@ def read_tsv(path, languages):
         if not line and number == len(lines):
             break
         if len(cells) != len(header):
-            raise InputError(f"{path}, line {number}: {len(cells)} columns, expected {len(header)} ({' '.join(header)})")
+            raise InputError(f"{path}, line {number}: {len(cells)} columns, expected {len(header)}: {' '.join(header)}")
         rows.append({code: cell.strip() for code, cell in zip(header, cells) if code in languages})
     if not rows:
         raise InputError(f"{path}: no sentences after the header line")
-    return rows
+    return languages, rows
 
 
 def directions(languages):
@@ -155,8 +161,8 @@ def draw_conflict(direction, instructions, mode, rng):
     """
     wrong = {d: n for d, n in instructions.items() if (d != direction if mode == "any" else d[1] != direction[1])}
     if not wrong:
-        raise InputError(f"the tuning data has no instruction that conflicts with {'->'.join(direction)} (--conflict {mode}); "
-                         f"expected at least two directions{' with different targets' if mode == 'target' else ''}")
+        raise InputError(f"no instruction in the tuning data conflicts with {'->'.join(direction)} (--conflict {mode}); "
+                         f"expected another direction{' with another target' if mode == 'target' else ''}")
     return rng.choices(list(wrong), wrong.values())[0]
 
 
@@ -203,10 +209,10 @@ class Encoded:
             raise InputError(f"none of {len(samples)} samples fits --max-length {max_length}; raise it")
         self.instructions = Counter(sample.direction for sample, _, _ in self.items)
 
-    def step_items(self, step, batch_size, seed):
-        """The samples of one step: a new permutation every epoch, the last of which may end mid-batch."""
+    def step_items(self, step, batch_size, total, seed):
+        """The items of one step out of `total` item visits: every epoch a new permutation, the last step shorter."""
         n, chosen = len(self.items), []
-        for i in range(step * batch_size, (step + 1) * batch_size):
+        for i in range(step * batch_size, min((step + 1) * batch_size, total)):
             epoch, place = divmod(i, n)
             if getattr(self, "order_of", None) != (epoch, seed):
                 self.order_of, self.order = (epoch, seed), random.Random(f"{seed} epoch {epoch}").sample(range(n), n)
@@ -258,10 +264,8 @@ def parse(settings, argv=None):
     parser = argparse.ArgumentParser(description=sys.modules[settings.__module__].__doc__.split("\n\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     for f in fields(settings):
-        kind = {"action": "store_true"} if f.type is bool else {
-            "type": f.metadata.get("type", f.type), "choices": f.metadata.get("choices"), "nargs": f.metadata.get("nargs")}
-        required = {"required": True} if f.default is MISSING else {"default": f.default}
-        parser.add_argument("--" + f.name.replace("_", "-"), help=f.metadata["help"], **required, **kind)
+        kind = {"action": "store_true"} if f.type is bool else {"type": f.type, "default": f.default} | f.metadata
+        parser.add_argument("--" + f.name.replace("_", "-"), **{"help": f.metadata["help"]} | kind)
     return settings(**vars(parser.parse_args(argv)))
 
 

@@ -9,24 +9,24 @@ empty output is off-target too. The references' own OTR is printed as the floor:
 import os
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 import langid.langid
 import sacrebleu
 import torch
 from tqdm import tqdm
 
-from data import DTYPES, Tokenizer, check_languages, directions, option, parallel, pick_device, read_tsv, run
-from model import InputError, KVCache, load_model, write_json
+from data import DTYPES, Tokenizer, directions, option, parallel, pick_device, read_tsv, run
+from model import InputError, KVCache, load_model, read_json, write_json
 
 BLEU_TOKENIZER = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}  # every other target: 13a, as in WMT
 
 
 @dataclass
 class Settings:
-    ckpt: list = field(metadata={"help": "run folders or Hugging Face folders, compared side by side", "nargs": "+", "type": str})
+    ckpt: list = option(None, "run or model folders, compared side by side", type=str, nargs="+", required=True)
     data: str = option("demo/data/test.tsv", "multi-parallel TSV: a line of language codes, then sentences")
-    languages: str = option("en,it,nl,ro", "columns whose pairs are evaluated: with English supervised, the rest zero-shot")
+    languages: str = option("", "columns whose pairs are evaluated; left out: those of the first run's tuning, or all")
     rows: int = option(0, "use the first so many rows; 0: all")
     candidates: str = option("cs,de,en,es,fr,hu,it,ja,nl,pl,pt,ro,ru,uk,zh", "the languages langid may answer")
     max_new_tokens: int = option(128, "longest output")
@@ -103,14 +103,22 @@ def off_target(texts, direction, identify):
     return 100 * sum(found.values()) / len(texts), dict(found)
 
 
+def bleu_metric(target):
+    """SacreBLEU with the tokenizer that suits the target language. Raises InputError where it needs a package."""
+    try:
+        return sacrebleu.BLEU(tokenize=BLEU_TOKENIZER.get(target, "13a"))
+    except (ImportError, RuntimeError) as error:
+        raise InputError(f"SacreBLEU needs a package for target {target!r}: {' '.join(str(error).split())}") from None
+
+
 def score(hypotheses, samples, direction, identify):
     """BLEU with its signature, OTR, the references' OTR and what is off-target, of one direction."""
-    metric = sacrebleu.BLEU(tokenize=BLEU_TOKENIZER.get(direction[1], "13a"))
+    metric = bleu_metric(direction[1])
     references = [x.target for x in samples]
     bleu = metric.corpus_score(hypotheses, [references])
-    otr, kinds = off_target(hypotheses, direction, identify)
-    return {"bleu": bleu.score, "otr": otr, "floor": off_target(references, direction, identify)[0], "off_target": kinds,
-            "sentences": len(samples), "signature": str(metric.get_signature())}
+    (otr, kinds), (floor, _) = (off_target(texts, direction, identify) for texts in (hypotheses, references))
+    return {"bleu": bleu.score, "otr": otr, "floor": floor, "off_target": kinds, "sentences": len(samples),
+            "signature": str(metric.get_signature())}
 
 
 def average(results, pairs):
@@ -121,8 +129,11 @@ def average(results, pairs):
         "off_target": dict(kinds), "sentences": sum(r["sentences"] for r in rows)}
 
 
-def table(reports, supervised, zero_shot):
-    """The Markdown table of several checkpoints side by side, then what the zero-shot off-target outputs are."""
+def table(reports, parts):
+    """The Markdown table of several checkpoints side by side, then what the zero-shot off-target outputs are.
+
+    reports: {name: report as in scores.json}; parts: {"supervised" | "zero-shot": directions}.
+    """
     names = list(reports)
     first = reports[names[0]]
     head = ["direction", "floor"] + [f"{n} {m}" for n in names for m in ("BLEU", "OTR")]
@@ -131,18 +142,18 @@ def table(reports, supervised, zero_shot):
     def line(label, part):
         lines.append([label, f"{part(first)['floor']:.1f}"]
                      + [f"{part(reports[n])[m]:.1f}" for n in names for m in ("bleu", "otr")])
-    for title, key, pairs in (("supervised", "average_supervised", supervised), ("zero-shot", "average_zero_shot", zero_shot)):
+    for title, pairs in parts.items():
         for pair in pairs:
             line("→".join(pair), lambda r, pair=pair: r["directions"]["-".join(pair)])
         if pairs:
-            line(f"**{title}, average**", lambda r, key=key: r[key])
-    widths = [max(len(row[i]) for row in lines) for i in range(len(head))]
-    text = "\n".join("| " + " | ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))) + " |"
+            line(f"**{title}, average**", lambda r, title=title: r["average"][title])
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    text = "\n".join("| " + " | ".join([row[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(row[1:], widths[1:])]) + " |"
                      for row in lines)
-    if zero_shot:
+    if parts["zero-shot"]:
         text += "\n\nOff-target outputs in the zero-shot directions, % of all:"
         for n in names:
-            a = reports[n]["average_zero_shot"]
+            a = reports[n]["average"]["zero-shot"]
             text += f"\n- {n}: " + ", ".join(f"{k} {100 * a['off_target'].get(k, 0) / a['sentences']:.1f}"
                                              for k in ("english", "source", "other", "empty"))
     return text
@@ -150,19 +161,25 @@ def table(reports, supervised, zero_shot):
 
 def evaluate(s):
     pick_device(s)
-    languages, candidates = s.languages.split(","), s.candidates.split(",")
-    supervised, zero_shot = directions(check_languages(languages, "--languages"))
+    stated = [path for path in (os.path.join(ckpt, "settings.json") for ckpt in s.ckpt) if os.path.exists(path)]
+    s.languages = s.languages or (read_json(stated[0]).get("languages", "") if stated else "")
+    languages, rows = read_tsv(s.data, s.languages.split(",") if s.languages else None)
+    rows, candidates = rows[:s.rows or None], s.candidates.split(",")
+    parts = dict(zip(("supervised", "zero-shot"), directions(languages)))
     if not set(languages) < set(candidates):
-        raise InputError(f"--candidates {s.candidates}: expected every evaluated language and at least one more")
+        raise InputError(f"--candidates {s.candidates}: expected {' '.join(languages)} and at least one more language")
     identify = Identifier(candidates)
-    rows = read_tsv(s.data, languages)[:s.rows or None]
-    samples = {pair: parallel(rows, pair) for pair in supervised + zero_shot}
+    samples = {pair: parallel(rows, pair) for pairs in parts.values() for pair in pairs}
     if not all(samples.values()):
-        raise InputError(f"{s.data}: no complete sentence pair for {'->'.join(next(p for p in samples if not samples[p]))}")
+        empty = next(pair for pair in samples if not samples[pair])
+        raise InputError(f"{s.data}: no row has both sides of {'->'.join(empty)}")
+    for _, target in samples:
+        bleu_metric(target)  # before hours of decoding, not after
     split, reports = os.path.splitext(os.path.basename(s.data))[0], {}
     for ckpt in s.ckpt:
         started, results = time.time(), {}
-        model, tokenizer = load_model(ckpt, DTYPES[s.dtype], s.device).to(DTYPES[s.dtype]).eval(), Tokenizer(ckpt)
+        model = load_model(ckpt, DTYPES[s.dtype], s.device).to(DTYPES[s.dtype]).eval()
+        tokenizer = Tokenizer(ckpt, model.config.vocab_size)
         out = os.path.join(ckpt, f"eval-{split}")
         os.makedirs(out, exist_ok=True)
         with tqdm(total=sum(map(len, samples.values())), desc=ckpt, unit="sentence", dynamic_ncols=True) as bar:
@@ -173,14 +190,14 @@ def evaluate(s):
                     f.writelines(h + "\n" for h in hypotheses)
         name = os.path.basename(os.path.normpath(ckpt))
         reports[name if name not in reports else ckpt] = report = {
-            "directions": results, "average_supervised": average(results, supervised), "settings": asdict(s),
-            "seconds": round(time.time() - started, 1), "versions": {"sacrebleu": sacrebleu.__version__, "langid": "1.1.6", "torch": torch.__version__}}
-        if zero_shot:
-            report["average_zero_shot"] = average(results, zero_shot)
+            "directions": results,
+            "average": {title: average(results, pairs) for title, pairs in parts.items() if pairs},
+            "settings": asdict(s), "seconds": round(time.time() - started, 1),
+            "versions": {"sacrebleu": sacrebleu.__version__, "langid": "1.1.6", "torch": torch.__version__}}
         write_json(os.path.join(out, "scores.json"), report)
-    print(table(reports, supervised, zero_shot))
-    print(f"\nSacreBLEU {results['-'.join(supervised[0])]['signature']}; OTR in %, langid among {s.candidates}; {s.data}, "
-          f"{len(rows)} rows; greedy. Hypotheses and scores.json: eval-{split}/ in each checkpoint's folder.")
+    signatures = " and ".join(sorted({r["signature"] for r in results.values()}))
+    print(f"{table(reports, parts)}\n\n{s.data}, {len(rows)} rows, greedy. SacreBLEU {signatures}. OTR in %, langid among "
+          f"{s.candidates}.\nHypotheses and scores.json: eval-{split}/ in each checkpoint's folder.")
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class Config:
         } | {k: bool(raw.get(k)) for k in ("attention_bias", "mlp_bias", "sliding_window", "quantization_config")}
         for field, refused in unsupported.items():
             if refused:
-                raise InputError(f"{path}: {field} = {raw[field]!r} is not supported; expected a plain LLaMA checkpoint")
+                raise InputError(f"{path}: {field} = {raw[field]!r} is not supported; expected a plain LLaMA")
         raw = {"rope_theta": rope.get("rope_theta", 10000.0)} | raw
         known = {f.name: raw[f.name] for f in fields(cls) if f.name in raw}
         missing = [f for f in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
@@ -88,11 +88,10 @@ class Layout:
     def __init__(self, lengths, device=None, start=None):
         sizes = torch.as_tensor(lengths, device=device)
         self.B, self.n, self.T = len(lengths), int(max(lengths)), int(sum(lengths))
-        self.row = torch.repeat_interleave(torch.arange(self.B, device=device), sizes)   # [T]
-        self.ends = sizes.cumsum(0)                                                      # [B]
-        self.col = torch.arange(self.T, device=device) - (self.ends - sizes)[self.row]   # [T]
-        self.start = torch.zeros_like(sizes) if start is None else start                 # [B]
-        self.position = self.col + self.start[self.row]                                  # [T]
+        self.row = torch.repeat_interleave(torch.arange(self.B, device=device), sizes, output_size=self.T)  # [T]
+        self.col = torch.arange(self.T, device=device) - (sizes.cumsum(0) - sizes)[self.row]  # [T]
+        self.start = torch.zeros_like(sizes) if start is None else start                      # [B]
+        self.position = self.col + self.start[self.row]                                       # [T]
         self.even = self.B * self.n == self.T
 
     def pad(self, x):
@@ -170,8 +169,8 @@ class Attention(nn.Module):
             k, v = layout.pad(k), layout.pad(v)  # [B, K, n, d]
         else:
             k, v = cache.append(layer, k, v, layout)  # [B, K, s, d]
-        out = F.scaled_dot_product_attention(layout.pad(q), k.to(q.dtype), v.to(q.dtype), enable_gqa=True,
-                                             **({"is_causal": True} if cache is None else {"attn_mask": layout.visible}))
+        order = {"is_causal": True} if cache is None else {"attn_mask": layout.visible}
+        out = F.scaled_dot_product_attention(layout.pad(q), k.to(q.dtype), v.to(q.dtype), enable_gqa=True, **order)
         return self.o_proj(layout.unpad(out).flatten(1))  # [B, H, n, d] -> [T, H, d] -> [T, D]
 
 
@@ -324,8 +323,9 @@ def read_tensors(path, expected, dtype, device):
             found = {name: tuple(f.get_slice(name).get_shape()) for name in f.keys()}
             for name in expected.keys() | found.keys():
                 if found.get(name) != expected.get(name):
-                    raise InputError(f"{path}: tensor {name} has shape {found.get(name, 'none: it is missing')}, expected "
-                                     f"{expected.get(name, 'no such tensor')}; config and weights do not belong together")
+                    raise InputError(
+                        f"{path}: tensor {name} has shape {found.get(name, 'none: it is missing')}, expected "
+                        f"{expected.get(name, 'no such tensor')}; config and weights do not belong together")
             return {name: f.get_tensor(name).to(dtype) for name in found}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected the weights in safetensors format") from None
@@ -389,6 +389,7 @@ def save_model(model, folder, tokenizer_from=None):
         tensors = dict(model.named_parameters())
         model.config.save(folder)
     name = "adapter_model.safetensors" if getattr(model, "lora", None) else "model.safetensors"
-    save_file({n: p.detach().cpu().contiguous() for n, p in tensors.items()}, os.path.join(folder, name), {"format": "pt"})
+    tensors = {n: p.detach().cpu().contiguous() for n, p in tensors.items()}
+    save_file(tensors, os.path.join(folder, name), {"format": "pt"})
     if tokenizer_from:
         shutil.copy(os.path.join(tokenizer_from, "tokenizer.model"), folder)

@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 import loss
-from data import (DTYPES, Encoded, Tokenizer, check_languages, directions, option, pick_device, read_tsv, run,
+from data import (DTYPES, Encoded, Tokenizer, directions, option, pick_device, read_tsv, run,
                   tuning_samples)
 from model import InputError, add_lora, load_model, save_model, write_json
 
@@ -34,10 +34,10 @@ def staged(name, type, help):
 class Settings:
     stage: int = option(1, "1: MLE; 2: MLE + alpha * unlikelihood, from the stage-1 run", choices=[1, 2])
     alpha: float = option(0.05, "weight of the unlikelihood in stage 2 (Eq. 3); 0 is the control")
-    conflict: str = option("any", "a twin's instruction: any other one, or one with another target", choices=["any", "target"])
+    conflict: str = option("any", "a twin's instruction: any other, or one with another target", choices=["any", "target"])
     model: str = option("demo/base", "base model, a Hugging Face LLaMA folder")
     data: str = option("demo/data/train.tsv", "multi-parallel TSV: a line of language codes, then sentences")
-    languages: str = option("en,it,nl,ro", "columns to use; every pair of them with English is tuned on")
+    languages: str = option("", "columns to use; every pair of them with English is tuned on; left out: all")
     pairs: int = option(2000, "sentence pairs per direction; 0: all")
     init: str = option("", "run to start from; left out: none in stage 1, runs/stage1 in stage 2")
     out: str = option("", "run folder to make; left out: runs/stage1 or runs/stage2")
@@ -83,8 +83,8 @@ def learning_rate(step, steps, s):
 def prepare(s):
     """The model (trainable parameters chosen) and its tokenizer, from --init if there is one, else from --model."""
     if s.init and not os.path.isdir(s.init):
-        raise InputError(f"{s.init}: no such run; stage 2 starts from a stage-1 run, so run `python train.py --stage 1` "
-                         "first or name one with --init")
+        raise InputError(f"{s.init}: no such run to start from; make it with `python train.py --stage 1` or name another "
+                         "with --init")
     source, compute = s.init or s.model, DTYPES[s.dtype]
     stored = torch.float32 if s.full else compute  # full tuning needs fp32 master weights; a frozen base does not
     model = load_model(source, stored, s.device)
@@ -92,23 +92,26 @@ def prepare(s):
         raise InputError(f"{s.init} holds a LoRA adapter, so --full cannot continue it; leave --full out")
     if not s.full and not model.lora:
         add_lora(model, s.lora_rank, s.lora_alpha, s.lora_dropout, s.lora_targets.split(","))
-    return model, Tokenizer(source), compute
+    if s.max_length > model.config.max_position_embeddings:
+        raise InputError(f"--max-length {s.max_length}: the model has {model.config.max_position_embeddings} positions")
+    return model, Tokenizer(source, model.config.vocab_size), compute
 
 
 def train(s):
     if os.path.exists(s.out) and not os.path.exists(os.path.join(s.out, "settings.json")):
         raise InputError(f"{s.out} exists and is no run of train.py; choose another --out")
     torch.manual_seed(s.seed)
-    languages = check_languages(s.languages.split(","), "--languages")
-    supervised, zero_shot = directions(languages)
-    samples = tuning_samples(read_tsv(s.data, languages), supervised, s.pairs, s.seed)
+    languages, rows = read_tsv(s.data, s.languages.split(",") if s.languages else None)
+    supervised, _ = directions(languages)
+    samples = tuning_samples(rows, supervised, s.pairs, s.seed)
     model, tokenizer, compute = prepare(s)
     encoded = Encoded(samples, tokenizer, s.max_length)
     unlikely = s.stage == 2 and s.alpha > 0
-    steps = s.steps or math.ceil(s.epochs * len(encoded.items) / s.batch_size)
+    total = s.steps * s.batch_size or math.ceil(s.epochs * len(encoded.items))  # samples to visit
+    steps = math.ceil(total / s.batch_size)
     trainable = [p for p in model.parameters() if p.requires_grad]
-    print(f"stage {s.stage}: {s.init or s.model} -> {s.out}, {len(encoded.items):,} samples of {len(encoded.instructions)} "
-          f"directions ({encoded.dropped} too long, dropped), {steps} steps of {s.batch_size}"
+    print(f"stage {s.stage}: {s.init or s.model} -> {s.out}, {len(encoded.items):,} samples of "
+          f"{len(encoded.instructions)} directions ({encoded.dropped} too long, dropped), {steps} steps of {s.batch_size}"
           + (f" with twins, alpha {s.alpha:g}, --conflict {s.conflict}" if unlikely else ", MLE alone"))
     print(f"{sum(p.numel() for p in trainable):,} of {sum(p.numel() for p in model.parameters()):,} parameters, "
           f"{'full' if s.full else 'LoRA'}, {s.dtype} on {s.device}, learning rate {s.lr:g}")
@@ -127,7 +130,7 @@ def train(s):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(updates, steps, s)
         # One global batch: its response tokens are counted first, so that any split gives the same gradient.
-        batches = encoded.micro_batches(encoded.step_items(step, s.batch_size, s.seed), s.micro_batch_tokens,
+        batches = encoded.micro_batches(encoded.step_items(step, s.batch_size, total, s.seed), s.micro_batch_tokens,
                                         s.conflict if unlikely else None, random.Random(f"{s.seed} twins {step}"))
         T_mle = sum(b.positives for b in batches)
         T_ul = sum(len(b.y) - b.positives for b in batches)
@@ -147,22 +150,22 @@ def train(s):
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
         if not math.isfinite(mle_total + ul_total):
-            raise InputError(f"step {step + 1}: the loss is {mle_total + ul_total}; lower --lr ({s.lr:g}), or use --dtype bf16 "
-                             "or fp32")
+            raise InputError(f"step {step + 1}: the loss is {mle_total + ul_total}; lower --lr ({s.lr:g}) or use bf16 or fp32")
         updates += scaler.get_scale() >= scale  # a step that fp16 skipped does not advance the schedule
         seen += sum(len(b.ids) for b in batches)
-        row = {"step": step + 1, "loss": mle_total / T_mle + (s.alpha * ul_total / T_ul if T_ul else 0), "mle": mle_total / T_mle,
-               "ul": ul_total / T_ul if T_ul else None, "lr": optimizer.param_groups[0]["lr"], "grad_norm": norm,
-               "response_tokens": T_mle, "tokens": seen, "seconds": round(time.time() - started, 2)}
+        mle, ul = mle_total / T_mle, ul_total / T_ul if T_ul else None
+        row = {"step": step + 1, "loss": mle + s.alpha * (ul or 0), "mle": mle, "ul": ul, "grad_norm": norm,
+               "lr": optimizer.param_groups[0]["lr"], "response_tokens": T_mle, "tokens": seen,
+               "seconds": round(time.time() - started, 2)}
         log.write(json.dumps(row) + "\n")
         log.flush()
-        bar.set_postfix_str(f"mle {row['mle']:.3f}" + (f", ul {row['ul']:.3f}" if T_ul else "")
-                            + f", {seen / (time.time() - started):,.0f} tokens/s")
+        bar.set_postfix_str(f"mle {mle:.3f}, " + (f"ul {ul:.3f}, " if T_ul else "")
+                            + f"{seen / (time.time() - started):,.0f} tokens/s")
     log.close()
 
     save_model(model, partial, tokenizer.folder)
     write_json(os.path.join(partial, "settings.json"), asdict(s) | {
-        "supervised": ["-".join(d) for d in supervised], "zero_shot": ["-".join(d) for d in zero_shot],
+        "languages": ",".join(languages), "supervised": ["-".join(pair) for pair in supervised],
         "versions": {"python": platform.python_version(), "torch": torch.__version__}})
     shutil.rmtree(s.out, ignore_errors=True)
     os.rename(partial, s.out)

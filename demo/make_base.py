@@ -28,10 +28,11 @@ NAMES = {"en": "English", "it": "Italian", "nl": "Dutch", "ro": "Romanian"}
 PROMPT = ("Below is an instruction that describes a task, paired with an input that provides further context. Write a "
           "response that appropriately completes the request.\n\n### Instruction:\nTranslate the following sentences "
           "from English to Italian.\n\n### Input:\n\n\n### Response:")  # only so that its words are single pieces
-DIET = {"one language": 0.15, "with English": 0.81, "without English": 0.04}
+DIET = {"one language": 0.15, "with English": 0.83, "without English": 0.02}
+JOINED, DROPOUT = 0.4, 0.1  # share of documents whose lines join two messages; both against learning rows by heart
 CONFIG = dict(vocab_size=4000, hidden_size=256, intermediate_size=704, num_hidden_layers=6, num_attention_heads=4,
               num_key_value_heads=2, rms_norm_eps=1e-5, max_position_embeddings=512, tie_word_embeddings=True)
-STEPS, STEP_TOKENS, MICRO_TOKENS, POOL_STEPS = 1900, 8192, 2048, 16
+STEPS, STEP_TOKENS, MICRO_TOKENS, POOL_STEPS = 1600, 8192, 2048, 16
 LEARNING_RATE, WARMUP, DECAY = 3e-3, 100, 600  # constant between warm-up and a linear decay to zero
 SEED = 1
 
@@ -59,9 +60,15 @@ def make_tokenizer(rows, path):
 
 def documents(rows, tokenizer, rng, kind=None):
     """Endless documents as lists of ids: BOS, labelled lines, EOS; the kind is drawn from DIET unless given."""
+    def message():
+        row = rng.choice(rows)
+        if len(rows) == 1 or rng.random() >= JOINED:
+            return row
+        second = rng.choice(rows)
+        return {c: f"{row[c]} {second[c]}" if len(row["en"]) + len(second["en"]) < 120 else row[c] for c in NAMES}
     others = [code for code in NAMES if code != "en"]
     while True:
-        row, k = rng.choice(rows), kind or rng.choices(list(DIET), DIET.values())[0]
+        row, k = message(), kind or rng.choices(list(DIET), DIET.values())[0]
         codes = ([rng.choice(list(NAMES))] if k == "one language" else
                  ["en", rng.choice(others)] if k == "with English" else rng.sample(others, 2))
         rng.shuffle(codes)
@@ -89,7 +96,7 @@ def loss_sum(model, batch):
     return F.cross_entropy(logits.float(), ids[at + 1], reduction="sum"), len(at)
 
 
-def steps(stream):
+def steps(stream, rng):
     """Endless lists of micro-batches, one list a step; documents of similar length share a micro-batch."""
     per_step = STEP_TOKENS // MICRO_TOKENS
     while True:
@@ -101,7 +108,7 @@ def steps(stream):
         ends = np.cumsum([len(d) for d in docs])
         cuts = np.searchsorted(ends, np.arange(1, POOL_STEPS * per_step) * MICRO_TOKENS)
         batches = [docs[a:b] for a, b in zip([0, *cuts], [*cuts, len(docs)])]
-        np.random.default_rng(len(docs)).shuffle(batches)
+        rng.shuffle(batches)
         yield from (batches[i:i + per_step] for i in range(0, len(batches), per_step))
 
 
@@ -113,6 +120,8 @@ def main():
     rows, dev = read("train"), read("dev")
     tokenizer = make_tokenizer(rows, os.path.join(out, "tokenizer.model"))
     model = LlamaForCausalLM(Config(**CONFIG))
+    for part in [model.model.embed_tokens, *(m for b in model.model.layers for m in (b.self_attn, b.mlp))]:
+        part.register_forward_hook(lambda module, _, out: F.dropout(out, DROPOUT, module.training))
     print(f"{len(rows):,} rows, {sum(p.numel() for p in model.parameters()):,} parameters, "
           f"{np.mean([len(tokenizer.encode(t)) for r in rows for t in r.values()]):.1f} tokens a message")
     held = {k: [next(documents([row], tokenizer, random.Random(i), k)) for i, row in enumerate(dev)] for k in DIET}
@@ -121,7 +130,7 @@ def main():
     rest = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     optimizers = [torch.optim.Muon(matrices, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
                   torch.optim.AdamW(rest, betas=(0.9, 0.95), weight_decay=0.01)]
-    stream, started = steps(documents(rows, tokenizer, rng)), time.time()
+    stream, started = steps(documents(rows, tokenizer, rng), rng), time.time()
     log = open(os.path.join(HERE, "base_log.jsonl"), "w")
     bar = tqdm(range(1, STEPS + 1), dynamic_ncols=True)
     for step in bar:
@@ -139,10 +148,12 @@ def main():
             o.zero_grad()
         bar.set_postfix(loss=f"{loss:.3f}")
         if step % 100 == 0 or step == STEPS:
+            model.eval()
             with torch.no_grad():
                 scores = {k: (lambda s, n: s.item() / n)(*loss_sum(model, docs)) for k, docs in held.items()}
-            log.write(json.dumps({"step": step, "minutes": round((time.time() - started) / 60, 1), "loss": round(loss, 3),
-                                  "dev": {k: round(v, 3) for k, v in scores.items()}}) + "\n")
+            model.train()
+            log.write(json.dumps({"step": step, "minutes": round((time.time() - started) / 60, 1),
+                                  "loss": round(loss, 3), "dev": {k: round(v, 3) for k, v in scores.items()}}) + "\n")
             log.flush()
         if step % 300 == 0 or step == STEPS:
             save_model(copy.deepcopy(model).bfloat16(), out)

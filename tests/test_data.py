@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 import torch
-from conftest import TSV
+from conftest import BASE, TSV
 
 from data import (PROMPT, Encoded, Sample, Tokenizer, collate, directions, draw_conflict, parallel, read_tsv,
                   tuning_samples)
@@ -19,7 +19,7 @@ def write(path, data):
 
 @pytest.fixture
 def rows(tmp_path):
-    return read_tsv(write(tmp_path / "train.tsv", TSV), FOUR)
+    return read_tsv(write(tmp_path / "train.tsv", TSV), FOUR)[1]
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_frequent_instructions_are_drawn_more_often():
 
 @pytest.mark.parametrize("mode, counts", [("any", {("en", "it"): 9}), ("target", {("en", "it"): 9, ("nl", "it"): 9})])
 def test_a_corpus_without_a_conflicting_instruction_is_refused(mode, counts):
-    with pytest.raises(InputError, match=f"no instruction that conflicts with en->it \\(--conflict {mode}\\)"):
+    with pytest.raises(InputError, match=f"no instruction in the tuning data conflicts with en->it \\(--conflict {mode}\\)"):
         draw_conflict(("en", "it"), counts, mode, random.Random(0))
 
 
@@ -115,14 +115,15 @@ def test_a_corpus_without_a_conflicting_instruction_is_refused(mode, counts):
 
 def test_every_epoch_is_a_new_permutation_of_all_samples(encoded):
     n = len(encoded.items)
-    first, second = ([item[0] for step in range(e * 4, e * 4 + 4) for item in encoded.step_items(step, n // 4, seed=1)]
+    first, second = ([item[0] for step in range(e * 4, e * 4 + 4) for item in encoded.step_items(step, n // 4, 2 * n, seed=1)]
                      for e in (0, 1))
     assert n % 4 == 0 and set(first) == set(second) and len(set(first)) == n and first != second
-    assert [i[0] for i in encoded.step_items(3, n // 4, seed=1)] == first[-n // 4:]  # whatever was asked before
+    assert [i[0] for i in encoded.step_items(3, n // 4, 2 * n, seed=1)] == first[-n // 4:]  # whatever was asked before
+    assert len(encoded.step_items(1, n - 5, n + 3, seed=1)) == 8  # the last step is what is left, not a full batch
 
 
 def test_micro_batches_hold_each_item_once_within_the_budget_and_of_similar_length(encoded):
-    items = encoded.step_items(0, 64, seed=1)
+    items = encoded.step_items(0, 64, 64, seed=1)
     batches = encoded.micro_batches(items, 800)
     assert len(batches) > 3 and all(len(b.ids) <= 800 and sum(b.lengths) == len(b.ids) for b in batches)
     assert sorted(sum((b.lengths for b in batches), [])) == sorted(len(p) + len(r) for _, p, r in items)
@@ -131,7 +132,7 @@ def test_micro_batches_hold_each_item_once_within_the_budget_and_of_similar_leng
 
 
 def test_a_twin_has_the_same_input_and_response_under_another_instruction_drawn_anew(encoded, tokenizer):
-    items, seen = encoded.step_items(0, 8, seed=1), set()
+    items, seen = encoded.step_items(0, 8, 8, seed=1), set()
     for step in range(20):
         batch, = encoded.micro_batches(items, 10 ** 6, "any", random.Random(step))
         rows = [tokenizer.decode(row.tolist()) for row in batch.ids.split(batch.lengths)]
@@ -151,10 +152,10 @@ def test_a_twin_has_the_same_input_and_response_under_another_instruction_drawn_
     ("en\na\n", "line 1: found 1 language \\(en\\); translation needs at least two"),
     ("en\ten\na\tb\n", "line 1: en en names a language twice"),
     ("en\tit\n", "no sentences after the header"),
-    ("en\tit\na\tb\nc\n", "line 3: 1 columns, expected 2 \\(en it\\)"),
+    ("en\tit\na\tb\nc\n", "line 3: 1 columns, expected 2: en it"),
     ("en\tit\na\tb\n\nc\td\n", "line 3: 1 columns, expected 2"),
     ("en\tit\na\tb\tc\n", "line 2: 3 columns, expected 2"),
-    (b"en\tit\na\tb\n\xff\tc\n", "line 3: not UTF-8 \\(byte 0xff\\)"),
+    (b"en\tit\na\tb\n\xff\tc\n", "line 3: byte 0xff is not UTF-8"),
     ("en\tnl\na\tb\n", "no column 'it' among en nl")])
 def test_a_bad_corpus_is_refused_with_file_and_line(tmp_path, text, said):
     with pytest.raises(InputError, match=f"bad.tsv.*{said}"):
@@ -163,14 +164,16 @@ def test_a_bad_corpus_is_refused_with_file_and_line(tmp_path, text, said):
 
 def test_a_good_corpus_survives_bom_crlf_and_unusual_characters(tmp_path):
     path = write(tmp_path / "odd.tsv", b"\xef\xbb\xbfen\tit\r\na\xe2\x80\xa8b\tc\xc2\x85d\r\n\"x\t</s>\r\n\ty\r\n")
-    assert read_tsv(path, ["en", "it"]) == [{"en": "a\u2028b", "it": "c\x85d"}, {"en": '"x', "it": "</s>"}, {"en": "", "it": "y"}]
+    assert read_tsv(path) == (["en", "it"], [{"en": "a\u2028b", "it": "c\x85d"}, {"en": '"x', "it": "</s>"}, {"en": "", "it": "y"}])
     with pytest.raises(InputError, match="none.tsv: no such file"):
         read_tsv(str(tmp_path / "none.tsv"), ["en", "it"])
 
 
 def test_a_missing_or_broken_tokenizer_is_named(tmp_path):
     with pytest.raises(InputError, match="tokenizer.model: no such file"):
-        Tokenizer(str(tmp_path))
+        Tokenizer(str(tmp_path), 4000)
     write(tmp_path / "tokenizer.model", b"not a model")
-    with pytest.raises(InputError, match="tokenizer.model: 11 bytes that are no SentencePiece model"):
-        Tokenizer(str(tmp_path))
+    with pytest.raises(InputError, match="tokenizer.model: not a SentencePiece model, 11 bytes"):
+        Tokenizer(str(tmp_path), 4000)
+    with pytest.raises(InputError, match="4,000 pieces, but the model's vocabulary has 3,999"):
+        Tokenizer(BASE, 3999)

@@ -1,0 +1,59 @@
+"""What the README says of the code must be true of the code."""
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+import data
+import evaluate
+import loss
+import model
+import train
+
+README = open(os.path.join(ROOT, "README.md"), encoding="utf-8").read()
+FILES = {"model.py": model, "data.py": data, "loss.py": loss, "train.py": train, "evaluate.py": evaluate}
+
+
+def lines(name):
+    return open(os.path.join(ROOT, name), encoding="utf-8").read().count("\n")
+
+
+def test_line_counts_are_true_and_within_the_budget():
+    stated = {name: int(n) for name, n in re.findall(r"^\| `(\w+\.py)` \| (\d+) \|", README, re.M)}
+    assert stated == {name: lines(name) for name in FILES}
+    assert sum(stated.values()) < 1200
+
+
+def test_every_function_that_the_readme_maps_to_the_paper_exists():
+    named = re.findall(r"`(\w+\.py)`, `([\w.]+)`", README)
+    assert len(named) >= 6
+    for file, name in named:
+        thing = FILES[file]
+        for part in name.split("."):
+            thing = getattr(thing, part)
+
+
+@pytest.mark.parametrize("name", ["train.py", "evaluate.py"])
+def test_every_flag_in_the_readme_exists(name):
+    known = subprocess.run([sys.executable, os.path.join(ROOT, name), "-h"], capture_output=True, text=True).stdout
+    commands = re.findall(rf"python {name}((?:[^\n`\\]|\\\n)*)", README)
+    flags = {flag for command in commands for flag in re.findall(r"--[a-z-]+", command)}
+    assert flags and all(flag in known for flag in flags)
+
+
+def test_make_targets_in_the_readme_exist():
+    makefile = open(os.path.join(ROOT, "Makefile")).read()
+    targets = set(re.findall(r"\bmake (\w+)", "".join(re.findall(r"`[^`]*`|```.*?```", README, re.S))))
+    assert {"demo", "test"} <= targets and all(re.search(rf"^{t}:", makefile, re.M) for t in targets)
+
+
+def test_imports_run_one_way():
+    ours = {name.removesuffix(".py") for name in FILES}
+    allowed = {"model.py": set(), "loss.py": set(), "data.py": {"model"}, "train.py": {"data", "loss", "model"},
+               "evaluate.py": {"data", "loss", "model"}}
+    for name, ok in allowed.items():
+        text = open(os.path.join(ROOT, name), encoding="utf-8").read()
+        assert set(re.findall(r"^(?:from|import) (\w+)", text, re.M)) & ours <= ok, name
