@@ -253,10 +253,15 @@ def option(default, help, **extra):
 
 def pick_device(s):
     """Resolve the settings' 'auto' device and dtype, in place."""
+    cuda = torch.cuda.is_available()
     if s.device == "auto":
-        s.device = "cuda" if torch.cuda.is_available() else "cpu"
+        s.device = "cuda" if cuda else "cpu"
+    if s.device != "cpu" and not (cuda and s.device.startswith("cuda")):
+        raise InputError(f"--device {s.device}: not available here; expected cpu{' or cuda' if cuda else ''}")
     if s.dtype == "auto":
-        s.dtype = "bf16" if s.device.startswith("cuda") else "fp32"
+        s.dtype = "fp32" if s.device == "cpu" else "bf16"
+    if s.dtype == "fp16" and s.device == "cpu":
+        raise InputError("--dtype fp16 needs a CUDA device; on a CPU use fp32 or bf16")
 
 
 def parse(settings, argv=None):

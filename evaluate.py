@@ -165,7 +165,8 @@ def evaluate(s):
     s.languages = s.languages or (read_json(stated[0]).get("languages", "") if stated else "")
     languages, rows = read_tsv(s.data, s.languages.split(",") if s.languages else None)
     rows, candidates = rows[:s.rows or None], s.candidates.split(",")
-    parts = dict(zip(("supervised", "zero-shot"), directions(languages)))
+    supervised, zero_shot = directions(languages)
+    parts = {"supervised": supervised, "zero-shot": zero_shot}
     if not set(languages) < set(candidates):
         raise InputError(f"--candidates {s.candidates}: expected {' '.join(languages)} and at least one more language")
     identify = Identifier(candidates)
@@ -174,7 +175,10 @@ def evaluate(s):
         empty = next(pair for pair in samples if not samples[pair])
         raise InputError(f"{s.data}: no row has both sides of {'->'.join(empty)}")
     for _, target in samples:
-        bleu_metric(target)  # before hours of decoding, not after
+        bleu_metric(target)  # fails before hours of decoding, not after
+    for ckpt in s.ckpt:
+        if not os.path.isdir(ckpt):
+            raise InputError(f"{ckpt}: no such folder; expected a run of train.py or a model in Hugging Face format")
     split, reports = os.path.splitext(os.path.basename(s.data))[0], {}
     for ckpt in s.ckpt:
         started, results = time.time(), {}

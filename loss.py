@@ -22,13 +22,13 @@ def unlikelihood(logits, y):
     logits [R, V] under the conflicting instruction I~; y [R] the same response tokens. Returns (sum in nats, R).
 
     With m = z_y - logsumexp(z without z_y), the margin of y over all other tokens, p = sigmoid(m) and
-    -log(1 - p) = softplus(m): exact where p rounds to 1, which is where the model is most wrong. Its
+    -log(1 - p) = -logsigmoid(-m): exact where p rounds to 1, which is where the model is most wrong. Its
     gradient in m is p itself.
     """
     z = at_least_fp32(logits)
     others = z.scatter(-1, y[:, None], -torch.inf).logsumexp(-1)  # [R]
     margin = z.gather(-1, y[:, None])[:, 0] - others              # [R]
-    return F.softplus(margin).sum(), y.numel()
+    return -F.logsigmoid(-margin).sum(), y.numel()
 
 
 def language_aware(mle_sum, mle_count, ul_sum, ul_count, alpha):

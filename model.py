@@ -391,5 +391,6 @@ def save_model(model, folder, tokenizer_from=None):
     name = "adapter_model.safetensors" if getattr(model, "lora", None) else "model.safetensors"
     tensors = {n: p.detach().cpu().contiguous() for n, p in tensors.items()}
     save_file(tensors, os.path.join(folder, name), {"format": "pt"})
-    if tokenizer_from:
-        shutil.copy(os.path.join(tokenizer_from, "tokenizer.model"), folder)
+    for file in ("tokenizer.model", "tokenizer_config.json"):
+        if tokenizer_from and os.path.exists(os.path.join(tokenizer_from, file)):
+            shutil.copy(os.path.join(tokenizer_from, file), folder)

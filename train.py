@@ -143,14 +143,14 @@ def train(s):
             ul_sum, _ = loss.unlikelihood(logits[b.positives:], b.y[b.positives:])  # under I~
             scaler.scale(loss.language_aware(mle_sum, T_mle, ul_sum, T_ul, s.alpha if unlikely else 0.0)).backward()
             mle_total, ul_total = mle_total + mle_sum.item(), ul_total + ul_sum.item()
+        if not math.isfinite(mle_total + ul_total):
+            raise InputError(f"step {step + 1}: the loss is {mle_total + ul_total}; lower --lr ({s.lr:g}) or use bf16 or fp32")
         scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(trainable, s.clip or math.inf).item()
         scale = scaler.get_scale()
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
-        if not math.isfinite(mle_total + ul_total):
-            raise InputError(f"step {step + 1}: the loss is {mle_total + ul_total}; lower --lr ({s.lr:g}) or use bf16 or fp32")
         updates += scaler.get_scale() >= scale  # a step that fp16 skipped does not advance the schedule
         seen += sum(len(b.ids) for b in batches)
         mle, ul = mle_total / T_mle, ul_total / T_ul if T_ul else None

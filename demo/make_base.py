@@ -157,6 +157,10 @@ def main():
             log.flush()
         if step % 300 == 0 or step == STEPS:
             save_model(copy.deepcopy(model).bfloat16(), out)
+    with open(os.path.join(out, "tokenizer_config.json"), "w") as f:  # for transformers: BOS before a text, no EOS after
+        json.dump({"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>",
+                   "add_bos_token": True, "add_eos_token": False, "legacy": False}, f, indent=2)
+        f.write("\n")
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@ import os
 
 import pytest
 import torch
-from conftest import tiny
+from conftest import BASE, tiny
 from safetensors.torch import load_file, save_file
 
+from data import PROMPT
 from evaluate import greedy
 from model import (Config, InputError, LoRALinear, RMSNorm, add_lora, load_model, merge_lora, rope_table, rotate,
                    save_model)
@@ -44,6 +45,17 @@ def test_logits_equal_those_of_transformers_both_ways(tmp_path, kv_heads, tied):
         save_model(ours, tmp_path / "ours")
         again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours").eval()
         torch.testing.assert_close(again(ids[None]).logits[0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_demo_base_is_the_same_model_and_tokenizer_in_transformers(tokenizer):
+    transformers = pytest.importorskip("transformers")
+    text = PROMPT.format(source="Italian", target="Dutch", input='Apri il file "è qui"')
+    ids = transformers.AutoTokenizer.from_pretrained(BASE)(text).input_ids
+    assert ids == tokenizer.prompt(("it", "nl"), 'Apri il file "è qui"', 512)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32).eval()
+    ids = torch.tensor(ids)
+    with torch.no_grad():
+        torch.testing.assert_close(load_model(BASE)(ids, [len(ids)]), theirs(ids[None]).logits[0], rtol=1e-4, atol=1e-4)
 
 
 def test_adapter_folder_is_read_by_peft_with_the_same_logits(tmp_path):

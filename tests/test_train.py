@@ -167,6 +167,8 @@ def cut(f):
     (None, ["--stage", "2", "--init", "nowhere"], "nowhere: no such run"),
     (None, ["--max-length", "513"], "--max-length 513: the model has 512 positions"),
     (None, ["--alpha", "-1"], "--alpha -1.0: expected at least 0"),
+    (None, ["--device", "tpu"], "--device tpu: not available here; expected cpu"),
+    (None, ["--dtype", "fp16"], "--dtype fp16 needs a CUDA device"),
     (None, ["--lora-targets", "query"], "LoRA targets 'query': expected some of"),
     (None, ["--out", "."], "exists and is no run of train.py"),
     (None, ["--alhpa", "1"], "unrecognized arguments: --alhpa")])
@@ -181,7 +183,7 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(folder, damage, args, said)
 
 
 @pytest.mark.parametrize("args, said", [
-    (["--ckpt", "nowhere"], "nowhere/config.json: no such file"),
+    (["--ckpt", "nowhere"], "nowhere: no such folder"),
     (["--candidates", "en,it,nl,ro"], "expected en it nl ro and at least one more language"),
     (["--candidates", "en,it,nl,ro,qq"], "langid knows no qq"),
     (["--max-new-tokens", "600"], "leaves no room for the prompt")])
