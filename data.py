@@ -47,7 +47,8 @@ class Tokenizer:
         try:
             self.sp = sentencepiece.SentencePieceProcessor(model_file=path)
         except RuntimeError:
-            raise InputError(f"{path}: not a SentencePiece model, {os.path.getsize(path):,} bytes; copy it again") from None
+            size = os.path.getsize(path)
+            raise InputError(f"{path}: {size:,} bytes that are not a SentencePiece model; copy it again") from None
         if self.sp.vocab_size() > vocab_size:
             raise InputError(f"{path}: {self.sp.vocab_size():,} pieces, but the model's vocabulary has "
                              f"{vocab_size:,}; tokenizer and model do not belong together")
@@ -161,7 +162,7 @@ def draw_conflict(direction, instructions, mode, rng):
     """
     wrong = {d: n for d, n in instructions.items() if (d != direction if mode == "any" else d[1] != direction[1])}
     if not wrong:
-        raise InputError(f"no instruction in the tuning data conflicts with {'->'.join(direction)} (--conflict {mode}); "
+        raise InputError(f"no instruction in the tuning data conflicts with {'->'.join(direction)} (--conflict {mode}), "
                          f"expected another direction{' with another target' if mode == 'target' else ''}")
     return rng.choices(list(wrong), wrong.values())[0]
 

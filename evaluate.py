@@ -148,8 +148,8 @@ def table(reports, parts):
         if pairs:
             line(f"**{title}, average**", lambda r, title=title: r["average"][title])
     widths = [max(map(len, column)) for column in zip(*lines)]
-    text = "\n".join("| " + " | ".join([row[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(row[1:], widths[1:])]) + " |"
-                     for row in lines)
+    cells = ([row[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(row[1:], widths[1:])] for row in lines)
+    text = "\n".join(f"| {' | '.join(row)} |" for row in cells)
     if parts["zero-shot"]:
         text += "\n\nOff-target outputs in the zero-shot directions, % of all:"
         for n in names:
@@ -200,8 +200,9 @@ def evaluate(s):
             "versions": {"sacrebleu": sacrebleu.__version__, "langid": "1.1.6", "torch": torch.__version__}}
         write_json(os.path.join(out, "scores.json"), report)
     signatures = " and ".join(sorted({r["signature"] for r in results.values()}))
-    print(f"{table(reports, parts)}\n\n{s.data}, {len(rows)} rows, greedy. SacreBLEU {signatures}. OTR in %, langid among "
-          f"{s.candidates}.\nHypotheses and scores.json: eval-{split}/ in each checkpoint's folder.")
+    print(table(reports, parts))
+    print(f"\n{s.data}, {len(rows)} rows, greedy. SacreBLEU {signatures}. OTR in %, langid among {s.candidates}.\n"
+          f"Hypotheses and scores.json: eval-{split}/ in each checkpoint's folder.")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Make demo/base, a tiny LLaMA that has met four languages as LLaMA has: unevenly, and without instructions.
 
-    python demo/make_base.py            # about an hour on two cores; bf16 arithmetic where the CPU has it
+    python demo/make_base.py [FIRST]    # about an hour on two cores; FIRST = 2 redoes the second phase alone
 
-Every document holds messages of demo/data/train.tsv, each line labelled with its language ("Italian: ...").
-The diet (README.md says why it matters) is DIET: one-language documents, English-centric pairs, and a small
-share of pairs without English, which is the dial that sets how ill stage 1 makes the model and how well
-stage 2 can cure it. Rows of dev and test are never read for training.
+Every document holds messages of demo/data/train.tsv, most lines labelled with their language ("Italian: ...").
+PHASES is the diet (README.md says why it matters): one-language documents, English-centric pairs, in the second
+phase mostly without labels, and a small share of pairs without English. It sets how ill stage 1 makes the model
+and how well stage 2 can cure it. Rows of dev and test are never read for training.
 """
 import copy
 import json
@@ -22,18 +22,21 @@ from tqdm import tqdm
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
-from model import Config, LlamaForCausalLM, save_model  # noqa: E402
+from model import Config, LlamaForCausalLM, load_model, save_model  # noqa: E402
 
 NAMES = {"en": "English", "it": "Italian", "nl": "Dutch", "ro": "Romanian"}
 PROMPT = ("Below is an instruction that describes a task, paired with an input that provides further context. Write a "
           "response that appropriately completes the request.\n\n### Instruction:\nTranslate the following sentences "
           "from English to Italian.\n\n### Input:\n\n\n### Response:")  # only so that its words are single pieces
-DIET = {"one language": 0.15, "with English": 0.83, "without English": 0.02}
+PHASES = [  # steps, of which the last so many with a falling learning rate, and the diet: kind of document, share
+    (600, 0, {"one language": 0.15, "with English": 0.83, "without English": 0.02}),
+    (600, 450, {"one language": 0.10, "with English": 0.31, "with English, no labels": 0.50, "without English": 0.03,
+                "without English, no labels": 0.06})]
 JOINED, DROPOUT = 0.4, 0.1  # share of documents whose lines join two messages; both against learning rows by heart
 CONFIG = dict(vocab_size=4000, hidden_size=256, intermediate_size=704, num_hidden_layers=6, num_attention_heads=4,
               num_key_value_heads=2, rms_norm_eps=1e-5, max_position_embeddings=512, tie_word_embeddings=True)
-STEPS, STEP_TOKENS, MICRO_TOKENS, POOL_STEPS = 1600, 8192, 2048, 16
-LEARNING_RATE, WARMUP, DECAY = 3e-3, 100, 600  # constant between warm-up and a linear decay to zero
+STEP_TOKENS, MICRO_TOKENS, POOL_STEPS = 8192, 2048, 16
+LEARNING_RATE, WARMUP = 3e-3, 100
 SEED = 1
 
 
@@ -58,8 +61,8 @@ def make_tokenizer(rows, path):
     return sentencepiece.SentencePieceProcessor(model_file=path)
 
 
-def documents(rows, tokenizer, rng, kind=None):
-    """Endless documents as lists of ids: BOS, labelled lines, EOS; the kind is drawn from DIET unless given."""
+def documents(rows, tokenizer, rng, diet):
+    """Endless documents as lists of ids: BOS, lines, EOS; their kind is drawn from the diet."""
     def message():
         row = rng.choice(rows)
         if len(rows) == 1 or rng.random() >= JOINED:
@@ -68,11 +71,11 @@ def documents(rows, tokenizer, rng, kind=None):
         return {c: f"{row[c]} {second[c]}" if len(row["en"]) + len(second["en"]) < 120 else row[c] for c in NAMES}
     others = [code for code in NAMES if code != "en"]
     while True:
-        row, k = message(), kind or rng.choices(list(DIET), DIET.values())[0]
-        codes = ([rng.choice(list(NAMES))] if k == "one language" else
-                 ["en", rng.choice(others)] if k == "with English" else rng.sample(others, 2))
+        row, kind = message(), rng.choices(list(diet), diet.values())[0]
+        codes = ([rng.choice(list(NAMES))] if kind == "one language" else
+                 ["en", rng.choice(others)] if kind.startswith("with English") else rng.sample(others, 2))
         rng.shuffle(codes)
-        text = "\n".join(f"{NAMES[c]}: {row[c]}" for c in codes)
+        text = "\n".join(row[c] if kind.endswith("no labels") else f"{NAMES[c]}: {row[c]}" for c in codes)
         yield [tokenizer.bos_id(), *tokenizer.encode(text), tokenizer.eos_id()]
 
 
@@ -112,30 +115,47 @@ def steps(stream, rng):
         yield from (batches[i:i + per_step] for i in range(0, len(batches), per_step))
 
 
-def main():
+def main(first):
     torch.manual_seed(SEED)
     F.scaled_dot_product_attention = attention
-    rng, out = random.Random(SEED), os.path.join(HERE, "base")
+    out = os.path.join(HERE, "base")
     os.makedirs(out, exist_ok=True)
     rows, dev = read("train"), read("dev")
-    tokenizer = make_tokenizer(rows, os.path.join(out, "tokenizer.model"))
-    model = LlamaForCausalLM(Config(**CONFIG))
+    if first == 1:
+        tokenizer = make_tokenizer(rows, os.path.join(out, "tokenizer.model"))
+        model = LlamaForCausalLM(Config(**CONFIG))
+    else:
+        tokenizer, model = sentencepiece.SentencePieceProcessor(model_file=f"{out}/tokenizer.model"), load_model(out)
     for part in [model.model.embed_tokens, *(m for b in model.model.layers for m in (b.self_attn, b.mlp))]:
         part.register_forward_hook(lambda module, _, out: F.dropout(out, DROPOUT, module.training))
     print(f"{len(rows):,} rows, {sum(p.numel() for p in model.parameters()):,} parameters, "
           f"{np.mean([len(tokenizer.encode(t)) for r in rows for t in r.values()]):.1f} tokens a message")
-    held = {k: [next(documents([row], tokenizer, random.Random(i), k)) for i, row in enumerate(dev)] for k in DIET}
+    with open(os.path.join(out, "tokenizer_config.json"), "w") as f:  # for transformers
+        json.dump({"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>",
+                   "add_bos_token": True, "add_eos_token": False, "legacy": False}, f, indent=2)
+        f.write("\n")
+    for phase in range(first, len(PHASES) + 1):
+        train_phase(model, tokenizer, rows, dev, phase)
+        save_model(copy.deepcopy(model).bfloat16(), out)
+        model.load_state_dict({n: p.float() for n, p in load_model(out).state_dict().items()})  # as FIRST would find it
 
+
+def train_phase(model, tokenizer, rows, dev, phase):
+    """One phase with fresh optimizers: warm-up, a constant learning rate, a linear decay to zero if it has one."""
+    total, decay, diet = PHASES[phase - 1]
+    rng = random.Random(SEED + phase - 1)
+    held = {kind: [next(documents([row], tokenizer, random.Random(i), {kind: 1})) for i, row in enumerate(dev)]
+            for kind in diet}
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     rest = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     optimizers = [torch.optim.Muon(matrices, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
                   torch.optim.AdamW(rest, betas=(0.9, 0.95), weight_decay=0.01)]
-    stream, started = steps(documents(rows, tokenizer, rng), rng), time.time()
-    log = open(os.path.join(HERE, "base_log.jsonl"), "w")
-    bar = tqdm(range(1, STEPS + 1), dynamic_ncols=True)
+    stream, started = steps(documents(rows, tokenizer, rng, diet), rng), time.time()
+    log = open(os.path.join(HERE, "base_log.jsonl"), "w" if phase == 1 else "a")
+    bar = tqdm(range(1, total + 1), desc=f"phase {phase}", dynamic_ncols=True)
     for step in bar:
         for group in (g for o in optimizers for g in o.param_groups):
-            group["lr"] = LEARNING_RATE * min(1, step / WARMUP, (STEPS - step + 1) / DECAY)
+            group["lr"] = LEARNING_RATE * min(1, step / WARMUP, (total - step + 1) / decay if decay else 1)
         batches = next(stream)
         count, loss = sum(len(doc) - 1 for batch in batches for doc in batch), 0.0
         for batch in batches:
@@ -147,21 +167,15 @@ def main():
             o.step()
             o.zero_grad()
         bar.set_postfix(loss=f"{loss:.3f}")
-        if step % 100 == 0 or step == STEPS:
+        if step % 100 == 0:
             model.eval()
             with torch.no_grad():
                 scores = {k: (lambda s, n: s.item() / n)(*loss_sum(model, docs)) for k, docs in held.items()}
             model.train()
-            log.write(json.dumps({"step": step, "minutes": round((time.time() - started) / 60, 1),
+            log.write(json.dumps({"phase": phase, "step": step, "minutes": round((time.time() - started) / 60, 1),
                                   "loss": round(loss, 3), "dev": {k: round(v, 3) for k, v in scores.items()}}) + "\n")
             log.flush()
-        if step % 300 == 0 or step == STEPS:
-            save_model(copy.deepcopy(model).bfloat16(), out)
-    with open(os.path.join(out, "tokenizer_config.json"), "w") as f:  # for transformers: BOS before a text, no EOS after
-        json.dump({"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>",
-                   "add_bos_token": True, "add_eos_token": False, "legacy": False}, f, indent=2)
-        f.write("\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1)

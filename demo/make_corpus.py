@@ -56,7 +56,7 @@ def usable(row):
     texts = list(row.values())
     return (all(len(t.split()) in TRAIN_WORDS and words(t) for t in texts)
             and not any(re.search(r"[{}\t]|%[sd\d]|\$\{", t) for t in texts)  # plural forms and code; a plain $1 stays
-            and len({words(t) for t in texts}) == len(texts))                 # no two languages alike: not left untranslated
+            and len({words(t) for t in texts}) == len(texts))  # no two alike: none is untranslated
 
 
 def main():
@@ -96,7 +96,8 @@ def main():
         with open(path, "w", encoding="utf-8", newline="\n") as f:
             f.write("\t".join(LANGUAGES) + "\n")
             f.writelines("\t".join(row.values()) + "\n" for row in part)
-        print(f"{path}: {len(part):,} rows, {sum(len(r['en'].split()) for r in part) / len(part):.1f} English words a row")
+        length = sum(len(r["en"].split()) for r in part) / len(part)
+        print(f"{path}: {len(part):,} rows, {length:.1f} English words a row")
 
 
 if __name__ == "__main__":

@@ -173,7 +173,7 @@ def test_a_missing_or_broken_tokenizer_is_named(tmp_path):
     with pytest.raises(InputError, match="tokenizer.model: no such file"):
         Tokenizer(str(tmp_path), 4000)
     write(tmp_path / "tokenizer.model", b"not a model")
-    with pytest.raises(InputError, match="tokenizer.model: not a SentencePiece model, 11 bytes"):
+    with pytest.raises(InputError, match="tokenizer.model: 11 bytes that are not a SentencePiece model"):
         Tokenizer(str(tmp_path), 4000)
     with pytest.raises(InputError, match="4,000 pieces, but the model's vocabulary has 3,999"):
         Tokenizer(BASE, 3999)
