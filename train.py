@@ -22,8 +22,8 @@ from data import (DTYPES, Encoded, Tokenizer, directions, option, pick_device, r
                   tuning_samples)
 from model import InputError, add_lora, load_model, save_model, write_json
 
-STAGE = {1: {"lr": 1e-3, "batch_size": 128, "epochs": 1.0, "steps": 0},  # what a setting left out means
-         2: {"lr": 3e-4, "batch_size": 8, "epochs": 0.0, "steps": 100}}
+STAGE = {1: {"lr": 2e-3, "batch_size": 128, "epochs": 1.0, "steps": 0, "pairs": 1200},  # what a setting left out means
+         2: {"lr": 5e-4, "batch_size": 32, "epochs": 0.0, "steps": 100, "pairs": 0}}
 
 
 def staged(name, type, help):
@@ -34,11 +34,12 @@ def staged(name, type, help):
 class Settings:
     stage: int = option(1, "1: MLE; 2: MLE + alpha * unlikelihood, from the stage-1 run", choices=[1, 2])
     alpha: float = option(0.05, "weight of the unlikelihood in stage 2 (Eq. 3); 0 is the control")
-    conflict: str = option("any", "twins get any other instruction, or one with another target", choices=["any", "target"])
+    conflict: str = option("target", "what may differ in a twin's instruction: any language (the paper), or the target "
+                           "language always", choices=["any", "target"])
     model: str = option("demo/base", "base model, a Hugging Face LLaMA folder")
     data: str = option("demo/data/train.tsv", "multi-parallel TSV: a line of language codes, then sentences")
     languages: str = option("", "columns to use; every pair of them with English is tuned on; left out: all")
-    pairs: int = option(2000, "sentence pairs per direction; 0: all")
+    pairs: int = staged("pairs", int, "sentence pairs per direction, 0 all")
     init: str = option("", "run to start from; left out: none in stage 1, runs/stage1 in stage 2")
     out: str = option("", "run folder to make; left out: runs/stage1 or runs/stage2")
     full: bool = option(False, "tune every weight instead of LoRA")
@@ -83,7 +84,7 @@ def learning_rate(step, steps, s):
 def prepare(s):
     """The model (trainable parameters chosen) and its tokenizer, from --init if there is one, else from --model."""
     if s.init and not os.path.isdir(s.init):
-        raise InputError(f"{s.init}: no such run; make it with `python train.py --stage 1`, or name another with --init")
+        raise InputError(f"{s.init}: no such run; make it with `python train.py --stage 1`, or name one with --init")
     source, compute = s.init or s.model, DTYPES[s.dtype]
     stored = torch.float32 if s.full else compute  # full tuning needs fp32 master weights; a frozen base does not
     model = load_model(source, stored, s.device)
@@ -110,7 +111,7 @@ def train(s):
     steps = math.ceil(total / s.batch_size)
     trainable = [p for p in model.parameters() if p.requires_grad]
     print(f"stage {s.stage}: {s.init or s.model} -> {s.out}, {len(encoded.items):,} samples of "
-          f"{len(encoded.instructions)} directions ({encoded.dropped} dropped: too long), {steps} steps of {s.batch_size}"
+          f"{len(encoded.instructions)} directions ({encoded.dropped} dropped, too long), {steps} steps of {s.batch_size}"
           + (f" with twins, alpha {s.alpha:g}, --conflict {s.conflict}" if unlikely else ", MLE alone"))
     print(f"{sum(p.numel() for p in trainable):,} of {sum(p.numel() for p in model.parameters()):,} parameters, "
           f"{'full' if s.full else 'LoRA'}, {s.dtype} on {s.device}, learning rate {s.lr:g}")
@@ -143,7 +144,7 @@ def train(s):
             scaler.scale(loss.language_aware(mle_sum, T_mle, ul_sum, T_ul, s.alpha if unlikely else 0.0)).backward()
             mle_total, ul_total = mle_total + mle_sum.item(), ul_total + ul_sum.item()
         if not math.isfinite(mle_total + ul_total):
-            raise InputError(f"step {step + 1}: the loss is {mle_total + ul_total}; lower --lr ({s.lr:g}), or leave fp16")
+            raise InputError(f"step {step + 1}: the loss is {mle_total + ul_total}; lower --lr {s.lr:g} or leave fp16")
         scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(trainable, s.clip or math.inf).item()
         scale = scaler.get_scale()
