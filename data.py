@@ -267,11 +267,11 @@ def pick_device(s):
 
 def parse(settings, argv=None):
     """Fill a settings dataclass from the command line; every field is a flag, an unknown flag fails."""
-    parser = argparse.ArgumentParser(description=sys.modules[settings.__module__].__doc__.split("\n\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=sys.modules[settings.__module__].__doc__.split("\n\n")[0])
     for f in fields(settings):
-        kind = {"action": "store_true"} if f.type is bool else {"type": f.type, "default": f.default} | f.metadata
-        parser.add_argument("--" + f.name.replace("_", "-"), **{"help": f.metadata["help"]} | kind)
+        kind = {"action": "store_true"} if f.type is bool else {"type": f.type, "default": f.default}
+        default = f" (default: {f.default})" if f.default not in (None, "", False) else ""
+        parser.add_argument("--" + f.name.replace("_", "-"), **kind | f.metadata | {"help": f.metadata["help"] + default})
     return settings(**vars(parser.parse_args(argv)))
 
 

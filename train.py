@@ -27,15 +27,15 @@ STAGE = {1: {"lr": 2e-3, "batch_size": 128, "epochs": 1.0, "steps": 0, "pairs": 
 
 
 def staged(name, type, help):
-    return option(None, f"{help}; left out: {STAGE[1][name]} in stage 1, {STAGE[2][name]} in stage 2", type=type)
+    return option(None, f"{help} (default: {STAGE[1][name]} in stage 1, {STAGE[2][name]} in stage 2)", type=type)
 
 
 @dataclass
 class Settings:
     stage: int = option(1, "1: MLE; 2: MLE + alpha * unlikelihood, from the stage-1 run", choices=[1, 2])
     alpha: float = option(0.05, "weight of the unlikelihood in stage 2 (Eq. 3); 0 is the control")
-    conflict: str = option("target", "what may differ in a twin's instruction: any language (the paper), or the target "
-                           "language always", choices=["any", "target"])
+    conflict: str = option("target", "a twin's instruction: any other one (the paper), or one with another target "
+                           "language", choices=["any", "target"])
     model: str = option("demo/base", "base model, a Hugging Face LLaMA folder")
     data: str = option("demo/data/train.tsv", "multi-parallel TSV: a line of language codes, then sentences")
     languages: str = option("", "columns to use; every pair of them with English is tuned on; left out: all")
