@@ -363,7 +363,9 @@ def load_model(folder, dtype=torch.float32, device="cpu"):
         tensors = read_tensors(os.path.join(folder, "adapter_model.safetensors"), shapes, torch.float32, device)
         model.load_state_dict({n.removeprefix(PEFT): t for n, t in tensors.items()}, strict=False)
         return model
-    config = Config.load(folder)
+    config, index = Config.load(folder), os.path.join(folder, "model.safetensors.index.json")
+    if os.path.exists(index):
+        raise InputError(f"{index}: sharded weights are not supported yet; save the model as one model.safetensors")
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
     shapes = {n: tuple(p.shape) for n, p in model.named_parameters()}  # a tied lm_head is named once, as the embedding

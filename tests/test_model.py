@@ -241,3 +241,6 @@ def test_missing_files_are_named(tmp_path):
     os.remove(tmp_path / "model.safetensors")
     with pytest.raises(InputError, match="model.safetensors: no such file"):
         load_model(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(InputError, match="index.json: sharded weights are not supported yet"):
+        load_model(tmp_path)
