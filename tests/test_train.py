@@ -67,6 +67,7 @@ def test_stage_two_with_alpha_zero_is_stage_one_continued(runs):
 
 def test_the_base_is_untouched_and_the_run_says_what_made_it(runs):
     assert set(os.listdir(runs / "s1")) == {"adapter_config.json", "adapter_model.safetensors", "tokenizer.model",
+                                            "tokenizer_config.json",
                                             "log.jsonl", "settings.json"}
     settings = json.load(open(runs / "s2" / "settings.json"))
     assert settings["alpha"] == 0.5 and settings["stage"] == 2 and len(settings["supervised"]) == 6
