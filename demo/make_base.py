@@ -48,16 +48,13 @@ def read(split):
 
 def make_tokenizer(rows, path):
     """SentencePiece BPE with byte fallback, its settings those of LLaMA's tokenizer."""
-    text = os.path.join(os.path.dirname(path), "tokenizer.txt")
-    with open(text, "w", encoding="utf-8") as f:
-        f.writelines(f"{NAMES[code]}: {line}\n" for row in rows for code, line in row.items())
-        f.write((PROMPT + "\n") * 200)
-    sentencepiece.SentencePieceTrainer.train(
-        input=text, model_prefix=path.removesuffix(".model"), model_type="bpe", vocab_size=CONFIG["vocab_size"],
-        byte_fallback=True, character_coverage=1.0, split_digits=True, normalization_rule_name="identity",
-        remove_extra_whitespaces=False, max_sentence_length=10000, num_threads=1, minloglevel=2)
-    os.remove(text)
-    os.remove(path.removesuffix(".model") + ".vocab")
+    lines = [f"{NAMES[code]}: {line}" for row in rows for code, line in row.items()]
+    lines += [line for line in PROMPT.split("\n") if line] * 200
+    with open(path, "wb") as f:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines), model_writer=f, model_type="bpe", vocab_size=CONFIG["vocab_size"],
+            byte_fallback=True, character_coverage=1.0, split_digits=True, normalization_rule_name="identity",
+            remove_extra_whitespaces=False, max_sentence_length=10000, num_threads=1, minloglevel=2)
     return sentencepiece.SentencePieceProcessor(model_file=path)
 
 
