@@ -209,13 +209,14 @@ class Encoded:
         if not self.items:
             raise InputError(f"none of {len(samples)} samples fits --max-length {max_length}; raise it")
         self.instructions = Counter(sample.direction for sample, _, _ in self.items)
+        self.order_of = self.order = None  # the permutation in use and the (epoch, seed) it belongs to
 
     def step_items(self, step, batch_size, total, seed):
         """The items of one step out of `total` item visits: every epoch a new permutation, the last step shorter."""
         n, chosen = len(self.items), []
         for i in range(step * batch_size, min((step + 1) * batch_size, total)):
             epoch, place = divmod(i, n)
-            if getattr(self, "order_of", None) != (epoch, seed):
+            if self.order_of != (epoch, seed):
                 self.order_of, self.order = (epoch, seed), random.Random(f"{seed} epoch {epoch}").sample(range(n), n)
             chosen.append(self.items[self.order[place]])
         return chosen

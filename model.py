@@ -210,6 +210,7 @@ class LlamaForCausalLM(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
+        self.source = self.lora = None  # the folder it was loaded from; the settings of its LoRA layers
         self.model = Decoder(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         for p in self.parameters():
@@ -372,7 +373,7 @@ def load_model(folder, dtype=torch.float32, device="cpu"):
     tensors = read_tensors(os.path.join(folder, "model.safetensors"), shapes, dtype, device)
     model.load_state_dict(tensors, strict=False, assign=True)
     model.tie()
-    model.source, model.lora = os.path.abspath(folder), None
+    model.source = os.path.abspath(folder)
     return model
 
 
@@ -382,15 +383,14 @@ PEFT = "base_model.model."  # the prefix of every tensor name in PEFT's adapter 
 def save_model(model, folder, tokenizer_from=None):
     """Write the adapter alone (PEFT's format) if the model has LoRA layers, else a full Hugging Face folder."""
     os.makedirs(folder, exist_ok=True)
-    if getattr(model, "lora", None):
-        tensors = {PEFT + n: p for n, p in model.named_parameters() if "lora_" in n}
+    if model.lora:
+        name, tensors = "adapter_model.safetensors", {PEFT + n: p for n, p in model.named_parameters() if "lora_" in n}
         write_json(os.path.join(folder, "adapter_config.json"), model.lora | {
             "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": model.source, "bias": "none",
             "fan_in_fan_out": False, "inference_mode": True})
     else:
-        tensors = dict(model.named_parameters())
+        name, tensors = "model.safetensors", dict(model.named_parameters())
         model.config.save(folder)
-    name = "adapter_model.safetensors" if getattr(model, "lora", None) else "model.safetensors"
     tensors = {n: p.detach().cpu().contiguous() for n, p in tensors.items()}
     save_file(tensors, os.path.join(folder, name), {"format": "pt"})
     for file in ("tokenizer.model", "tokenizer_config.json"):
