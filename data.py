@@ -1,130 +1,89 @@
-"""From parallel text to batches: tokenizer, corpus, directions, the Alpaca prompt, conflicting twins.
+"""From parallel text to batches: prompts, tokenizer, corpora, conflicting twins.
 
 Everything random is a pure function of the seed and the step, so a step's samples and its conflicting
 instructions are the same however the run got there.
 """
 import argparse
+import glob
+import json
 import os
 import random
+import re
 import sys
 from collections import Counter
 from dataclasses import dataclass, field, fields
+from itertools import permutations
 
 import sentencepiece
 import torch
 
-from model import InputError
+from model import InputError, read_json
 
-LANGUAGES = {
-    "ar": "Arabic", "bg": "Bulgarian", "ca": "Catalan", "cs": "Czech", "da": "Danish", "de": "German", "el": "Greek",
-    "en": "English", "es": "Spanish", "et": "Estonian", "fi": "Finnish", "fr": "French", "ha": "Hausa", "he": "Hebrew",
-    "hi": "Hindi", "hr": "Croatian", "hu": "Hungarian", "id": "Indonesian", "is": "Icelandic", "it": "Italian",
-    "ja": "Japanese", "ko": "Korean", "lt": "Lithuanian", "lv": "Latvian", "nl": "Dutch", "no": "Norwegian",
-    "pl": "Polish", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian", "sk": "Slovak", "sl": "Slovenian",
-    "sr": "Serbian", "sv": "Swedish", "sw": "Swahili", "th": "Thai", "tr": "Turkish", "uk": "Ukrainian",
-    "vi": "Vietnamese", "zh": "Chinese"}
+LANGUAGES, TEMPLATES = read_json(os.path.join(os.path.dirname(os.path.abspath(__file__)), "prompts.json")).values()
 
-# The Alpaca prompt with the paper's instruction; a response follows the last colon, then EOS.
-PROMPT = """Below is an instruction that describes a task, paired with an input that provides further context. \
-Write a response that appropriately completes the request.
-
-### Instruction:
-Translate the following sentences from {source} to {target}.
-
-### Input:
-{input}
-
-### Response:"""
-
+def write_prompt(template, direction, text):
+    """The prompt of a template in prompts.json; a response follows its last character, then EOS. A template in
+    several languages (ptl) speaks the target language and has its own names of the others."""
+    names, lines = LANGUAGES, TEMPLATES[template]
+    if isinstance(lines, dict):
+        if not {*direction} <= lines.keys():
+            raise InputError(f"--template {template}: no prompt for {'-'.join(direction)}; it has {' '.join(lines)}")
+        names, lines = lines[direction[1]]["names"], lines[direction[1]]["prompt"]
+    return "\n".join(lines).format(source=names[direction[0]], target=names[direction[1]], input=text)
 
 class Tokenizer:
-    """A SentencePiece model. Special-token strings inside a text ("</s>") stay text; BOS and EOS are ids."""
+    """tokenizer.model (SentencePiece) or tokenizer.json (the tokenizers library) of the first folder that has one.
 
-    def __init__(self, folder, vocab_size):
-        path = os.path.join(folder, "tokenizer.model")
-        if not os.path.exists(path):
-            raise InputError(f"{path}: no such file; expected the SentencePiece tokenizer of the model")
+    Special-token strings inside a text ("</s>") stay text. `bos`: the ids that the folder's configuration puts
+    before a text, perhaps none. `eos`: the id that ends a response.
+    """
+
+    def __init__(self, folders, config, template="alpaca"):
+        paths = [os.path.join(f, name) for f in folders for name in ("tokenizer.model", "tokenizer.json")]
+        path = next(filter(os.path.exists, paths), None)
+        if not path:
+            raise InputError(f"{folders[0]}: no tokenizer.model and no tokenizer.json; expected the model's tokenizer")
+        self.folder, self.template = os.path.dirname(path), template
+        stated = os.path.join(self.folder, "tokenizer_config.json")
+        stated = read_json(stated) if os.path.exists(stated) else {}
         try:
-            self.sp = sentencepiece.SentencePieceProcessor(model_file=path)
-        except RuntimeError:
-            size = os.path.getsize(path)
-            raise InputError(f"{path}: {size:,} bytes that are not a SentencePiece model; copy it again") from None
-        if self.sp.vocab_size() > vocab_size:
-            raise InputError(f"{path}: {self.sp.vocab_size():,} pieces, but the model's vocabulary has "
-                             f"{vocab_size:,}; tokenizer and model do not belong together")
-        self.folder, self.bos, self.eos = folder, self.sp.bos_id(), self.sp.eos_id()
-
-    def encode(self, text):
-        return self.sp.encode(text)
-
-    def decode(self, ids):
-        return self.sp.decode(ids)
+            ids = {token["content"]: int(i) for i, token in stated.get("added_tokens_decoder", {}).items()}
+            bos, eos = (t["content"] if isinstance(t, dict) else t for t in map(stated.get, ("bos_token", "eos_token")))
+            if path.endswith(".model"):
+                sp = sentencepiece.SentencePieceProcessor(model_file=path)
+                size, self.encode = sp.vocab_size(), sp.encode
+                self.decode = lambda ids: sp.decode([i for i in ids if i < size])  # an added token has no text
+                ids |= {sp.id_to_piece(i): i for i in range(size)}
+                self.bos = [ids.get(bos, sp.bos_id())] if stated.get("add_bos_token", True) else []
+                self.eos = ids.get(eos, sp.eos_id())
+            else:
+                import tokenizers  # optional: only for a folder without tokenizer.model
+                bpe = tokenizers.Tokenizer.from_file(path)
+                bpe.encode_special_tokens, size = True, bpe.get_vocab_size(with_added_tokens=False)
+                self.encode, self.decode = (lambda text: bpe.encode(text, add_special_tokens=False).ids), bpe.decode
+                self.bos = bpe.encode("a").ids[:bpe.encode("a").ids.index(self.encode("a")[0])]
+                self.eos = bpe.token_to_id(eos) if eos else (config.eos_token_id or [-1])[0]
+        except ImportError:
+            raise InputError(f"{path}: one more package reads it; pip install tokenizers") from None
+        except Exception as error:  # both libraries raise bare Exceptions
+            raise InputError(f"{path}: {os.path.getsize(path):,} bytes that, with tokenizer_config.json, make no "
+                             f"tokenizer ({' '.join(str(error).split())[:200]}); copy both again") from None
+        if size > config.vocab_size or not all(i in range(config.vocab_size) for i in [*self.bos, self.eos]):
+            raise InputError(f"{path}: {size:,} pieces, BOS {self.bos}, EOS {self.eos}; the model's vocabulary has "
+                             f"{config.vocab_size:,}: tokenizer and model do not belong together")
 
     def prompt(self, direction, text, room):
-        """BOS and the prompt as at most `room` ids. Too long: words are cut from the end of the source text
-        alone; None if even the empty prompt does not fit. Training and decoding both come through here."""
-        source, target = (LANGUAGES[code] for code in direction)
-        ids = [self.bos] + self.encode(PROMPT.format(source=source, target=target, input=text))
-        if len(ids) <= room:
-            return ids
-        kept = self.encode(text)[:-(len(ids) - room)]
-        return self.prompt(direction, self.decode(kept), room) if text else None
+        """(BOS and the prompt as at most `room` ids, whether the text was cut for it); for training and decoding.
 
-
-# Corpora and directions
-
-def check_languages(codes, where):
-    for code in codes:
-        if code not in LANGUAGES:
-            raise InputError(f"{where}: unknown language code {code!r}; expected some of {' '.join(LANGUAGES)}")
-    if len(set(codes)) < len(codes):
-        raise InputError(f"{where}: {' '.join(codes)} names a language twice; expected each once")
-    if len(codes) < 2:
-        raise InputError(f"{where}: found {len(codes)} language ({' '.join(codes)}); translation needs at least two")
-    return list(codes)
-
-
-def read_tsv(path, languages=None):
-    """(language codes, rows {code: text}) of a multi-parallel TSV: first line codes, then one sentence per cell.
-
-    languages: the columns to keep; default all. A blank cell is a missing sentence. Raises InputError with
-    file and line.
-    """
-    try:
-        with open(path, "rb") as f:
-            lines = f.read().decode("utf-8-sig").split("\n")  # not splitlines: U+2028 and U+0085 are text
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror.lower()}; expected a TSV file of parallel sentences") from None
-    except UnicodeDecodeError as error:
-        line = error.object[:error.start].count(b"\n") + 1
-        byte = error.object[error.start]
-        raise InputError(f"{path}, line {line}: byte {byte:#04x} is not UTF-8; convert the file") from None
-    lines = [line.removesuffix("\r") for line in lines]
-    header = check_languages(lines[0].split("\t"), f"{path}, line 1")
-    languages = check_languages(languages, "--languages") if languages else header
-    for code in languages:
-        if code not in header:
-            raise InputError(f"{path}, line 1: no column {code!r} among {' '.join(header)}; choose with --languages")
-    rows = []
-    for number, line in enumerate(lines[1:], start=2):
-        cells = line.split("\t")
-        if not line and number == len(lines):
-            break
-        if len(cells) != len(header):
-            raise InputError(f"{path}, line {number}: {len(cells)} columns, expected {len(header)}: {' '.join(header)}")
-        rows.append({code: cell.strip() for code, cell in zip(header, cells) if code in languages})
-    if not rows:
-        raise InputError(f"{path}: no sentences after the header line")
-    return languages, rows
-
-
-def directions(languages):
-    """(English-centric, zero-shot) lists of (source, target) codes: tuned on, and never tuned on."""
-    if "en" not in languages:
-        raise InputError(f"languages {' '.join(languages)}: no 'en'; tuning pairs are English-centric")
-    pairs = [(s, t) for s in languages for t in languages if s != t]
-    return [p for p in pairs if "en" in p], [p for p in pairs if "en" not in p]
-
+        Words go from the end of the source text alone; ids are None where even the empty prompt is too long.
+        """
+        cut = False
+        while True:
+            ids = self.bos + self.encode(write_prompt(self.template, direction, text))
+            if len(ids) <= room or not text:
+                return (ids if len(ids) <= room else None), cut
+            kept = self.decode(self.encode(text)[:room - len(ids)]).rstrip("\ufffd")  # half a character
+            text, cut = kept[:len(text) - 1], True
 
 @dataclass(frozen=True)
 class Sample:
@@ -132,29 +91,120 @@ class Sample:
     source: str
     target: str
 
+def read_lines(path):
+    """The lines of a UTF-8 file; only \\n ends one, U+2028 and U+0085 are text. Raises InputError."""
+    try:
+        with open(path, "rb") as f:
+            blob = f.read().removeprefix(b"\xef\xbb\xbf")
+        lines = [line.removesuffix("\r") for line in blob.decode().split("\n")]
+        return lines if lines[-1] else lines[:-1]
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror.lower()}; expected a file of translations") from None
+    except UnicodeDecodeError as error:
+        line, byte = blob[:error.start].count(b"\n") + 1, blob[error.start]
+        raise InputError(f"{path}, line {line}: byte {byte:#04x} is not UTF-8; convert the file") from None
 
-def parallel(rows, direction):
-    """The samples of one direction, rows with a blank side left out."""
-    s, t = direction
-    return [Sample(direction, row[s], row[t]) for row in rows if row[s] and row[t]]
+def read_record(record, where):
+    """({code: text}, whether only in that order) of {"translation": {code: text}}, or of Alpaca's three fields."""
+    record = record if isinstance(record, dict) else {}
+    if isinstance(record.get("translation"), dict):
+        return record["translation"], False
+    codes, said = {name: code for code, name in LANGUAGES.items()}, str(record.get("instruction"))
+    named = list(dict.fromkeys(codes[word] for word in re.findall(r"\w+", said) if word in codes))
+    if len(named) < 2:
+        raise InputError(f"{where}: {str(record)[:80]}; expected {{'translation': {{code: text}}}}, or an instruction "
+                         "'... from English to Italian ...' with input and output")
+    return {named[0]: record.get("input"), named[1]: record.get("output")}, True
 
+def read_rows(path):
+    """(format, files, rows) of a data file, recognised from its name and its first character; a row is (where,
+    {code: text}, whether it may be used in that order only). Raises InputError with file and line."""
+    lines, (folder, name) = read_lines(path), os.path.split(path)
+    first = next((line.strip() for line in lines if line.strip()), "")
+    pair = re.search(r"([a-z]{2})-([a-z]{2})(\.src|\.ref(?:\.\w+)?)?\.([a-z]{2})$", name)
+    if pair and pair[4] in pair.groups()[:2]:  # tst2017it-nl.it, train.en-it.en, generaltest2022.en-cs.ref.A.cs
+        source, target, kind, here = pair.groups()
+        there, beside = target if here == source else source, os.path.join(folder, name[:pair.end(2)])
+        ending = {None: ".", ".src": ".ref*."}.get(kind, ".src.") + there
+        others = sorted(glob.glob(glob.escape(beside) + ending))
+        if not others:
+            raise InputError(f"{path}: its other side is missing; expected {beside}{ending}")
+        sides = {here: lines, there: read_lines(others[0])}
+        sides = {source: sides[source], target: sides[target]}
+        if len(sides[source]) != len(sides[target]):
+            raise InputError(f"{path}: {len(lines):,} lines, but {others[0]} has {len(sides[there]):,}; expected equal")
+        return "paired files", tuple(sorted([path, others[0]])), [(f"line {n}", {source: a, target: b}, bool(kind))
+                                                                  for n, (a, b) in enumerate(zip(*sides.values()), 1)]
+    if first[:1] in ("[", "{"):  # an array, or one object after another
+        text, end, line, rows = "\n".join(lines), 0, 1, []
+        try:
+            while (start := re.compile(r"\s*").match(text, end).end()) < len(text):
+                line += text.count("\n", end, start)
+                found, end = json.JSONDecoder().raw_decode(text, start)
+                for record in found if isinstance(found, list) else [found]:
+                    where = f"line {line}, entry {len(rows) + 1}"
+                    rows.append((where, *read_record(record, f"{path}, {where}")))
+                line += text.count("\n", start, end)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise InputError(f"{path}, line {getattr(error, 'lineno', line)}: not valid JSON ({error})") from None
+        return ("Alpaca JSON" if any(row[2] for row in rows) else "translation JSON"), (path,), rows
+    header, *cells = [line.split("\t") for line in lines or [""]]
+    if len(set(header)) < max(2, len(header)):
+        raise InputError(f"{path}, line 1: {first[:60]!r}; expected JSON, a TSV whose first line is different language "
+                         "codes, or paired files named like train.en-it.en and train.en-it.it")
+    for n, row in enumerate(cells, start=2):
+        if len(row) != len(header):
+            raise InputError(f"{path}, line {n}: {len(row)} columns, expected {len(header)}: {' '.join(header)}")
+    return "multi-parallel TSV", (path,), [(f"line {n}", dict(zip(header, r)), False) for n, r in enumerate(cells, 2)]
 
-def tuning_samples(rows, pairs, per_direction, seed):
-    """`per_direction` samples (0: all) of each direction, drawn by row without replacement."""
-    samples = []
-    for direction in pairs:
-        found = parallel(rows, direction)
-        random.Random(f"{seed} {direction}").shuffle(found)
-        samples += found[:per_direction or None]
-    if not samples:
-        raise InputError("no sentence pair has both sides; expected at least one in the data")
-    return samples
+def read_corpus(paths, wanted="all", supervised=None):
+    """({direction: samples}, the supervised ones of all directions) of data files; prints what was found.
 
+    wanted: "en-it,it-en", "all", "supervised" or "zero-shot". supervised: the directions that count as such, by
+    default those with English. A file named en-it gives it->en too, unless another file is named it-en. Pairs
+    with a blank side are left out, duplicates are kept; both are counted aloud. Raises InputError.
+    """
+    files = {used: (form, rows) for form, used, rows in map(read_rows, map(os.fspath, paths))}
+    named = {used: re.search(r"([a-z]{2})-([a-z]{2})(?![a-z])", os.path.basename(used[0])) for used in files}
+    named = {used: match.groups() for used, match in named.items() if match}
+    samples, blank = {}, Counter()
+    for used, (form, rows) in files.items():
+        print(f"{' + '.join(used)}: {form}, {len(rows):,} rows")
+        back = named.get(used, ())[::-1]
+        for where, texts, directed in rows:
+            if len(texts) < 2 or not texts.keys() <= LANGUAGES.keys():
+                raise InputError(f"{used[0]}, {where}: found {' '.join(texts)}; expected some of {' '.join(LANGUAGES)}")
+            for code, text in texts.items():
+                if not isinstance(text, str) or re.search("[\0\ud800-\udfff]", text):
+                    raise InputError(f"{used[0]}, {where}: the {code} side is {text!r:.60}; expected text without NUL")
+            for s, t in [tuple(texts)] if directed else permutations(texts, 2):
+                if (s, t) != back or back not in named.values():
+                    sample = Sample((s, t), texts[s].strip(), texts[t].strip())
+                    whole = bool(sample.source and sample.target)
+                    samples.setdefault((s, t), []).extend([sample] * whole)
+                    blank[s, t] += not whole
+    supervised = [p for p in samples if (p in supervised if supervised else "en" in p)]
+    named = {"all": list(samples), "supervised": supervised, "zero-shot": [p for p in samples if p not in supervised]}
+    chosen = named.get(wanted, [tuple(pair.split("-")) for pair in wanted.split(",")])
+    if not chosen or not all(map(samples.get, chosen)):
+        raise InputError(f"--directions {wanted}: pairs found in {' '.join(paths)}: "
+                         + (", ".join(f"{s}-{t} {len(x):,}" for (s, t), x in samples.items()) or "none"))
+    for pair in chosen:
+        twice = len(samples[pair]) - len(set(samples[pair]))
+        print(f"  {'-'.join(pair)}: {len(samples[pair]):,} pairs" + f", {twice:,} of them duplicates" * bool(twice)
+              + f"; {blank[pair]:,} with a blank side left out" * bool(blank[pair]))
+    return {pair: samples[pair] for pair in chosen}, supervised
 
-# Instruction-conflicting samples: the same x and y under I~ != I (paper, section 3)
+def draw_pairs(corpus, per_direction, seed):
+    """`per_direction` samples (0: all) of each direction, drawn without replacement."""
+    drawn = {direction: list(samples) for direction, samples in corpus.items()}
+    for direction, samples in drawn.items():
+        random.Random(f"{seed} {direction}").shuffle(samples)
+    return [sample for samples in drawn.values() for sample in samples[:per_direction or None]]
 
 def draw_conflict(direction, instructions, mode, rng):
-    """A wrong direction for a sample of `direction`, drawn from the tuning set's instructions.
+    """The instruction I~ != I of a conflicting sample (paper, section 3): a wrong direction for a sample of `direction`,
+    drawn from the tuning set's instructions.
 
     instructions: {direction: number of samples}, so that frequent instructions are drawn more often, as from
     the data itself. mode 'any' is the paper's I~ != I, which may keep the target language (it->en under
@@ -162,12 +212,9 @@ def draw_conflict(direction, instructions, mode, rng):
     """
     wrong = {d: n for d, n in instructions.items() if (d != direction if mode == "any" else d[1] != direction[1])}
     if not wrong:
-        raise InputError(f"no instruction in the tuning data conflicts with {'->'.join(direction)} (--conflict {mode}), "
+        raise InputError(f"no instruction in the tuning data conflicts with {'-'.join(direction)} (--conflict {mode}), "
                          f"expected another direction{' with another target' if mode == 'target' else ''}")
     return rng.choices(list(wrong), wrong.values())[0]
-
-
-# Batches
 
 @dataclass
 class Batch:
@@ -181,7 +228,6 @@ class Batch:
     def to(self, device):
         return Batch(self.ids.to(device), self.lengths, self.at.to(device), self.y.to(device), self.positives)
 
-
 def collate(sequences, positives):
     """A Batch of (prompt ids, response ids); the first `positives` sequences are positives."""
     ids, lengths, at, y, supervised = [], [], [], [], 0
@@ -193,21 +239,25 @@ def collate(sequences, positives):
         supervised += len(response) * (i < positives)
     return Batch(torch.tensor(ids), lengths, torch.tensor(at), torch.tensor(y), supervised)
 
-
 class Encoded:
     """The tuning set as ids: prompts and responses tokenized apart, so no token straddles the border."""
 
     def __init__(self, samples, tokenizer, max_length):
-        self.tokenizer, self.max_length, self.items, self.dropped = tokenizer, max_length, [], 0
+        self.tokenizer, self.max_length = tokenizer, max_length
+        self.items, self.cut, self.dropped = [], Counter(), Counter()
         for sample in samples:
             response = tokenizer.encode(sample.target) + [tokenizer.eos]
-            prompt = tokenizer.prompt(sample.direction, sample.source, max_length - len(response))
+            prompt, cut = tokenizer.prompt(sample.direction, sample.source, max_length - len(response))
             if prompt is None:
-                self.dropped += 1  # a response is never cut: it would teach the model to stop mid-sentence
+                self.dropped[sample.direction] += 1  # a cut response would teach the model to stop mid-sentence
             else:
+                self.cut[sample.direction] += cut
                 self.items.append((sample, prompt, response))
         if not self.items:
             raise InputError(f"none of {len(samples)} samples fits --max-length {max_length}; raise it")
+        for what, counts in (("sources cut", +self.cut), ("pairs left out for their response", self.dropped)):
+            if counts:
+                print(f"  over-long {what}: " + ", ".join(f"{s}-{t} {n:,}" for (s, t), n in counts.items()))
         self.instructions = Counter(sample.direction for sample, _, _ in self.items)
         self.order_of = self.order = None  # the permutation in use and the (epoch, seed) it belongs to
 
@@ -225,7 +275,7 @@ class Encoded:
         """The same response under a conflicting instruction; None where the longer prompt does not fit."""
         sample, _, response = item
         wrong = draw_conflict(sample.direction, self.instructions, mode, rng)
-        prompt = self.tokenizer.prompt(wrong, sample.source, self.max_length - len(response))
+        prompt, _ = self.tokenizer.prompt(wrong, sample.source, self.max_length - len(response))
         return prompt and (prompt, response)
 
     def micro_batches(self, items, tokens, conflict=None, rng=None):
@@ -242,39 +292,34 @@ class Encoded:
             size += cost
         return [collate([pos for pos, _ in g] + [twin for _, twin in g if twin], len(g)) for g in groups]
 
-
-# Command lines: a dataclass of settings is its own parser
-
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 def option(default, help, **extra):
     """A settings field whose flag has this default and help; extra goes to argparse."""
     return field(default=default, metadata={"help": help, **extra})
 
-
 def pick_device(s):
     """Resolve the settings' 'auto' device and dtype, in place."""
     cuda = torch.cuda.is_available()
-    if s.device == "auto":
-        s.device = "cuda" if cuda else "cpu"
-    if s.device != "cpu" and not (cuda and s.device.startswith("cuda")):
-        raise InputError(f"--device {s.device}: not available here; expected cpu{' or cuda' if cuda else ''}")
-    if s.dtype == "auto":
-        s.dtype = "fp32" if s.device == "cpu" else "bf16"
-    if s.dtype == "fp16" and s.device == "cpu":
-        raise InputError("--dtype fp16 needs a CUDA device; on a CPU use fp32 or bf16")
-
+    s.device = ("cuda" if cuda else "cpu") if s.device == "auto" else s.device
+    s.dtype = ("fp32" if s.device == "cpu" else "bf16") if s.dtype == "auto" else s.dtype
+    if not (s.device == "cpu" and s.dtype != "fp16" or cuda and s.device.startswith("cuda")):
+        raise InputError(f"--device {s.device} --dtype {s.dtype}: not possible here; expected cpu with fp32 or bf16"
+                         + ", or cuda" * cuda)
 
 def parse(settings, argv=None):
-    """Fill a settings dataclass from the command line; every field is a flag, an unknown flag fails."""
+    """Fill a settings dataclass from the command line: every field is a flag, an unknown flag fails."""
     parser = argparse.ArgumentParser(description=sys.modules[settings.__module__].__doc__.split("\n\n")[0])
     for f in fields(settings):
         kind = {"action": "store_true"} if f.type is bool else {"type": f.type, "default": f.default}
-        default = f" (default: {f.default})" if f.default not in (None, "", False) else ""
-        parser.add_argument("--" + f.name.replace("_", "-"), **kind | f.metadata | {"help": f.metadata["help"] + default})
+        help = f.metadata["help"] + (f" (default: {f.default})" if f.default not in (None, "", False) else "")
+        parser.add_argument("--" + f.name.replace("_", "-"), **kind | f.metadata | {"help": help})
     return settings(**vars(parser.parse_args(argv)))
 
+def run_setting(folder, name, default):
+    """What settings.json of a run folder says of `name`; the default where it says nothing."""
+    path = os.path.join(folder, "settings.json")
+    return read_json(path).get(name, default) if os.path.exists(path) else default
 
 def run(main, settings):
     """Run a script's main; an InputError becomes one sentence and exit code 2."""

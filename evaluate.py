@@ -16,28 +16,28 @@ import sacrebleu
 import torch
 from tqdm import tqdm
 
-from data import DTYPES, Tokenizer, directions, option, parallel, pick_device, read_tsv, run
-from model import InputError, KVCache, load_model, read_json, write_json
+from data import DTYPES, TEMPLATES, Tokenizer, option, pick_device, read_corpus, run, run_setting
+from model import InputError, KVCache, load_model, write_json
 
 BLEU_TOKENIZER = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}  # every other target: 13a, as in WMT
-
 
 @dataclass
 class Settings:
     ckpt: list = option(None, "run or model folders, compared side by side", type=str, nargs="+", required=True)
-    data: str = option("demo/data/test.tsv", "multi-parallel TSV: a line of language codes, then sentences")
-    languages: str = option("", "columns whose pairs are evaluated; left out: those of the first run's tuning, or all")
-    rows: int = option(0, "use the first so many rows; 0: all")
+    model: str = option("", "base model of the adapters; left out: the one that each adapter names")
+    data: list = option(("demo/data/test.tsv",), "files: TSV, JSON or paired plain files (README)", type=str, nargs="+")
+    directions: str = option("all", "en-it,it-en or supervised (those of the first run's tuning), zero-shot, all")
+    rows: int = option(0, "use the first so many pairs of each direction; 0: all")
+    template: str = option("", "prompt; left out: that of the run's tuning, or alpaca", choices=TEMPLATES)
     candidates: str = option("cs,de,en,es,fr,hu,it,ja,nl,pl,pt,ro,ru,uk,zh", "the languages langid may answer")
     max_new_tokens: int = option(128, "longest output")
     batch_size: int = option(64, "sentences decoded together")
     dtype: str = option("auto", "auto: bf16 on CUDA, fp32 on CPU", choices=["auto", "fp32", "bf16", "fp16"])
     device: str = option("auto", "auto: cuda where there is one")
 
-
 @torch.inference_mode()
-def greedy(model, prompts, eos, max_new_tokens):
-    """Greedy decoding of a batch of prompts (lists of ids, any lengths); returns the new ids without EOS.
+def greedy(model, prompts, ends, max_new_tokens):
+    """Greedy decoding of prompts (lists of ids, any lengths) up to one of the ids `ends`; returns the ids before it.
 
     Prompts are prefilled end to end; then every row adds one token a step at its own position in the cache,
     and a row that ends is dropped from the batch.
@@ -50,7 +50,7 @@ def greedy(model, prompts, eos, max_new_tokens):
     outputs, rows = [[] for _ in prompts], list(range(len(prompts)))
     for _ in range(max_new_tokens):
         new = logits.argmax(-1)  # [B]
-        going = [b for b, token in enumerate(new.tolist()) if token != eos]
+        going = [b for b, token in enumerate(new.tolist()) if token not in ends]
         rows = [rows[b] for b in going]
         for row, token in zip(rows, new[going].tolist()):
             outputs[row].append(token)
@@ -62,11 +62,10 @@ def greedy(model, prompts, eos, max_new_tokens):
         logits = model(new, [1] * len(rows), cache)  # [B, V]
     return outputs
 
-
 def translate(model, tokenizer, samples, s, bar):
-    """Hypotheses of the samples, in their order; decoded in batches of similar length."""
-    room = model.config.max_position_embeddings - s.max_new_tokens
-    prompts = [tokenizer.prompt(x.direction, x.source, room) for x in samples]
+    """(hypotheses of the samples in their order, how many sources were cut); decoded in batches of similar length."""
+    room, ends = model.config.max_position_embeddings - s.max_new_tokens, {tokenizer.eos, *model.config.eos_token_id}
+    prompts, cut = zip(*(tokenizer.prompt(x.direction, x.source, room) for x in samples))
     if None in prompts:
         raise InputError(f"--max-new-tokens {s.max_new_tokens} leaves no room for the prompt in the model's "
                          f"{model.config.max_position_embeddings} positions; lower it")
@@ -74,26 +73,19 @@ def translate(model, tokenizer, samples, s, bar):
     hypotheses = [""] * len(samples)
     for start in range(0, len(order), s.batch_size):
         chosen = order[start:start + s.batch_size]
-        for i, ids in zip(chosen, greedy(model, [prompts[i] for i in chosen], tokenizer.eos, s.max_new_tokens)):
+        for i, ids in zip(chosen, greedy(model, [prompts[i] for i in chosen], ends, s.max_new_tokens)):
             hypotheses[i] = " ".join(tokenizer.decode(ids).split())
         bar.update(len(chosen))
-    return hypotheses
+    return hypotheses, sum(cut)
 
-
-class Identifier:
-    """langid 1.1.6 restricted to a candidate set, scores normalised to probabilities; empty text has no language."""
-
-    def __init__(self, candidates):
-        self.langid = langid.langid.LanguageIdentifier.from_modelstring(langid.langid.model, norm_probs=True)
-        unknown = set(candidates) - set(self.langid.nb_classes)
-        if unknown:
-            raise InputError(f"--candidates: langid knows no {' '.join(sorted(unknown))}; "
-                             f"it knows {' '.join(self.langid.nb_classes)}")
-        self.langid.set_languages(candidates)
-
-    def __call__(self, text):
-        return self.langid.classify(text)[0] if text.strip() else "empty"
-
+def identifier(candidates):
+    """A function text -> language code, or "empty": langid 1.1.6 choosing among `candidates`. Raises InputError."""
+    model = langid.langid.LanguageIdentifier.from_modelstring(langid.langid.model, norm_probs=True)
+    unknown = set(candidates) - set(model.nb_classes)
+    if unknown:
+        raise InputError(f"--candidates: langid has no {' '.join(sorted(unknown))}, but {' '.join(model.nb_classes)}")
+    model.set_languages(candidates)
+    return lambda text: model.classify(text)[0] if text.strip() else "empty"
 
 def off_target(texts, direction, identify):
     """(OTR in %, what the off-target texts are: {"empty" | "english" | "source" | "other": count})."""
@@ -102,14 +94,12 @@ def off_target(texts, direction, identify):
     found = Counter(kinds.get(code, "other") for code in map(identify, texts) if code != target)
     return 100 * sum(found.values()) / len(texts), dict(found)
 
-
 def bleu_metric(target):
     """SacreBLEU with the tokenizer that suits the target language. Raises InputError where it needs a package."""
     try:
         return sacrebleu.BLEU(tokenize=BLEU_TOKENIZER.get(target, "13a"))
     except (ImportError, RuntimeError) as error:
         raise InputError(f"SacreBLEU needs a package for target {target!r}: {' '.join(str(error).split())}") from None
-
 
 def score(hypotheses, samples, direction, identify):
     """BLEU with its signature, OTR, the references' OTR and what is off-target, of one direction."""
@@ -120,7 +110,6 @@ def score(hypotheses, samples, direction, identify):
     return {"bleu": bleu.score, "otr": otr, "floor": floor, "off_target": kinds, "sentences": len(samples),
             "signature": str(metric.get_signature())}
 
-
 def average(results, pairs):
     """Means over directions of BLEU, OTR and floor, and the off-target outputs of all of them together."""
     rows = [results["-".join(p)] for p in pairs]
@@ -128,68 +117,55 @@ def average(results, pairs):
     return {k: sum(r[k] for r in rows) / len(rows) for k in ("bleu", "otr", "floor")} | {
         "off_target": dict(kinds), "sentences": sum(r["sentences"] for r in rows)}
 
-
 def table(reports, parts):
-    """The Markdown table of several checkpoints side by side, then what the zero-shot off-target outputs are.
-
-    reports: {name: report as in scores.json}; parts: {"supervised" | "zero-shot": directions}.
-    """
-    names = list(reports)
-    first = reports[names[0]]
-    head = ["direction", "floor"] + [f"{n} {m}" for n in names for m in ("BLEU", "OTR")]
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
-
-    def line(label, part):
-        lines.append([label, f"{part(first)['floor']:.1f}"]
-                     + [f"{part(reports[n])[m]:.1f}" for n in names for m in ("bleu", "otr")])
+    """The Markdown table of {name: report as in scores.json} side by side for parts, {"supervised" | "zero-shot":
+    directions}, then what the zero-shot off-target outputs are."""
+    rows = [["direction", "floor"] + [f"{name} {m}" for name in reports for m in ("BLEU", "OTR")]]
+    rows.append(["---"] + ["---:"] * (len(rows[0]) - 1))
     for title, pairs in parts.items():
-        for pair in pairs:
-            line("→".join(pair), lambda r, pair=pair: r["directions"]["-".join(pair)])
-        if pairs:
-            line(f"**{title}, average**", lambda r, title=title: r["average"][title])
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    cells = ([row[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(row[1:], widths[1:])] for row in lines)
+        keys = [("-".join(p), "→".join(p)) for p in pairs] + [(title, f"**{title}, average**")] * bool(pairs)
+        for key, label in keys:
+            found = [(r["directions"] | r["average"])[key] for r in reports.values()]
+            rows.append([label, f"{found[0]['floor']:.1f}"] + [f"{r[m]:.1f}" for r in found for m in ("bleu", "otr")])
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    cells = ([row[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(row[1:], widths[1:])] for row in rows)
     text = "\n".join(f"| {' | '.join(row)} |" for row in cells)
     if parts["zero-shot"]:
         text += "\n\nOff-target outputs in the zero-shot directions, % of all:"
-        for n in names:
-            a = reports[n]["average"]["zero-shot"]
-            text += f"\n- {n}: " + ", ".join(f"{k} {100 * a['off_target'].get(k, 0) / a['sentences']:.1f}"
+        for name, report in reports.items():
+            a = report["average"]["zero-shot"]
+            text += f"\n- {name}: " + ", ".join(f"{k} {100 * a['off_target'].get(k, 0) / a['sentences']:.1f}"
                                              for k in ("english", "source", "other", "empty"))
     return text
 
-
 def evaluate(s):
     pick_device(s)
-    stated = [path for path in (os.path.join(ckpt, "settings.json") for ckpt in s.ckpt) if os.path.exists(path)]
-    s.languages = s.languages or (read_json(stated[0]).get("languages", "") if stated else "")
-    languages, rows = read_tsv(s.data, s.languages.split(",") if s.languages else None)
-    rows, candidates = rows[:s.rows or None], s.candidates.split(",")
-    supervised, zero_shot = directions(languages)
-    parts = {"supervised": supervised, "zero-shot": zero_shot}
-    if not set(languages) < set(candidates):
-        raise InputError(f"--candidates {s.candidates}: expected {' '.join(languages)} and at least one more language")
-    identify = Identifier(candidates)
-    samples = {pair: parallel(rows, pair) for pairs in parts.values() for pair in pairs}
-    if not all(samples.values()):
-        empty = next(pair for pair in samples if not samples[pair])
-        raise InputError(f"{s.data}: no row has both sides of {'->'.join(empty)}")
-    for _, target in samples:
-        bleu_metric(target)  # fails before hours of decoding, not after
     for ckpt in s.ckpt:
         if not os.path.isdir(ckpt):
             raise InputError(f"{ckpt}: no such folder; expected a run of train.py or a model in Hugging Face format")
-    split, reports = os.path.splitext(os.path.basename(s.data))[0], {}
+    tuned = [run_setting(ckpt, "supervised", []) for ckpt in s.ckpt]
+    tuned = [tuple(pair.split("-")) for pair in next(filter(None, tuned), [])]
+    samples, tuned = read_corpus(s.data, s.directions, tuned)
+    samples = {pair: found[:s.rows or None] for pair, found in samples.items()}
+    parts = {"supervised": [p for p in samples if p in tuned], "zero-shot": [p for p in samples if p not in tuned]}
+    languages, candidates = {code for pair in samples for code in pair}, s.candidates.split(",")
+    if not languages < set(candidates):
+        raise InputError(f"--candidates {s.candidates}: expected {' '.join(languages)} and at least one more language")
+    identify = identifier(candidates)
+    for _, target in samples:
+        bleu_metric(target)  # fails before hours of decoding, not after
+    split, reports = os.path.splitext(os.path.basename(s.data[0]))[0], {}
     for ckpt in s.ckpt:
         started, results = time.time(), {}
-        model = load_model(ckpt, DTYPES[s.dtype], s.device).to(DTYPES[s.dtype]).eval()
-        tokenizer = Tokenizer(ckpt, model.config.vocab_size)
+        model = load_model(ckpt, DTYPES[s.dtype], s.device, s.model).to(DTYPES[s.dtype]).eval()
+        tokenizer = Tokenizer([ckpt, model.source], model.config, s.template or run_setting(ckpt, "template", "alpaca"))
         out = os.path.join(ckpt, f"eval-{split}")
         os.makedirs(out, exist_ok=True)
         with tqdm(total=sum(map(len, samples.values())), desc=ckpt, unit="sentence", dynamic_ncols=True) as bar:
             for pair, chosen in samples.items():
-                hypotheses = translate(model, tokenizer, chosen, s, bar)
-                results["-".join(pair)] = score(hypotheses, chosen, pair, identify)
+                hypotheses, cut = translate(model, tokenizer, chosen, s, bar)
+                bar.write(f"{'-'.join(pair)}: {cut:,} over-long sources cut") if cut else None
+                results["-".join(pair)] = score(hypotheses, chosen, pair, identify) | {"sources_cut": cut}
                 with open(os.path.join(out, f"{'-'.join(pair)}.txt"), "w", encoding="utf-8") as f:
                     f.writelines(h + "\n" for h in hypotheses)
         name = os.path.basename(os.path.normpath(ckpt))
@@ -201,9 +177,8 @@ def evaluate(s):
         write_json(os.path.join(out, "scores.json"), report)
     signatures = " and ".join(sorted({r["signature"] for r in results.values()}))
     print(table(reports, parts))
-    print(f"\n{s.data}, {len(rows)} rows, greedy. SacreBLEU {signatures}. OTR in %, langid among {s.candidates}.\n"
+    print(f"\n{' '.join(s.data)}, greedy. SacreBLEU {signatures}. OTR in %, langid among {s.candidates}.\n"
           f"Hypotheses and scores.json: eval-{split}/ in each checkpoint's folder.")
-
 
 if __name__ == "__main__":
     run(evaluate, Settings)

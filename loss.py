@@ -6,7 +6,6 @@ batch was split into micro-batches cannot change the gradient.
 import torch
 import torch.nn.functional as F
 
-
 def mle(logits, y):
     """Eq. 1, L_MLE = - sum_t log p(y_t | I, x, y_<t).
 
@@ -14,7 +13,6 @@ def mle(logits, y):
     response tokens. Returns (sum in nats, a fp32 or fp64 scalar; R).
     """
     return F.cross_entropy(at_least_fp32(logits), y, reduction="sum"), y.numel()
-
 
 def unlikelihood(logits, y):
     """Eq. 2, L_UL = - sum_t log(1 - p(y_t | I~, x, y_<t)).
@@ -30,14 +28,12 @@ def unlikelihood(logits, y):
     margin = z.gather(-1, y[:, None])[:, 0] - others              # [R]
     return -F.logsigmoid(-margin).sum(), y.numel()
 
-
 def language_aware(mle_sum, mle_count, ul_sum, ul_count, alpha):
     """Eq. 3, L = L_MLE + alpha * L_UL, each the mean over its own response tokens in the step.
 
     The sums may be those of one micro-batch; the counts are the whole step's. Stage 1 is alpha = 0.
     """
     return mle_sum / max(mle_count, 1) + alpha * ul_sum / max(ul_count, 1)
-
 
 def at_least_fp32(logits):
     return logits if logits.dtype == torch.float64 else logits.float()

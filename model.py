@@ -7,11 +7,15 @@ row of tokens, and a Layout says which token belongs to which sequence.
 Symbols in shape comments: B sequences, T tokens of all of them together, n tokens of the longest, S cache
 slots, R response tokens, D width, H heads, K key/value heads, d head width, V vocabulary, r LoRA rank.
 """
+import itertools
 import json
 import math
 import os
+import re
 import shutil
-from dataclasses import asdict, dataclass, fields
+import zlib
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
 
 import torch
 import torch.nn as nn
@@ -19,31 +23,59 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-
 class InputError(ValueError):
     """The user's input is at fault: one sentence says what was found, where, and what to do."""
 
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
+MISTRAL = {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096}  # if the file is silent
+LLAMA3_ROPE = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+
+def check(name, value, kind, below=2 ** 31):
+    """Raise InputError unless `value` is of the type `kind`; numbers must be positive and below a limit."""
+    number = kind in (int, float)
+    if not (type(value) in (int, kind) and 0 < value < below if number else type(value) is kind):
+        raise InputError(f"{name} = {value!r}; expected {'a positive ' * number}{kind.__name__}")
+
+def supported(path, name, value, values):
+    if value not in values:
+        raise InputError(f"{path}: {name} {value!r} is not supported; expected {' or '.join(map(repr, values))}")
 
 @dataclass
 class Config:
-    """The fields of config.json that shape the network; names as in the file."""
+    """The fields of config.json that shape the network; names as in the file. Raises InputError for a bad value."""
     vocab_size: int
     hidden_size: int
     intermediate_size: int
     num_hidden_layers: int
     num_attention_heads: int
-    num_key_value_heads: int = None  # null or absent: as many as heads
-    head_dim: int = None             # null or absent: width / heads
+    num_key_value_heads: int = None  # null: as many as heads
+    head_dim: int = None             # null: width / heads
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
+    rope_scaling: dict = None        # of LLaMA-3.1, the fields LLAMA3_ROPE
     max_position_embeddings: int = 2048
     tie_word_embeddings: bool = False
-    bos_token_id: int = 1
-    eos_token_id: int = 2
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    sliding_window: int = None       # Mistral-7B v0.1: a token sees so many tokens, itself included
+    eos_token_id: list = field(default_factory=lambda: [2])  # every id that ends a text
+    model_type: str = "llama"
+    rest: dict = field(default_factory=dict)  # whatever else the file says, written back as it came
 
     def __post_init__(self):
-        self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
-        self.head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
+        for f in fields(self):
+            if f.default is not None or getattr(self, f.name) is not None:
+                check(f.name, getattr(self, f.name), f.type)
+        for name in LLAMA3_ROPE if self.rope_scaling else ():
+            check(f"RoPE's {name}", self.rope_scaling[name], float)
+        if not all(type(i) is int for i in self.eos_token_id):
+            raise InputError(f"eos_token_id = {self.eos_token_id!r}; expected an id or a list of ids")
+        heads = self.num_attention_heads
+        self.num_key_value_heads = self.num_key_value_heads or heads
+        self.head_dim = self.head_dim or self.hidden_size // heads
+        if heads % self.num_key_value_heads or self.head_dim % 2 or self.num_hidden_layers > 999:
+            raise InputError(f"{heads} heads of width {self.head_dim}, {self.num_key_value_heads} for keys, in "
+                             f"{self.num_hidden_layers} layers; expected whole groups, even width, under 1,000 layers")
 
     @classmethod
     def load(cls, folder):
@@ -51,41 +83,42 @@ class Config:
         path = os.path.join(folder, "config.json")
         raw = read_json(path)
         rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}  # newer and older schema
-        unsupported = {
-            "model_type": raw.get("model_type", "llama") != "llama",
-            "hidden_act": raw.get("hidden_act", "silu") != "silu",
-            "rope_parameters": bool(raw.get("rope_parameters")) and rope.get("rope_type", "default") != "default",
-            "rope_scaling": bool(raw.get("rope_scaling")) and rope.get("rope_type", rope.get("type")) != "default",
-            "eos_token_id": not isinstance(raw.get("eos_token_id", 2), int),
-        } | {k: bool(raw.get(k)) for k in ("attention_bias", "mlp_bias", "sliding_window", "quantization_config")}
-        for field, refused in unsupported.items():
-            if refused:
-                raise InputError(f"{path}: {field} = {raw[field]!r} is not supported; expected a plain LLaMA")
-        raw = {"rope_theta": rope.get("rope_theta", 10000.0)} | raw
-        known = {f.name: raw[f.name] for f in fields(cls) if f.name in raw}
-        missing = [f for f in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
-                               "num_attention_heads") if not isinstance(known.get(f), int)]
-        if missing:
-            raise InputError(f"{path}: no whole number for {', '.join(missing)}; expected a LLaMA config.json")
-        return cls(**known)
+        rope = rope if isinstance(rope, dict) else {"type": rope}
+        kind, eos = rope.get("rope_type", rope.get("type", "default")), raw.get("eos_token_id", 2)
+        supported(path, "model_type", raw.get("model_type"), list(ARCHITECTURES))
+        supported(path, "hidden_act", raw.get("hidden_act", "silu"), ["silu"])
+        supported(path, "quantization_config", raw.get("quantization_config"), [None])
+        supported(path, "RoPE type", kind, ["default", "llama3"])
+        supported(path, "partial_rotary_factor", (raw | rope).get("partial_rotary_factor"), [None, 1])
+        said = (MISTRAL if raw["model_type"] == "mistral" else {}) | raw
+        known = {f.name: said.get(f.name) for f in fields(cls) if f.name in said or f.default is f.default_factory}
+        known |= {"rope_theta": (raw | rope).get("rope_theta", 10000.0), "rest": raw,
+                  "rope_scaling": {k: rope.get(k) for k in LLAMA3_ROPE} if kind == "llama3" else None,
+                  "sliding_window": said.get("sliding_window") if raw["model_type"] == "mistral" else None,
+                  "eos_token_id": eos if isinstance(eos, list) else [] if eos is None else [eos]}
+        try:
+            return cls(**known)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
 
-    def save(self, folder):
+    def save(self, folder, dtype):
         """Write config.json so that transformers reads the same network, RoPE in both schemas."""
-        raw = asdict(self) | {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
-                              "rope_scaling": None, "attention_bias": False, "mlp_bias": False,
-                              "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta}}
-        write_json(os.path.join(folder, "config.json"), raw)
-
+        raw, dtype, eos = asdict(self), str(dtype).removeprefix("torch."), self.eos_token_id
+        scaling = self.rope_scaling and {"rope_type": "llama3"} | self.rope_scaling
+        write_json(os.path.join(folder, "config.json"), raw.pop("rest") | raw | {
+            "architectures": [ARCHITECTURES[self.model_type]], "hidden_act": "silu", "dtype": dtype, "rope_scaling": scaling,
+            "eos_token_id": eos[0] if len(eos) == 1 else eos or None, "torch_dtype": dtype,
+            "rope_parameters": (scaling or {"rope_type": "default"}) | {"rope_theta": self.rope_theta}})
 
 class Layout:
     """Where each of T tokens belongs when B sequences of the given lengths lie end to end, without padding.
 
-    `start` [B] counts the tokens of each sequence that a KV cache already holds. Only attention needs
-    rectangles, so pad() and unpad() are used there alone; padding is on the right, where causal order
-    hides it from every real query.
+    `start` [B] counts the tokens that a KV cache already holds. Only attention needs rectangles, so pad() and
+    unpad() are used there alone; padding is on the right, where causal order hides it. `visible` [B, 1, n, s]:
+    the slots that a query sees, where there is a cache or a sequence exceeds the sliding window; else None.
     """
 
-    def __init__(self, lengths, device=None, start=None):
+    def __init__(self, lengths, device=None, start=None, window=None):
         sizes = torch.as_tensor(lengths, device=device)
         self.B, self.n, self.T = len(lengths), int(max(lengths)), int(sum(lengths))
         self.row = torch.repeat_interleave(torch.arange(self.B, device=device), sizes, output_size=self.T)  # [T]
@@ -93,6 +126,12 @@ class Layout:
         self.start = torch.zeros_like(sizes) if start is None else start                      # [B]
         self.position = self.col + self.start[self.row]                                       # [T]
         self.even = self.B * self.n == self.T
+        self.visible = None
+        if start is not None or window and window < self.n:
+            slots = torch.arange(int((self.start + sizes).max()), device=device)                    # [s]
+            query = self.start[:, None, None] + torch.arange(self.n, device=device)[None, :, None]  # [B, n, 1]
+            seen = (slots <= query) & (slots > query - (window or len(slots)))                      # [B, n, s]
+            self.visible = seen[:, None]
 
     def pad(self, x):
         """[T, H, d] -> [B, H, n, d]"""
@@ -104,7 +143,6 @@ class Layout:
         """[B, H, n, d] -> [T, H, d]"""
         x = x.transpose(1, 2)  # [B, n, H, d]
         return x.reshape(self.T, *x.shape[2:]) if self.even else x[self.row, self.col]
-
 
 class KVCache:
     """Keys and values of B growing sequences; a row's slot s holds its token s, whatever the other rows' lengths."""
@@ -124,7 +162,6 @@ class KVCache:
         """Drop every row but `rows` (an index tensor): finished sequences cost nothing further."""
         self.k, self.v, self.used = self.k[:, rows], self.v[:, rows], self.used[rows]
 
-
 class RMSNorm(nn.Module):
     def __init__(self, width, eps):
         super().__init__()
@@ -136,14 +173,17 @@ class RMSNorm(nn.Module):
         h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + self.eps)
         return self.weight * h.to(x.dtype)
 
-
 def rope_table(config, position):
     """cos, sin [T, 1, d] for positions [T]: feature i and i + d/2 share the frequency theta^(-2i/d)."""
-    i = torch.arange(0, config.head_dim, 2, device=position.device).float()     # [d/2]
-    angle = position[:, None].float() * config.rope_theta ** (-i / config.head_dim)  # [T, d/2]
-    angle = torch.cat([angle, angle], -1)[:, None]                              # [T, 1, d]
+    i = torch.arange(0, config.head_dim, 2, device=position.device).float()  # [d/2]
+    frequency = 1.0 / config.rope_theta ** (i / config.head_dim)
+    if config.rope_scaling:  # LLaMA-3.1: long waves are stretched by the factor, short ones kept, a ramp between them
+        factor, low, high, trained = (config.rope_scaling[k] for k in LLAMA3_ROPE)
+        ramp = ((trained * frequency / (2 * math.pi) - low) / (high - low)).clamp(0, 1)
+        frequency = (1 - ramp) * frequency / factor + ramp * frequency
+    angle = position[:, None].float() * frequency  # [T, d/2]
+    angle = torch.cat([angle, angle], -1)[:, None]  # [T, 1, d]
     return angle.cos(), angle.sin()
-
 
 def rotate(x, rope):
     """Rotate x [T, H, d] by its position; pairs are (first half, second half), not (even, odd)."""
@@ -151,16 +191,36 @@ def rotate(x, rope):
     a, b = x.float().chunk(2, -1)  # [T, H, d/2] twice
     return (x * cos + torch.cat([-b, a], -1) * sin).to(x.dtype)
 
+class Linear(nn.Linear):
+    """W x, and with LoRA (arXiv 2106.09685) W x + scale * B A x, where B starts at zero: at first nothing changes."""
+    scale = None  # without LoRA
+
+    def attach(self, r, scale, dropout):
+        self.lora_A = nn.Linear(self.in_features, r, bias=False, device=self.weight.device)   # [r, in]
+        self.lora_B = nn.Linear(r, self.out_features, bias=False, device=self.weight.device)  # [out, r]
+        nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
+        nn.init.zeros_(self.lora_B.weight)
+        self.dropout, self.scale = nn.Dropout(dropout), scale
+
+    def forward(self, x):
+        y = F.linear(x, self.weight, self.bias)
+        return y + self.lora_B(self.lora_A(self.dropout(x))) * self.scale if self.scale else y
+
+    @torch.no_grad()
+    def merge(self):
+        delta = self.lora_B.weight.float() @ self.lora_A.weight.float() * self.scale  # summed in fp32
+        self.weight = nn.Parameter((self.weight.float() + delta).to(self.weight.dtype))
+        del self.lora_A, self.lora_B, self.dropout, self.scale
 
 class Attention(nn.Module):
     def __init__(self, config):
         super().__init__()
-        D, d = config.hidden_size, config.head_dim
+        D, d, bias = config.hidden_size, config.head_dim, config.attention_bias
         self.d = d
-        self.q_proj = nn.Linear(D, config.num_attention_heads * d, bias=False)
-        self.k_proj = nn.Linear(D, config.num_key_value_heads * d, bias=False)
-        self.v_proj = nn.Linear(D, config.num_key_value_heads * d, bias=False)
-        self.o_proj = nn.Linear(config.num_attention_heads * d, D, bias=False)
+        self.q_proj = Linear(D, config.num_attention_heads * d, bias)
+        self.k_proj = Linear(D, config.num_key_value_heads * d, bias)
+        self.v_proj = Linear(D, config.num_key_value_heads * d, bias)
+        self.o_proj = Linear(config.num_attention_heads * d, D, bias)
 
     def forward(self, x, rope, layout, cache, layer):  # x [T, D]
         q, k, v = (p(x).view(x.shape[0], -1, self.d) for p in (self.q_proj, self.k_proj, self.v_proj))
@@ -169,21 +229,19 @@ class Attention(nn.Module):
             k, v = layout.pad(k), layout.pad(v)  # [B, K, n, d]
         else:
             k, v = cache.append(layer, k, v, layout)  # [B, K, s, d]
-        order = {"is_causal": True} if cache is None else {"attn_mask": layout.visible}
+        order = {"is_causal": True} if layout.visible is None else {"attn_mask": layout.visible}
         out = F.scaled_dot_product_attention(layout.pad(q), k.to(q.dtype), v.to(q.dtype), enable_gqa=True, **order)
         return self.o_proj(layout.unpad(out).flatten(1))  # [B, H, n, d] -> [T, H, d] -> [T, D]
-
 
 class MLP(nn.Module):
     def __init__(self, config):
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size, config.mlp_bias)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size, config.mlp_bias)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, config.mlp_bias)
 
     def forward(self, x):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-
 
 class Block(nn.Module):
     def __init__(self, config):
@@ -197,7 +255,6 @@ class Block(nn.Module):
         x = x + self.self_attn(self.input_layernorm(x), *where)
         return x + self.mlp(self.post_attention_layernorm(x))
 
-
 class Decoder(nn.Module):
     def __init__(self, config):
         super().__init__()
@@ -205,14 +262,13 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-
 class LlamaForCausalLM(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
         self.source = self.lora = None  # the folder it was loaded from; the settings of its LoRA layers
         self.model = Decoder(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         for p in self.parameters():
             if p.ndim == 2:
                 nn.init.normal_(p, std=0.02)
@@ -223,19 +279,15 @@ class LlamaForCausalLM(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
 
     def forward(self, ids, lengths, cache=None, at=None):
-        """Logits of the next token.
+        """Logits [R, V] of the next token.
 
         ids [T]: sequences end to end. lengths: B ints that sum to T. cache: a KVCache of B rows, which these
-        tokens continue and are added to. at [R]: the positions in 0..T-1 whose logits are wanted; the
-        vocabulary projection, the largest tensor of a step, is computed there alone. Default: all.
-        Returns [R, V].
+        tokens continue and are added to. at [R]: the positions in 0..T-1 whose logits are wanted (default: all);
+        the vocabulary projection, the largest tensor of a step, is computed there alone.
         """
-        layout = Layout(lengths, ids.device, None if cache is None else cache.used)
+        layout = Layout(lengths, ids.device, None if cache is None else cache.used, self.config.sliding_window)
         if cache is not None:
             cache.used = cache.used + torch.as_tensor(lengths, device=ids.device)
-            slots = torch.arange(int(cache.used.max()), device=ids.device)           # [s]
-            query = layout.start[:, None] + torch.arange(layout.n, device=ids.device)  # [B, n]
-            layout.visible = slots <= query[:, None, :, None]                        # [B, 1, n, s]
         x = self.model.embed_tokens(ids)  # [T, D]
         rope = rope_table(self.config, layout.position)
         for i, block in enumerate(self.model.layers):
@@ -243,156 +295,181 @@ class LlamaForCausalLM(nn.Module):
         x = self.model.norm(x if at is None else x[at])  # [R, D]
         return self.lm_head(x)                           # [R, V]
 
+def add_lora(model, r, lora_alpha, lora_dropout, target_modules, rank_pattern=None, alpha_pattern=None, use_rslora=None):
+    """Freeze the model and attach LoRA to every linear layer that `target_modules` names; raises InputError.
 
-# LoRA (arXiv 2106.09685): W x + (alpha / r) B A x, with W frozen
-
-class LoRALinear(nn.Linear):
-    """A frozen linear layer plus a trainable low-rank term; B starts at zero, so at first nothing changes."""
-
-    def __init__(self, base, rank, alpha, dropout):
-        super().__init__(base.in_features, base.out_features, bias=False, device="meta")
-        self.weight = base.weight
-        self.lora_A = nn.Linear(base.in_features, rank, bias=False, device=base.weight.device)   # [r, in]
-        self.lora_B = nn.Linear(rank, base.out_features, bias=False, device=base.weight.device)  # [out, r]
-        nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
-        nn.init.zeros_(self.lora_B.weight)
-        self.dropout, self.scale = nn.Dropout(dropout), alpha / rank
-
-    def forward(self, x):
-        return F.linear(x, self.weight) + self.lora_B(self.lora_A(self.dropout(x))) * self.scale
-
-    def merged(self):
-        """A plain linear layer that computes the same: W + scale * B A, summed in fp32."""
-        linear = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
-        delta = self.lora_B.weight.float() @ self.lora_A.weight.float() * self.scale
-        linear.weight = nn.Parameter((self.weight.float() + delta).to(self.weight.dtype))
-        return linear
-
-
-def replace_linears(model, chosen, make):
-    for module in list(model.modules()):
-        for child, linear in list(module.named_children()):
-            if chosen(child, linear):
-                setattr(module, child, make(linear))
-
-
-def add_lora(model, rank, alpha, dropout, targets):
-    """Freeze the model and put a LoRALinear in place of every linear layer whose last name is in `targets`."""
-    names = {n.split(".")[-1] for n, m in model.named_modules() if isinstance(m, nn.Linear)} - {"lm_head"}
-    if not targets or set(targets) - names:
-        raise InputError(f"LoRA targets {','.join(targets)!r}: expected some of {','.join(sorted(names))}")
+    Arguments and rules are those of PEFT's adapter_config.json: target_modules is a list of last names
+    (q_proj) or one regular expression of whole names; the patterns, {regular expression: value}, set r and
+    alpha of the layers whose names end so; the scale is alpha / r, with use_rslora alpha / sqrt(r).
+    """
+    linears, targets = {n: m for n, m in model.named_modules() if isinstance(m, Linear)}, target_modules
+    found = {targets: [n for n in linears if re.fullmatch(targets, n)]} if isinstance(targets, str) else {
+        t: [n for n in linears if f".{n}".endswith(f".{t}")] for t in targets}
+    if not all(found.values()) or not found:
+        names = sorted({n.split(".")[-1] for n in linears})
+        raise InputError(f"LoRA targets {targets!r}: expected some of {', '.join(names)}")
     model.requires_grad_(False)
-    replace_linears(model, lambda name, m: name in targets, lambda m: LoRALinear(m, rank, alpha, dropout))
-    model.lora = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": sorted(targets)}
+    for name in [n for n in linears if any(n in names for names in found.values())]:
+        rank, alpha = (next((v for k, v in (values or {}).items() if re.match(rf"(.*\.)?({k})$", name)), default)
+                       for values, default in ((rank_pattern, r), (alpha_pattern, lora_alpha)))
+        check(f"rank of {name}", rank, int)
+        check(f"lora_alpha of {name}", alpha, float)
+        linears[name].attach(rank, alpha / (rank ** 0.5 if use_rslora else rank), lora_dropout)
+    model.lora = {"r": r, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout, "target_modules": targets,
+                  "rank_pattern": rank_pattern or {}, "alpha_pattern": alpha_pattern or {}, "use_rslora": bool(use_rslora)}
 
-
-@torch.no_grad()
 def merge_lora(model):
     """Fold every adapter into its weight, in place: the same function, a plain LLaMA again."""
-    replace_linears(model, lambda name, m: isinstance(m, LoRALinear), LoRALinear.merged)
+    for module in model.modules():
+        if isinstance(module, Linear) and module.scale:
+            module.merge()
+    model.config.tie_word_embeddings &= model.lm_head.weight is model.model.embed_tokens.weight  # else lm_head had LoRA
     model.lora = None
 
-
 # Weights in and out
+PEFT = "base_model.model."  # the prefix of every tensor name in PEFT's adapter files
+LORA = ("r", "lora_alpha", "lora_dropout", "target_modules", "rank_pattern", "alpha_pattern", "use_rslora")
+INERT = ("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
+         "megatron_core", "qalora_group_size")  # fields of adapter_config.json that do not change what is computed
+PLAIN = {"peft_type": ["LORA"], "bias": ["none"], "init_lora_weights": [True, False, "gaussian"]}
+BESIDE = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+          "chat_template.jinja", "generation_config.json")  # files that go with the weights
 
 def read_json(path):
     try:
         with open(path, encoding="utf-8") as f:
             value = json.load(f)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; expected a model folder in Hugging Face format") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from None
+    except (OSError, ValueError, RecursionError) as error:
+        said = (getattr(error, "strerror", None) or f"not valid JSON, {error}").lower()
+        raise InputError(f"{path}: {said}; expected a file of a model folder in Hugging Face format") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: found a JSON {type(value).__name__}; expected an object")
     return value
 
-
 def write_json(path, value):
     with open(path, "w", encoding="utf-8") as f:
-        json.dump(value, f, indent=2, ensure_ascii=False)
-        f.write("\n")
+        f.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
-
-def read_tensors(path, expected, dtype, device):
-    """The tensors of a safetensors file, which must be exactly `expected`, {name: shape}.
-
-    A cut file, a missing or an unknown tensor, a wrong shape: InputError with the path and both values.
-    """
+def opened(path):
+    """A safetensors file; missing, cut or broken it raises InputError with the size found and the size it states."""
     try:
-        with safe_open(path, framework="pt", device=str(device)) as f:
-            found = {name: tuple(f.get_slice(name).get_shape()) for name in f.keys()}
-            for name in expected.keys() | found.keys():
-                if found.get(name) != expected.get(name):
-                    raise InputError(
-                        f"{path}: tensor {name} has shape {found.get(name, 'none: it is missing')}, expected "
-                        f"{expected.get(name, 'no such tensor')}; config and weights do not belong together")
-            return {name: f.get_tensor(name).to(dtype) for name in found}
+        return safe_open(path, framework="pt")
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; expected the weights in safetensors format") from None
-    except SafetensorError as error:
-        raise InputError(f"{path}: not a whole safetensors file: {os.path.getsize(path):,} bytes found, "
-                         f"{stated_size(path)} expected ({error}); copy it again") from None
+        raise InputError(f"{path}: no such file; expected safetensors (transformers makes them of .bin)") from None
+    except (SafetensorError, OSError) as error:
+        whole, found = "8 or more", os.path.getsize(path)
+        with suppress(Exception), open(path, "rb") as f:  # a broken header states no size
+            size = int.from_bytes(f.read(8), "little")
+            header = json.loads(f.read(min(size, found)))
+            whole = f"{8 + size + max(t['data_offsets'][1] for n, t in header.items() if n != '__metadata__'):,}"
+        raise InputError(f"{path}: not a whole safetensors file: {found:,} bytes found, {whole} expected ({error}); "
+                         "copy it again") from None
 
+def checksum(tensor):
+    return str(zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy()))
 
-def stated_size(path):
-    """The size in bytes that a safetensors header claims for its file, as text."""
-    with open(path, "rb") as f:
-        blob = f.read(8)
-        size = int.from_bytes(blob, "little")
-        try:
-            header = json.loads(f.read(min(size, 100_000_000)))
-            return f"{8 + size + max(t['data_offsets'][1] for k, t in header.items() if k != '__metadata__'):,}"
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return "8 or more"
+def read_tensors(files, expected, dtype=None, device="cpu", spare=(), index=None):
+    """Yield (name, tensor) of safetensors files that together hold exactly `expected`, {name: shape}.
 
-
-def load_model(folder, dtype=torch.float32, device="cpu"):
-    """The model of a Hugging Face folder, or of a LoRA folder (adapter_config.json names its base).
-
-    Every tensor must be there, with the right shape, and no other. Raises InputError.
+    dtype None: as stored. spare: names that may be absent. index: {name: file}, to hold against the files.
+    Every header is checked first, then tensors are read and converted one by one: host memory holds one copy
+    and one tensor more. Raises InputError with the path and both values.
     """
-    adapter = os.path.join(folder, "adapter_config.json")
-    if os.path.exists(adapter):
-        lora = read_json(adapter)
-        try:
-            model = load_model(lora["base_model_name_or_path"], dtype, device)
-            add_lora(model, lora["r"], lora["lora_alpha"], lora["lora_dropout"], lora["target_modules"])
-        except KeyError as error:
-            raise InputError(f"{adapter}: no {error.args[0]}; expected a LoRA adapter written by train.py") from None
-        shapes = {PEFT + n: tuple(p.shape) for n, p in model.named_parameters() if "lora_" in n}
-        tensors = read_tensors(os.path.join(folder, "adapter_model.safetensors"), shapes, torch.float32, device)
-        model.load_state_dict({n.removeprefix(PEFT): t for n, t in tensors.items()}, strict=False)
-        return model
-    config, index = Config.load(folder), os.path.join(folder, "model.safetensors.index.json")
-    if os.path.exists(index):
-        raise InputError(f"{index}: sharded weights are not supported yet; save the model as one model.safetensors")
+    places = {}
+    for path in files:
+        with opened(path) as f:
+            for name in f.keys():
+                if name.endswith("rotary_emb.inv_freq"):  # a constant that older conversions store
+                    continue
+                part, file = f.get_slice(name), os.path.basename(path)
+                for what, found, good in (("shape", tuple(part.get_shape()), [expected.get(name, "no such tensor")]),
+                                          ("dtype", part.get_dtype(), ["F64", "F32", "F16", "BF16"]),
+                                          ("file", file, [index.get(name, "none, by the index") if index else file])):
+                    if found not in good:
+                        raise InputError(f"{path}: tensor {name} has {what} {found}, expected "
+                                         f"{' or '.join(map(str, good))}; config and weights do not belong together")
+                places[name] = path
+    for name in [n for n in expected if n not in places and n not in spare]:
+        raise InputError(f"{files[0]}: tensor {name} is missing{' from all shards' if index else ''}, expected shape "
+                         f"{expected[name]}; config and weights do not belong together")
+    for name, path in places.items():
+        with opened(path) as f:  # anew for each tensor, or every page of the file stays mapped
+            tensor = f.get_tensor(name)
+            stated = (f.metadata() or {}).get("crc32 " + name)  # in files that save_model wrote
+            if stated not in (None, checksum(tensor)) or not math.isfinite(tensor.sum(dtype=torch.float32)):
+                raise InputError(f"{path}: tensor {name} is damaged (wrong checksum, or NaN); copy it again")
+            yield name, tensor.to(device, dtype, copy=True)
+
+def load_model(folder, dtype=None, device="cpu", base=None):
+    """The model of a Hugging Face folder, or of a LoRA folder on `base` (default: the base that it names), in `dtype`
+    (None: as stored; LoRA is fp32). Every tensor must be there, in the right shape, and no other; else InputError."""
+    if os.path.exists(os.path.join(folder, "adapter_config.json")):
+        return load_adapter(folder, dtype, device, base)
+    config, files, index = Config.load(folder), [os.path.join(folder, "model.safetensors")], None
+    shards = files[0] + ".index.json"
+    if not os.path.exists(files[0]) and os.path.exists(shards):
+        index = read_json(shards).get("weight_map")
+        if not isinstance(index, dict) or not index or not all(isinstance(v, str) for v in index.values()):
+            raise InputError(f"{shards}: no weight_map from tensors to files; copy it again")
+        files = [os.path.join(folder, name) for name in sorted(set(index.values()))]
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
-    shapes = {n: tuple(p.shape) for n, p in model.named_parameters()}  # a tied lm_head is named once, as the embedding
-    tensors = read_tensors(os.path.join(folder, "model.safetensors"), shapes, dtype, device)
-    model.load_state_dict(tensors, strict=False, assign=True)
+    tied, head, table = config.tie_word_embeddings, "lm_head.weight", "model.embed_tokens.weight"
+    shapes = {n: tuple(p.shape) for n, p in model.named_parameters(remove_duplicate=False)}
+    tensors = dict(read_tensors(files, shapes, dtype, device, [head] if tied else [], index))
+    if tied and not torch.equal(tensors.setdefault(head, tensors[table]), tensors[table]):
+        raise InputError(f"{folder}: config.json ties the word embeddings, but {head} differs from {table}")
+    model.load_state_dict(tensors, assign=True)
     model.tie()
     model.source = os.path.abspath(folder)
     return model
 
+def load_adapter(folder, dtype, device, base):
+    """The LoRA adapter of a PEFT folder on its base; a field that would change what it computes is refused by name."""
+    path = os.path.join(folder, "adapter_config.json")
+    raw = {"peft_type": None} | read_json(path)
+    lora = {"lora_dropout": 0.0} | {name: raw.get(name) for name in LORA if name in raw}
+    for name, value in raw.items():
+        if name not in LORA and name not in INERT:
+            supported(path, name, value, PLAIN.get(name, [None, False, "", [], {}]))
+    base = base or raw.get("base_model_name_or_path")
+    if not isinstance(base, str) or not os.path.isdir(base):
+        raise InputError(f"{path}: its base model {base!r} is no folder here; name the folder with --model")
+    model = load_model(base, dtype, device)
+    try:
+        add_lora(model, **lora)
+    except (InputError, TypeError, ValueError, AttributeError, re.error) as error:
+        raise InputError(f"{path}: {error}; expected the settings of a LoRA adapter in PEFT's format") from None
+    shapes = {PEFT + n: tuple(p.shape) for n, p in model.named_parameters() if "lora_" in n}
+    tensors = read_tensors([os.path.join(folder, "adapter_model.safetensors")], shapes, torch.float32, device)
+    model.load_state_dict({n.removeprefix(PEFT): t for n, t in tensors}, strict=False)
+    return model
 
-PEFT = "base_model.model."  # the prefix of every tensor name in PEFT's adapter files
-
-
-def save_model(model, folder, tokenizer_from=None):
-    """Write the adapter alone (PEFT's format) if the model has LoRA layers, else a full Hugging Face folder."""
+def save_model(model, folder, tokenizer_from=None, shard=5e9):
+    """Write the adapter alone (PEFT's format) if the model has LoRA layers, else a full Hugging Face folder in files
+    of about `shard` bytes, with an index where there are several; beside them the tokenizer's files."""
     os.makedirs(folder, exist_ok=True)
+    stem, tensors = "model", dict(model.named_parameters())
     if model.lora:
-        name, tensors = "adapter_model.safetensors", {PEFT + n: p for n, p in model.named_parameters() if "lora_" in n}
+        stem, tensors = "adapter_model", {PEFT + n: p for n, p in tensors.items() if "lora_" in n}
         write_json(os.path.join(folder, "adapter_config.json"), model.lora | {
             "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": model.source, "bias": "none",
             "fan_in_fan_out": False, "inference_mode": True})
     else:
-        name, tensors = "model.safetensors", dict(model.named_parameters())
-        model.config.save(folder)
-    tensors = {n: p.detach().cpu().contiguous() for n, p in tensors.items()}
-    save_file(tensors, os.path.join(folder, name), {"format": "pt"})
-    for file in ("tokenizer.model", "tokenizer_config.json"):
-        if tokenizer_from and os.path.exists(os.path.join(tokenizer_from, file)):
-            shutil.copy(os.path.join(tokenizer_from, file), folder)
+        model.config.save(folder, model.lm_head.weight.dtype)
+    total, shards, index = 0, {}, {}
+    for name, p in tensors.items():
+        shards.setdefault(0 if model.lora else total // int(shard), {})[name] = p
+        total += p.nbytes
+    for i, part in enumerate(shards.values(), start=1):
+        file = stem + (f"-{i:05}-of-{len(shards):05}" if len(shards) > 1 else "") + ".safetensors"
+        part = {n: p.detach().cpu().contiguous() for n, p in part.items()}
+        sums = {f"crc32 {n}": checksum(p) for n, p in part.items()}
+        save_file(part, os.path.join(folder, file), {"format": "pt"} | sums)
+        index |= dict.fromkeys(part, file)
+    if len(shards) > 1:
+        write_json(os.path.join(folder, f"{stem}.safetensors.index.json"), {
+            "metadata": {"total_size": total}, "weight_map": index})
+    for place, file in itertools.product([None if model.lora else model.source, tokenizer_from], BESIDE):
+        if place and os.path.exists(os.path.join(place, file)):
+            shutil.copy(os.path.join(place, file), folder)

@@ -12,23 +12,21 @@ import platform
 import random
 import shutil
 import time
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 
 import torch
 from tqdm import tqdm
 
 import loss
-from data import (DTYPES, Encoded, Tokenizer, directions, option, pick_device, read_tsv, run,
-                  tuning_samples)
-from model import InputError, add_lora, load_model, save_model, write_json
+from data import DTYPES, TEMPLATES, Encoded, Tokenizer, draw_pairs, option, pick_device, read_corpus, run, run_setting
+from model import InputError, add_lora, load_model, merge_lora, save_model, write_json
 
 STAGE = {1: {"lr": 2e-3, "batch_size": 128, "epochs": 1.0, "steps": 0, "pairs": 1200},  # what a setting left out means
          2: {"lr": 5e-4, "batch_size": 32, "epochs": 0.0, "steps": 100, "pairs": 0}}
 
-
 def staged(name, type, help):
     return option(None, f"{help} (default: {STAGE[1][name]} in stage 1, {STAGE[2][name]} in stage 2)", type=type)
-
 
 @dataclass
 class Settings:
@@ -36,12 +34,14 @@ class Settings:
     alpha: float = option(0.05, "weight of the unlikelihood in stage 2 (Eq. 3); 0 is the control")
     conflict: str = option("target", "a twin's instruction: any other one (the paper), or one with another target "
                            "language", choices=["any", "target"])
-    model: str = option("demo/base", "base model, a Hugging Face LLaMA folder")
-    data: str = option("demo/data/train.tsv", "multi-parallel TSV: a line of language codes, then sentences")
-    languages: str = option("", "columns to use; every pair of them with English is tuned on; left out: all")
+    model: str = option("", "base model, a Hugging Face folder; left out: demo/base, or the base that --init names")
+    data: list = option(("demo/data/train.tsv",), "files: TSV, JSON, paired plain files (README)", type=str, nargs="+")
+    directions: str = option("supervised", "en-it,it-en or supervised (those with English), zero-shot, all")
+    template: str = option("", "prompt; left out: that of --init, or alpaca", choices=TEMPLATES)
     pairs: int = staged("pairs", int, "sentence pairs per direction, 0 all")
     init: str = option("", "run to start from; left out: none in stage 1, runs/stage1 in stage 2")
     out: str = option("", "run folder to make; left out: runs/stage1 or runs/stage2")
+    merge: bool = option(False, "no tuning: fold the adapter of --init into its base and write a full model to --out")
     full: bool = option(False, "tune every weight instead of LoRA")
     lora_rank: int = option(64, "rank r of LoRA")
     lora_alpha: float = option(128.0, "LoRA's scale is lora_alpha / lora_rank")
@@ -65,13 +65,14 @@ class Settings:
             if getattr(self, name) is None:
                 setattr(self, name, default)
         self.init = self.init or ("runs/stage1" if self.stage == 2 else "")
-        self.out = self.out or f"runs/stage{self.stage}"
+        self.out = self.out or (f"{self.init.rstrip('/')}-merged" if self.merge else f"runs/stage{self.stage}")
+        self.model = self.model or ("" if self.init else "demo/base")
+        self.template = self.template or run_setting(self.init, "template", "alpaca")
         pick_device(self)
         for name, least in {"alpha": 0, "batch_size": 1, "lr": 0, "steps": 0, "pairs": 0, "micro_batch_tokens": 1,
                             "lora_rank": 1, "max_length": 1, "clip": 0, "epochs": 0}.items():
             if not getattr(self, name) >= least:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least {least}")
-
 
 def learning_rate(step, steps, s):
     """Linear warm-up over the first share of the steps, then half a cosine to zero."""
@@ -80,49 +81,69 @@ def learning_rate(step, steps, s):
         return s.lr * (step + 1) / rise
     return s.lr * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
+@contextmanager
+def run_folder(out):
+    """A folder OUT.partial to write into, which appears under the name OUT only when it is whole."""
+    if os.path.exists(out) and not os.path.exists(os.path.join(out, "settings.json")):
+        raise InputError(f"{out} exists and is no run of train.py; choose another --out")
+    partial = out.rstrip("/") + ".partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    os.makedirs(partial)
+    try:
+        yield partial
+        shutil.rmtree(out, ignore_errors=True)
+        os.rename(partial, out)
+    finally:
+        with suppress(OSError):
+            os.rmdir(partial)  # a run that has not begun leaves nothing
 
 def prepare(s):
     """The model (trainable parameters chosen) and its tokenizer, from --init if there is one, else from --model."""
     if s.init and not os.path.isdir(s.init):
         raise InputError(f"{s.init}: no such run; make it with `python train.py --stage 1`, or name one with --init")
-    source, compute = s.init or s.model, DTYPES[s.dtype]
-    stored = torch.float32 if s.full else compute  # full tuning needs fp32 master weights; a frozen base does not
-    model = load_model(source, stored, s.device)
+    stored = None if s.merge else torch.float32 if s.full else DTYPES[s.dtype]  # full tuning: fp32 master weights
+    model = load_model(s.init or s.model, stored, "cpu" if s.merge else s.device, s.model)
+    if s.merge and not model.lora:
+        raise InputError(f"--merge: {s.init or s.model} is a full model already; name a LoRA run with --init")
     if s.full and model.lora:
         raise InputError(f"{s.init} holds a LoRA adapter, so --full cannot continue it; leave --full out")
     if not s.full and not model.lora:
         add_lora(model, s.lora_rank, s.lora_alpha, s.lora_dropout, s.lora_targets.split(","))
-    if s.max_length > model.config.max_position_embeddings:
+    if s.max_length > model.config.max_position_embeddings and not s.merge:
         raise InputError(f"--max-length {s.max_length}: the model has {model.config.max_position_embeddings} positions")
-    return model, Tokenizer(source, model.config.vocab_size), compute
-
+    return model, Tokenizer([s.init or s.model, model.source], model.config, s.template)
 
 def train(s):
-    if os.path.exists(s.out) and not os.path.exists(os.path.join(s.out, "settings.json")):
-        raise InputError(f"{s.out} exists and is no run of train.py; choose another --out")
+    with run_folder(s.out) as out:
+        tune(s, out)
+    print(f"saved {s.out}")
+
+def tune(s, out):
+    """Both stages, or --merge; writes the run into the folder `out`."""
     torch.manual_seed(s.seed)
-    languages, rows = read_tsv(s.data, s.languages.split(",") if s.languages else None)
-    supervised, _ = directions(languages)
-    samples = tuning_samples(rows, supervised, s.pairs, s.seed)
-    model, tokenizer, compute = prepare(s)
-    encoded = Encoded(samples, tokenizer, s.max_length)
-    unlikely = s.stage == 2 and s.alpha > 0
+    if s.merge:
+        model, tokenizer = prepare(s)
+        merge_lora(model)
+        save_model(model, out, tokenizer.folder)
+        return write_json(os.path.join(out, "settings.json"), asdict(s) | {
+            "supervised": run_setting(s.init, "supervised", []), "base": model.source})
+    corpus, _ = read_corpus(s.data, s.directions)
+    model, tokenizer = prepare(s)
+    encoded = Encoded(draw_pairs(corpus, s.pairs, s.seed), tokenizer, s.max_length)
+    unlikely, compute = s.stage == 2 and s.alpha > 0, DTYPES[s.dtype]
     total = s.steps * s.batch_size or math.ceil(s.epochs * len(encoded.items))  # samples to visit
     steps = math.ceil(total / s.batch_size)
     trainable = [p for p in model.parameters() if p.requires_grad]
-    print(f"stage {s.stage}: {s.init or s.model} -> {s.out}, {len(encoded.items):,} samples of "
-          f"{len(encoded.instructions)} directions ({encoded.dropped} dropped, too long), {steps} steps of {s.batch_size}"
-          + (f" with twins, alpha {s.alpha:g}, --conflict {s.conflict}" if unlikely else ", MLE alone"))
+    print(f"stage {s.stage}: {s.init or s.model} -> {s.out}, {len(encoded.items):,} samples, {len(corpus)} directions, "
+          f"template {s.template}, {steps} steps of {s.batch_size}, "
+          + (f"twins with alpha {s.alpha:g}, --conflict {s.conflict}" if unlikely else "MLE alone"))
     print(f"{sum(p.numel() for p in trainable):,} of {sum(p.numel() for p in model.parameters()):,} parameters, "
           f"{'full' if s.full else 'LoRA'}, {s.dtype} on {s.device}, learning rate {s.lr:g}")
 
     cuda = s.device.startswith("cuda")
     optimizer = torch.optim.AdamW(trainable, lr=s.lr, weight_decay=s.weight_decay, fused=cuda)
     scaler = torch.amp.GradScaler(s.device.split(":")[0], enabled=cuda and s.dtype == "fp16")
-    partial = s.out.rstrip("/") + ".partial"  # the run appears under its name only when it is whole
-    shutil.rmtree(partial, ignore_errors=True)
-    os.makedirs(partial)
-    log = open(os.path.join(partial, "log.jsonl"), "w", encoding="utf-8")
+    log = open(os.path.join(out, "log.jsonl"), "w", encoding="utf-8")
     updates, started, seen = 0, time.time(), 0
     model.train()
     bar = tqdm(range(steps), desc=f"stage {s.stage}", unit="step", dynamic_ncols=True)
@@ -163,14 +184,10 @@ def train(s):
                             + f"{seen / (time.time() - started):,.0f} tokens/s")
     log.close()
 
-    save_model(model, partial, tokenizer.folder)
-    write_json(os.path.join(partial, "settings.json"), asdict(s) | {
-        "languages": ",".join(languages), "supervised": ["-".join(pair) for pair in supervised],
+    save_model(model, out, tokenizer.folder)
+    write_json(os.path.join(out, "settings.json"), asdict(s) | {
+        "supervised": ["-".join(pair) for pair in corpus],
         "versions": {"python": platform.python_version(), "torch": torch.__version__}})
-    shutil.rmtree(s.out, ignore_errors=True)
-    os.rename(partial, s.out)
-    print(f"saved {s.out} after {time.time() - started:.0f} s")
-
 
 if __name__ == "__main__":
     run(train, Settings)

@@ -28,7 +28,7 @@ def tiny(seed=0, kv_heads=2, tied=True, **changes):
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    return Tokenizer(BASE, 4000)
+    return Tokenizer([BASE], tiny().config)
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@ from collections import Counter
 
 import pytest
 import torch
-from conftest import BASE, TSV
+from conftest import TSV
 
-from data import (PROMPT, Encoded, Sample, Tokenizer, collate, directions, draw_conflict, parallel, read_tsv,
-                  tuning_samples)
+from data import Encoded, Sample, collate, draw_conflict, draw_pairs, read_corpus, write_prompt
 from model import InputError
 
 FOUR = ["en", "it", "nl", "ro"]
+ENGLISH = [(s, t) for s in FOUR for t in FOUR if s != t and "en" in (s, t)]
 
 
 def write(path, data):
@@ -18,19 +18,15 @@ def write(path, data):
 
 
 @pytest.fixture
-def rows(tmp_path):
-    return read_tsv(write(tmp_path / "train.tsv", TSV), FOUR)[1]
-
-
-@pytest.fixture
-def encoded(rows, tokenizer):
-    return Encoded(tuning_samples(rows, directions(FOUR)[0], 20, 1), tokenizer, 512)
+def encoded(tmp_path, tokenizer):
+    corpus, _ = read_corpus([write(tmp_path / "train.tsv", TSV)], "supervised")
+    return Encoded(draw_pairs(corpus, 20, 1), tokenizer, 512)
 
 
 # Prompts and supervision
 
 def test_the_prompt_is_the_papers(tokenizer):
-    text = tokenizer.decode(tokenizer.prompt(("it", "nl"), "Apri il file", 512))
+    text = tokenizer.decode(tokenizer.prompt(("it", "nl"), "Apri il file", 512)[0])
     assert text == (
         "Below is an instruction that describes a task, paired with an input that provides further context. Write a response "
         "that appropriately completes the request.\n\n### Instruction:\nTranslate the following sentences from Italian to "
@@ -49,7 +45,7 @@ def test_only_the_response_and_its_eos_are_supervised_literal_ids():
 def test_prompt_and_response_are_tokenized_apart_and_eos_is_an_id(tokenizer):
     quoted = Sample(("en", "it"), '"Hi"', '"Ciao" </s>')
     (_, prompt, response), = Encoded([quoted, ], tokenizer, 512).items
-    assert prompt == [tokenizer.bos] + tokenizer.encode(PROMPT.format(source="English", target="Italian", input='"Hi"'))
+    assert prompt == tokenizer.bos + tokenizer.encode(write_prompt("alpaca", ("en", "it"), '"Hi"'))
     assert response == tokenizer.encode('"Ciao" </s>') + [tokenizer.eos]
     assert response.count(tokenizer.eos) == 1 and tokenizer.decode(response) == '"Ciao" </s>'  # the text stays text
 
@@ -57,46 +53,50 @@ def test_prompt_and_response_are_tokenized_apart_and_eos_is_an_id(tokenizer):
 def test_truncation_cuts_the_source_and_never_the_response(tokenizer):
     long = Sample(("en", "it"), "open the file " * 100, "apri il file " * 5)
     (_, whole, response), = Encoded([long], tokenizer, 2000).items
-    (_, cut, same), = Encoded([long], tokenizer, 120).items
+    encoded = Encoded([long], tokenizer, 120)
+    (_, cut, same), = encoded.items
+    assert encoded.cut == {("en", "it"): 1} and not encoded.dropped
     assert same == response and len(cut) + len(same) <= 120 < len(whole)
     assert tokenizer.decode(cut).endswith("\n\n### Response:") and "open the file open" in tokenizer.decode(cut)
     short = Sample(("en", "it"), "a", "b")
     both = Encoded([short, Sample(("en", "it"), "a", "apri il file " * 50)], tokenizer, 120)
-    assert both.dropped == 1 and [item[0] for item in both.items] == [short]
+    assert both.dropped == {("en", "it"): 1} and [item[0] for item in both.items] == [short]
     with pytest.raises(InputError, match="none of 1 samples fits --max-length 20"):
         Encoded([short], tokenizer, 20)
 
 
 # Directions and conflicting instructions
 
-def test_directions_are_english_centric_and_the_rest_is_zero_shot():
-    supervised, zero_shot = directions(["it", "en", "nl", "ro"])
-    assert set(supervised) == {(s, t) for s in FOUR for t in FOUR if s != t and "en" in (s, t)} and len(supervised) == 6
-    assert set(zero_shot) == {(s, t) for s in FOUR for t in FOUR if s != t and "en" not in (s, t)} and len(zero_shot) == 6
-    with pytest.raises(InputError, match="no 'en'"):
-        directions(["it", "nl"])
+def test_directions_with_english_are_supervised_and_the_rest_is_zero_shot(tmp_path):
+    path = write(tmp_path / "train.tsv", TSV)
+    corpora = {name: read_corpus([path], name)[0] for name in ("all", "supervised", "zero-shot")}
+    assert list(corpora["supervised"]) == ENGLISH and len(corpora["all"]) == 12
+    assert set(corpora["zero-shot"]) == set(corpora["all"]) - set(ENGLISH)
+    assert list(read_corpus([path], "it-nl,en-it")[0]) == [("it", "nl"), ("en", "it")]
+    tuned, supervised = read_corpus([path], "zero-shot", [("it", "nl"), ("nl", "it")])  # what a run was tuned on
+    assert supervised == [("it", "nl"), ("nl", "it")] and len(tuned) == 10
+    write(tmp_path / "no_english.tsv", "it\tnl\na\tb\n")
+    with pytest.raises(InputError, match="--directions supervised: pairs found in .*: it-nl 1, nl-it 1"):
+        read_corpus([str(tmp_path / "no_english.tsv")], "supervised")
 
 
-def test_pairs_are_n_per_direction_and_blank_sides_are_left_out(rows):
-    rows[0]["it"] = ""
-    supervised, _ = directions(FOUR)
-    assert len(parallel(rows, ("en", "it"))) == 39 and len(parallel(rows, ("en", "nl"))) == 40
-    chosen = tuning_samples(rows, supervised, 7, seed=1)
-    assert Counter(s.direction for s in chosen) == {d: 7 for d in supervised}
-    assert len(set(chosen)) == 42 and chosen == tuning_samples(rows, supervised, 7, seed=1)
-    assert chosen != tuning_samples(rows, supervised, 7, seed=2)
+def test_pairs_are_n_per_direction_and_drawn_by_the_seed(tmp_path):
+    corpus, _ = read_corpus([write(tmp_path / "train.tsv", TSV)], "supervised")
+    chosen = draw_pairs(corpus, 7, seed=1)
+    assert Counter(s.direction for s in chosen) == {d: 7 for d in ENGLISH}
+    assert len(set(chosen)) == 42 and chosen == draw_pairs(corpus, 7, seed=1) != draw_pairs(corpus, 7, seed=2)
+    assert set(draw_pairs(corpus, 0, seed=1)) == {s for samples in corpus.values() for s in samples}
 
 
 @pytest.mark.parametrize("mode", ["any", "target"])
 def test_conflicting_instructions_are_wrong_and_cover_all_that_may_be_drawn(mode):
-    supervised, _ = directions(FOUR)
-    counts, rng = {d: 1 for d in supervised}, random.Random(0)
-    for direction in supervised:
+    counts, rng = {d: 1 for d in ENGLISH}, random.Random(0)
+    for direction in ENGLISH:
         drawn = Counter(draw_conflict(direction, counts, mode, rng) for _ in range(2000))
-        allowed = {d for d in supervised if d != direction and (mode == "any" or d[1] != direction[1])}
+        allowed = {d for d in ENGLISH if d != direction and (mode == "any" or d[1] != direction[1])}
         assert set(drawn) == allowed
         assert all(abs(n - 2000 / len(allowed)) < 150 for n in drawn.values())
-    assert counts == {d: 1 for d in supervised}
+    assert counts == {d: 1 for d in ENGLISH}
 
 
 def test_frequent_instructions_are_drawn_more_often():
@@ -107,7 +107,7 @@ def test_frequent_instructions_are_drawn_more_often():
 
 @pytest.mark.parametrize("mode, counts", [("any", {("en", "it"): 9}), ("target", {("en", "it"): 9, ("nl", "it"): 9})])
 def test_a_corpus_without_a_conflicting_instruction_is_refused(mode, counts):
-    with pytest.raises(InputError, match=f"no instruction in the tuning data conflicts with en->it \\(--conflict {mode}\\)"):
+    with pytest.raises(InputError, match=f"no instruction in the tuning data conflicts with en-it \\(--conflict {mode}\\)"):
         draw_conflict(("en", "it"), counts, mode, random.Random(0))
 
 
@@ -142,38 +142,3 @@ def test_a_twin_has_the_same_input_and_response_under_another_instruction_drawn_
         assert batch.y[:batch.positives].tolist() == batch.y[batch.positives:].tolist()
         seen.add(tuple(twins))
     assert len(seen) == 20
-
-
-# Bad input: one sentence each
-
-@pytest.mark.parametrize("text, said", [
-    (b"", "line 1: unknown language code ''"),
-    ("en\txx\na\tb\n", "line 1: unknown language code 'xx'"),
-    ("en\na\n", "line 1: found 1 language \\(en\\); translation needs at least two"),
-    ("en\ten\na\tb\n", "line 1: en en names a language twice"),
-    ("en\tit\n", "no sentences after the header"),
-    ("en\tit\na\tb\nc\n", "line 3: 1 columns, expected 2: en it"),
-    ("en\tit\na\tb\n\nc\td\n", "line 3: 1 columns, expected 2"),
-    ("en\tit\na\tb\tc\n", "line 2: 3 columns, expected 2"),
-    (b"en\tit\na\tb\n\xff\tc\n", "line 3: byte 0xff is not UTF-8"),
-    ("en\tnl\na\tb\n", "no column 'it' among en nl")])
-def test_a_bad_corpus_is_refused_with_file_and_line(tmp_path, text, said):
-    with pytest.raises(InputError, match=f"bad.tsv.*{said}"):
-        read_tsv(write(tmp_path / "bad.tsv", text), ["en", "it"])
-
-
-def test_a_good_corpus_survives_bom_crlf_and_unusual_characters(tmp_path):
-    path = write(tmp_path / "odd.tsv", b"\xef\xbb\xbfen\tit\r\na\xe2\x80\xa8b\tc\xc2\x85d\r\n\"x\t</s>\r\n\ty\r\n")
-    assert read_tsv(path) == (["en", "it"], [{"en": "a\u2028b", "it": "c\x85d"}, {"en": '"x', "it": "</s>"}, {"en": "", "it": "y"}])
-    with pytest.raises(InputError, match="none.tsv: no such file"):
-        read_tsv(str(tmp_path / "none.tsv"), ["en", "it"])
-
-
-def test_a_missing_or_broken_tokenizer_is_named(tmp_path):
-    with pytest.raises(InputError, match="tokenizer.model: no such file"):
-        Tokenizer(str(tmp_path), 4000)
-    write(tmp_path / "tokenizer.model", b"not a model")
-    with pytest.raises(InputError, match="tokenizer.model: 11 bytes that are not a SentencePiece model"):
-        Tokenizer(str(tmp_path), 4000)
-    with pytest.raises(InputError, match="4,000 pieces, but the model's vocabulary has 3,999"):
-        Tokenizer(BASE, 3999)

@@ -1,9 +1,9 @@
 import sacrebleu
 
 from data import Sample
-from evaluate import Identifier, average, off_target, score, table
+from evaluate import average, identifier, off_target, score, table
 
-IDENTIFY = Identifier(["de", "en", "fr", "it", "nl", "ro", "zh"])
+IDENTIFY = identifier(["de", "en", "fr", "it", "nl", "ro", "zh"])
 TEXT = {"en": "The file could not be opened because it is damaged.", "it": "Impossibile aprire il file perché è danneggiato.",
         "nl": "Het bestand kan niet worden geopend omdat het beschadigd is.",
         "fr": "Impossible d'ouvrir le fichier, car il est endommagé.",
@@ -13,7 +13,7 @@ TEXT = {"en": "The file could not be opened because it is damaged.", "it": "Impo
 def test_langid_names_a_candidate_and_empty_text_has_no_language():
     assert {code: IDENTIFY(text) for code, text in TEXT.items()} == {code: code for code in TEXT}
     assert IDENTIFY("") == IDENTIFY(" \n") == "empty"
-    only = Identifier(["fr", "nl"])
+    only = identifier(["fr", "nl"])
     assert only(TEXT["en"]) in ("fr", "nl")  # the candidate set restricts, and one set does not leak into another
     assert IDENTIFY(TEXT["en"]) == "en"
 

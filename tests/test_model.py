@@ -1,15 +1,9 @@
-import json
-import os
-
 import pytest
 import torch
-from conftest import BASE, tiny
-from safetensors.torch import load_file, save_file
+from conftest import tiny
 
-from data import PROMPT
 from evaluate import greedy
-from model import (Config, InputError, LoRALinear, RMSNorm, add_lora, load_model, merge_lora, rope_table, rotate,
-                   save_model)
+from model import Config, InputError, RMSNorm, add_lora, load_model, merge_lora, rope_table, rotate, save_model
 
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -23,53 +17,6 @@ def randomise_lora(model):
     for name, p in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(p, std=0.05)
-
-
-@pytest.mark.parametrize("kv_heads", [1, 2, 4])
-@pytest.mark.parametrize("tied", [True, False])
-def test_logits_equal_those_of_transformers_both_ways(tmp_path, kv_heads, tied):
-    transformers = pytest.importorskip("transformers")
-    config = transformers.LlamaConfig(
-        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=kv_heads, tie_word_embeddings=tied, rms_norm_eps=1e-5, max_position_embeddings=64,
-        rope_parameters={"rope_type": "default", "rope_theta": 500.0}, initializer_range=0.2)
-    torch.manual_seed(0)
-    theirs = transformers.LlamaForCausalLM(config).eval()
-    theirs.save_pretrained(tmp_path / "theirs")
-    ours = load_model(tmp_path / "theirs").eval()
-    ids = torch.randint(97, (20,))
-    with torch.no_grad():
-        expected = theirs(ids[None]).logits[0]
-        assert expected.std() > 0.1
-        torch.testing.assert_close(ours(ids, [20]), expected, rtol=1e-5, atol=1e-5)
-        save_model(ours, tmp_path / "ours")
-        again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours").eval()
-        torch.testing.assert_close(again(ids[None]).logits[0], expected, rtol=1e-5, atol=1e-5)
-
-
-def test_the_demo_base_is_the_same_model_and_tokenizer_in_transformers(tokenizer):
-    transformers = pytest.importorskip("transformers")
-    text = PROMPT.format(source="Italian", target="Dutch", input='Apri il file "è qui"')
-    ids = transformers.AutoTokenizer.from_pretrained(BASE)(text).input_ids
-    assert ids == tokenizer.prompt(("it", "nl"), 'Apri il file "è qui"', 512)
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32).eval()
-    ids = torch.tensor(ids)
-    with torch.no_grad():
-        torch.testing.assert_close(load_model(BASE)(ids, [len(ids)]), theirs(ids[None]).logits[0], rtol=1e-4, atol=1e-4)
-
-
-def test_adapter_folder_is_read_by_peft_with_the_same_logits(tmp_path):
-    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
-    save_model(tiny(), tmp_path / "base")
-    model = load_model(tmp_path / "base")
-    add_lora(model, 4, 8.0, 0.0, LINEARS)
-    randomise_lora(model)
-    save_model(model, tmp_path / "run")
-    theirs = peft.PeftModel.from_pretrained(
-        transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "run").eval()
-    ids = ids_of([15])
-    with torch.no_grad():
-        torch.testing.assert_close(model(ids, [15]), theirs(ids[None]).logits[0], rtol=1e-5, atol=1e-5)
 
 
 def test_norm_and_rotation_match_their_formulas():
@@ -137,8 +84,8 @@ def test_batched_greedy_decoding_equals_single_and_uncached():
     eos = free[1][4]  # a token that ends at least one row early: rows must leave the batch without a trace
     expected = [uncached(p, eos) for p in prompts]
     assert len({len(e) for e in expected}) > 1
-    assert greedy(model, prompts, eos, 12) == expected
-    assert [greedy(model, [p], eos, 12)[0] for p in prompts] == expected
+    assert greedy(model, prompts, {eos}, 12) == expected
+    assert [greedy(model, [p], {eos}, 12)[0] for p in prompts] == expected
 
 
 def test_lora_changes_nothing_at_first_and_alone_gets_gradients():
@@ -155,7 +102,7 @@ def test_lora_changes_nothing_at_first_and_alone_gets_gradients():
 def test_lora_goes_where_it_is_told():
     model = tiny()
     add_lora(model, 2, 2.0, 0.0, ["q_proj", "up_proj"])
-    assert {n.split(".")[-1] for n, m in model.named_modules() if isinstance(m, LoRALinear)} == {"q_proj", "up_proj"}
+    assert {n.split(".")[-1] for n, m in model.named_modules() if getattr(m, "scale", None)} == {"q_proj", "up_proj"}
     with pytest.raises(InputError, match="qproj.*expected some of.*q_proj"):
         add_lora(tiny(), 2, 2.0, 0.0, ["qproj"])
 
@@ -183,64 +130,3 @@ def test_a_saved_and_reloaded_model_computes_the_same(tmp_path, lora, tied):
         randomise_lora(model)
     save_model(model, tmp_path / "run")
     assert torch.equal(load_model(tmp_path / "run").eval()(ids, [11]), model(ids, [11]))
-
-
-def test_older_and_newer_rope_schema_give_the_same_theta(tmp_path):
-    save_model(tiny(rope_theta=123.0), tmp_path)
-    path = tmp_path / "config.json"
-    both = json.loads(path.read_text())
-    for dropped in ("rope_theta", "rope_parameters"):
-        path.write_text(json.dumps({k: v for k, v in both.items() if k != dropped}))
-        assert Config.load(tmp_path).rope_theta == 123.0
-
-
-@pytest.mark.parametrize("change, said", [
-    ({"model_type": "gpt2"}, "model_type = 'gpt2'"), ({"hidden_act": "gelu"}, "hidden_act"),
-    ({"attention_bias": True}, "attention_bias"), ({"sliding_window": 4096}, "sliding_window"),
-    ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "rope_parameters"),
-    ({"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": None}, "rope_scaling"),
-    ({"hidden_size": "big"}, "hidden_size")])
-def test_a_config_that_would_be_computed_wrongly_is_refused_by_name(tmp_path, change, said):
-    save_model(tiny(), tmp_path)
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(InputError, match=said):
-        load_model(tmp_path)
-
-
-@pytest.mark.parametrize("cut", [0, 4, 100, -1, None])
-def test_a_cut_weight_file_is_named_with_both_sizes(tmp_path, cut):
-    save_model(tiny(), tmp_path)
-    path = tmp_path / "model.safetensors"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:len(whole) // 2 if cut is None else cut])
-    with pytest.raises(InputError, match="model.safetensors: not a whole safetensors file: .* bytes found, .* expected") as error:
-        load_model(tmp_path)
-    assert f"{os.path.getsize(path):,} bytes found" in str(error.value)
-    if cut in (-1, None):
-        assert f"{len(whole):,} expected" in str(error.value)
-
-
-@pytest.mark.parametrize("damage, said", [
-    (lambda t: t.pop("model.norm.weight"), "model.norm.weight has shape none: it is missing, expected \\(32,\\)"),
-    (lambda t: t.update(extra=torch.zeros(1)), "extra has shape \\(1,\\), expected no such tensor"),
-    (lambda t: t.update({"model.norm.weight": torch.zeros(31)}), "model.norm.weight has shape \\(31,\\), expected \\(32,\\)")])
-def test_a_missing_unknown_or_misshapen_tensor_is_named(tmp_path, damage, said):
-    save_model(tiny(), tmp_path)
-    tensors = load_file(tmp_path / "model.safetensors")
-    damage(tensors)
-    save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(InputError, match=said):
-        load_model(tmp_path)
-
-
-def test_missing_files_are_named(tmp_path):
-    with pytest.raises(InputError, match="config.json: no such file"):
-        load_model(tmp_path)
-    save_model(tiny(), tmp_path)
-    os.remove(tmp_path / "model.safetensors")
-    with pytest.raises(InputError, match="model.safetensors: no such file"):
-        load_model(tmp_path)
-    (tmp_path / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(InputError, match="index.json: sharded weights are not supported yet"):
-        load_model(tmp_path)
