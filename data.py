@@ -10,7 +10,7 @@ import os
 import random
 import re
 import sys
-from collections import Counter
+from collections import Counter, namedtuple
 from dataclasses import dataclass, field, fields
 from itertools import permutations
 
@@ -24,7 +24,7 @@ LANGUAGES, TEMPLATES = read_json(os.path.join(os.path.dirname(os.path.abspath(__
 def write_prompt(template, direction, text):
     """The prompt of a template in prompts.json; a response follows its last character, then EOS. A template in
     several languages (ptl) speaks the target language and has its own names of the others."""
-    names, lines = LANGUAGES, TEMPLATES[template]
+    names, lines = LANGUAGES, TEMPLATES.get(template, {})
     if isinstance(lines, dict):
         if not {*direction} <= lines.keys():
             raise InputError(f"--template {template}: no prompt for {'-'.join(direction)}; it has {' '.join(lines)}")
@@ -33,10 +33,8 @@ def write_prompt(template, direction, text):
 
 class Tokenizer:
     """tokenizer.model (SentencePiece) or tokenizer.json (the tokenizers library) of the first folder that has one.
-
-    Special-token strings inside a text ("</s>") stay text. `bos`: the ids that the folder's configuration puts
-    before a text, perhaps none. `eos`: the id that ends a response.
-    """
+    Special-token strings inside a text ("</s>") stay text. `bos`: the ids that the folder's own configuration puts
+    before a text, perhaps none; `eos`: the id that ends a response."""
 
     def __init__(self, folders, config, template="alpaca"):
         paths = [os.path.join(f, name) for f in folders for name in ("tokenizer.model", "tokenizer.json")]
@@ -59,6 +57,7 @@ class Tokenizer:
             else:
                 import tokenizers  # optional: only for a folder without tokenizer.model
                 bpe = tokenizers.Tokenizer.from_file(path)
+                bpe.no_truncation(), bpe.no_padding()  # whatever the file is set to
                 bpe.encode_special_tokens, size = True, bpe.get_vocab_size(with_added_tokens=False)
                 self.encode, self.decode = (lambda text: bpe.encode(text, add_special_tokens=False).ids), bpe.decode
                 self.bos = bpe.encode("a").ids[:bpe.encode("a").ids.index(self.encode("a")[0])]
@@ -73,10 +72,8 @@ class Tokenizer:
                              f"{config.vocab_size:,}: tokenizer and model do not belong together")
 
     def prompt(self, direction, text, room):
-        """(BOS and the prompt as at most `room` ids, whether the text was cut for it); for training and decoding.
-
-        Words go from the end of the source text alone; ids are None where even the empty prompt is too long.
-        """
+        """(BOS and the prompt as at most `room` ids, whether the text's end was cut for it), in training and decoding;
+        the ids are None where even the empty prompt is too long."""
         cut = False
         while True:
             ids = self.bos + self.encode(write_prompt(self.template, direction, text))
@@ -85,11 +82,7 @@ class Tokenizer:
             kept = self.decode(self.encode(text)[:room - len(ids)]).rstrip("\ufffd")  # half a character
             text, cut = kept[:len(text) - 1], True
 
-@dataclass(frozen=True)
-class Sample:
-    direction: tuple  # (source code, target code)
-    source: str
-    target: str
+Sample = namedtuple("Sample", "direction source target")  # direction: (source code, target code)
 
 def read_lines(path):
     """The lines of a UTF-8 file; only \\n ends one, U+2028 and U+0085 are text. Raises InputError."""
@@ -164,13 +157,13 @@ def read_corpus(paths, wanted="all", supervised=None):
     default those with English. A file named en-it gives it->en too, unless another file is named it-en. Pairs
     with a blank side are left out, duplicates are kept; both are counted aloud. Raises InputError.
     """
-    files = {used: (form, rows) for form, used, rows in map(read_rows, map(os.fspath, paths))}
-    named = {used: re.search(r"([a-z]{2})-([a-z]{2})(?![a-z])", os.path.basename(used[0])) for used in files}
-    named = {used: match.groups() for used, match in named.items() if match}
+    paths = [os.fspath(path) for path in paths]
+    files = {used: (form, rows) for form, used, rows in map(read_rows, paths)}
+    names = {used: re.search(r"([a-z]{2})-([a-z]{2})(?![a-z])", os.path.basename(used[0])) for used in files}
     samples, blank = {}, Counter()
     for used, (form, rows) in files.items():
         print(f"{' + '.join(used)}: {form}, {len(rows):,} rows")
-        back = named.get(used, ())[::-1]
+        back = names[used] and names[used].groups()[::-1]
         for where, texts, directed in rows:
             if len(texts) < 2 or not texts.keys() <= LANGUAGES.keys():
                 raise InputError(f"{used[0]}, {where}: found {' '.join(texts)}; expected some of {' '.join(LANGUAGES)}")
@@ -178,7 +171,7 @@ def read_corpus(paths, wanted="all", supervised=None):
                 if not isinstance(text, str) or re.search("[\0\ud800-\udfff]", text):
                     raise InputError(f"{used[0]}, {where}: the {code} side is {text!r:.60}; expected text without NUL")
             for s, t in [tuple(texts)] if directed else permutations(texts, 2):
-                if (s, t) != back or back not in named.values():
+                if (s, t) != back or all(name is None or name.groups() != back for name in names.values()):
                     sample = Sample((s, t), texts[s].strip(), texts[t].strip())
                     whole = bool(sample.source and sample.target)
                     samples.setdefault((s, t), []).extend([sample] * whole)
@@ -203,12 +196,11 @@ def draw_pairs(corpus, per_direction, seed):
     return [sample for samples in drawn.values() for sample in samples[:per_direction or None]]
 
 def draw_conflict(direction, instructions, mode, rng):
-    """The instruction I~ != I of a conflicting sample (paper, section 3): a wrong direction for a sample of `direction`,
-    drawn from the tuning set's instructions.
+    """The instruction I~ != I of a conflicting sample (paper, section 3), from those of the tuning set.
 
-    instructions: {direction: number of samples}, so that frequent instructions are drawn more often, as from
-    the data itself. mode 'any' is the paper's I~ != I, which may keep the target language (it->en under
-    nl->en punishes a right-language output); 'target' never keeps it. Nothing is changed.
+    instructions: {direction: number of samples}; frequent ones are drawn more often, as from the data itself. mode
+    'any' is the paper's I~ != I, which may keep the target language (it->en under nl->en punishes a right-language
+    output); 'target' never keeps it.
     """
     wrong = {d: n for d, n in instructions.items() if (d != direction if mode == "any" else d[1] != direction[1])}
     if not wrong:
@@ -225,11 +217,8 @@ class Batch:
     y: torch.Tensor    # [R], response tokens and EOS: nothing else is supervised
     positives: int     # the first so many of the R belong to positives
 
-    def to(self, device):
-        return Batch(self.ids.to(device), self.lengths, self.at.to(device), self.y.to(device), self.positives)
-
 def collate(sequences, positives):
-    """A Batch of (prompt ids, response ids); the first `positives` sequences are positives."""
+    """A Batch of (prompt ids, response ids), of which the first `positives` are positives."""
     ids, lengths, at, y, supervised = [], [], [], [], 0
     for i, (prompt, response) in enumerate(sequences):
         at += range(len(ids) + len(prompt) - 1, len(ids) + len(prompt) + len(response) - 1)
@@ -271,26 +260,23 @@ class Encoded:
             chosen.append(self.items[self.order[place]])
         return chosen
 
-    def twin(self, item, mode, rng):
-        """The same response under a conflicting instruction; None where the longer prompt does not fit."""
-        sample, _, response = item
-        wrong = draw_conflict(sample.direction, self.instructions, mode, rng)
-        prompt, _ = self.tokenizer.prompt(wrong, sample.source, self.max_length - len(response))
-        return prompt and (prompt, response)
-
     def micro_batches(self, items, tokens, conflict=None, rng=None):
-        """Split a step's items into Batches of at most `tokens` tokens (at least one item each), items of
-        similar length together. With `conflict`, every item brings its conflicting twin into the same Batch."""
+        """Split a step's items into Batches of at most `tokens` tokens (or one item), similar lengths together.
+        With `conflict` each brings its twin: the same response under a conflicting instruction, if that fits."""
         groups, size = [], tokens
-        for item in sorted(items, key=lambda i: len(i[1]) + len(i[2])):
-            twin = self.twin(item, conflict, rng) if conflict else None
-            cost = sum(len(prompt) + len(item[2]) for prompt in (item[1], twin and twin[0]) if prompt)
+        for sample, prompt, response in sorted(items, key=lambda i: len(i[1]) + len(i[2])):
+            pair = [(prompt, response)]
+            if conflict:
+                wrong = draw_conflict(sample.direction, self.instructions, conflict, rng)
+                prompt, _ = self.tokenizer.prompt(wrong, sample.source, self.max_length - len(response))
+                pair += [(prompt, response)] if prompt else []
+            cost = sum(len(prompt) + len(response) for prompt, response in pair)
             if size + cost > tokens:
                 groups.append([])
                 size = 0
-            groups[-1].append((item[1:], twin))
+            groups[-1].append(pair)
             size += cost
-        return [collate([pos for pos, _ in g] + [twin for _, twin in g if twin], len(g)) for g in groups]
+        return [collate([pair[0] for pair in g] + [x for pair in g for x in pair[1:]], len(g)) for g in groups]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -1,6 +1,5 @@
 """Translate a test set with one or more checkpoints and report SacreBLEU and the off-target ratio (OTR).
 
-    python evaluate.py --ckpt runs/stage2                       # one run
     python evaluate.py --ckpt demo/base runs/stage1 runs/stage2 # side by side in one table
 
 An output is off-target when langid, choosing among --candidates, does not name the target language; an
@@ -143,9 +142,8 @@ def evaluate(s):
     for ckpt in s.ckpt:
         if not os.path.isdir(ckpt):
             raise InputError(f"{ckpt}: no such folder; expected a run of train.py or a model in Hugging Face format")
-    tuned = [run_setting(ckpt, "supervised", []) for ckpt in s.ckpt]
-    tuned = [tuple(pair.split("-")) for pair in next(filter(None, tuned), [])]
-    samples, tuned = read_corpus(s.data, s.directions, tuned)
+    tuned = next(filter(None, (run_setting(ckpt, "supervised", []) for ckpt in s.ckpt)), [])
+    samples, tuned = read_corpus(s.data, s.directions, [tuple(pair.split("-")) for pair in tuned])
     samples = {pair: found[:s.rows or None] for pair, found in samples.items()}
     parts = {"supervised": [p for p in samples if p in tuned], "zero-shot": [p for p in samples if p not in tuned]}
     languages, candidates = {code for pair in samples for code in pair}, s.candidates.split(",")

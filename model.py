@@ -7,7 +7,6 @@ row of tokens, and a Layout says which token belongs to which sequence.
 Symbols in shape comments: B sequences, T tokens of all of them together, n tokens of the longest, S cache
 slots, R response tokens, D width, H heads, K key/value heads, d head width, V vocabulary, r LoRA rank.
 """
-import itertools
 import json
 import math
 import os
@@ -106,8 +105,8 @@ class Config:
         raw, dtype, eos = asdict(self), str(dtype).removeprefix("torch."), self.eos_token_id
         scaling = self.rope_scaling and {"rope_type": "llama3"} | self.rope_scaling
         write_json(os.path.join(folder, "config.json"), raw.pop("rest") | raw | {
-            "architectures": [ARCHITECTURES[self.model_type]], "hidden_act": "silu", "dtype": dtype, "rope_scaling": scaling,
-            "eos_token_id": eos[0] if len(eos) == 1 else eos or None, "torch_dtype": dtype,
+            "architectures": [ARCHITECTURES[self.model_type]], "dtype": dtype, "torch_dtype": dtype,
+            "eos_token_id": eos[0] if len(eos) == 1 else eos or None, "hidden_act": "silu", "rope_scaling": scaling,
             "rope_parameters": (scaling or {"rope_type": "default"}) | {"rope_theta": self.rope_theta}})
 
 class Layout:
@@ -295,12 +294,13 @@ class LlamaForCausalLM(nn.Module):
         x = self.model.norm(x if at is None else x[at])  # [R, D]
         return self.lm_head(x)                           # [R, V]
 
-def add_lora(model, r, lora_alpha, lora_dropout, target_modules, rank_pattern=None, alpha_pattern=None, use_rslora=None):
+def add_lora(model, r, lora_alpha, target_modules, lora_dropout=0.0, rank_pattern=None, alpha_pattern=None,
+             use_rslora=False):
     """Freeze the model and attach LoRA to every linear layer that `target_modules` names; raises InputError.
 
-    Arguments and rules are those of PEFT's adapter_config.json: target_modules is a list of last names
-    (q_proj) or one regular expression of whole names; the patterns, {regular expression: value}, set r and
-    alpha of the layers whose names end so; the scale is alpha / r, with use_rslora alpha / sqrt(r).
+    The rules are those of PEFT's adapter_config.json: target_modules is a list of last names (q_proj) or a regular
+    expression of whole names; the patterns, {regular expression: value}, set r and alpha of the layers whose
+    names end so; the scale is alpha / r, with use_rslora alpha / sqrt(r).
     """
     linears, targets = {n: m for n, m in model.named_modules() if isinstance(m, Linear)}, target_modules
     found = {targets: [n for n in linears if re.fullmatch(targets, n)]} if isinstance(targets, str) else {
@@ -316,7 +316,7 @@ def add_lora(model, r, lora_alpha, lora_dropout, target_modules, rank_pattern=No
         check(f"lora_alpha of {name}", alpha, float)
         linears[name].attach(rank, alpha / (rank ** 0.5 if use_rslora else rank), lora_dropout)
     model.lora = {"r": r, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout, "target_modules": targets,
-                  "rank_pattern": rank_pattern or {}, "alpha_pattern": alpha_pattern or {}, "use_rslora": bool(use_rslora)}
+                  "rank_pattern": rank_pattern or {}, "alpha_pattern": alpha_pattern or {}, "use_rslora": use_rslora}
 
 def merge_lora(model):
     """Fold every adapter into its weight, in place: the same function, a plain LLaMA again."""
@@ -328,9 +328,9 @@ def merge_lora(model):
 
 # Weights in and out
 PEFT = "base_model.model."  # the prefix of every tensor name in PEFT's adapter files
-LORA = ("r", "lora_alpha", "lora_dropout", "target_modules", "rank_pattern", "alpha_pattern", "use_rslora")
-INERT = ("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
-         "megatron_core", "qalora_group_size")  # fields of adapter_config.json that do not change what is computed
+LORA = {"r", "lora_alpha", "lora_dropout", "target_modules", "rank_pattern", "alpha_pattern", "use_rslora"}
+INERT = {"task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
+         "megatron_core", "qalora_group_size"}  # fields of adapter_config.json that do not change what is computed
 PLAIN = {"peft_type": ["LORA"], "bias": ["none"], "init_lora_weights": [True, False, "gaussian"]}
 BESIDE = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
           "chat_template.jinja", "generation_config.json")  # files that go with the weights
@@ -355,7 +355,7 @@ def opened(path):
     try:
         return safe_open(path, framework="pt")
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; expected safetensors (transformers makes them of .bin)") from None
+        raise InputError(f"{path}: no such file; expected safetensors (convert .bin files with transformers)") from None
     except (SafetensorError, OSError) as error:
         whole, found = "8 or more", os.path.getsize(path)
         with suppress(Exception), open(path, "rb") as f:  # a broken header states no size
@@ -371,9 +371,8 @@ def checksum(tensor):
 def read_tensors(files, expected, dtype=None, device="cpu", spare=(), index=None):
     """Yield (name, tensor) of safetensors files that together hold exactly `expected`, {name: shape}.
 
-    dtype None: as stored. spare: names that may be absent. index: {name: file}, to hold against the files.
-    Every header is checked first, then tensors are read and converted one by one: host memory holds one copy
-    and one tensor more. Raises InputError with the path and both values.
+    dtype None: as stored. spare: names that may be absent. index: {name: file}, to hold against the files. Every
+    header is checked first, then tensors are converted one by one: host memory holds one copy and a tensor more.
     """
     places = {}
     for path in files:
@@ -395,8 +394,8 @@ def read_tensors(files, expected, dtype=None, device="cpu", spare=(), index=None
     for name, path in places.items():
         with opened(path) as f:  # anew for each tensor, or every page of the file stays mapped
             tensor = f.get_tensor(name)
-            stated = (f.metadata() or {}).get("crc32 " + name)  # in files that save_model wrote
-            if stated not in (None, checksum(tensor)) or not math.isfinite(tensor.sum(dtype=torch.float32)):
+            sums = {k: v for k, v in (f.metadata() or {}).items() if "crc32" in k}  # where save_model wrote the file
+            if sums and sums.get(f"crc32 {name}") != checksum(tensor) or not tensor.sum(dtype=torch.float32).isfinite():
                 raise InputError(f"{path}: tensor {name} is damaged (wrong checksum, or NaN); copy it again")
             yield name, tensor.to(device, dtype, copy=True)
 
@@ -428,16 +427,14 @@ def load_adapter(folder, dtype, device, base):
     """The LoRA adapter of a PEFT folder on its base; a field that would change what it computes is refused by name."""
     path = os.path.join(folder, "adapter_config.json")
     raw = {"peft_type": None} | read_json(path)
-    lora = {"lora_dropout": 0.0} | {name: raw.get(name) for name in LORA if name in raw}
-    for name, value in raw.items():
-        if name not in LORA and name not in INERT:
-            supported(path, name, value, PLAIN.get(name, [None, False, "", [], {}]))
+    for name in sorted(raw.keys() - LORA - INERT):
+        supported(path, name, raw[name], PLAIN.get(name, [None, False, "", [], {}]))
     base = base or raw.get("base_model_name_or_path")
     if not isinstance(base, str) or not os.path.isdir(base):
         raise InputError(f"{path}: its base model {base!r} is no folder here; name the folder with --model")
     model = load_model(base, dtype, device)
     try:
-        add_lora(model, **lora)
+        add_lora(model, **{name: raw[name] for name in LORA & raw.keys()})
     except (InputError, TypeError, ValueError, AttributeError, re.error) as error:
         raise InputError(f"{path}: {error}; expected the settings of a LoRA adapter in PEFT's format") from None
     shapes = {PEFT + n: tuple(p.shape) for n, p in model.named_parameters() if "lora_" in n}
@@ -468,8 +465,9 @@ def save_model(model, folder, tokenizer_from=None, shard=5e9):
         save_file(part, os.path.join(folder, file), {"format": "pt"} | sums)
         index |= dict.fromkeys(part, file)
     if len(shards) > 1:
-        write_json(os.path.join(folder, f"{stem}.safetensors.index.json"), {
-            "metadata": {"total_size": total}, "weight_map": index})
-    for place, file in itertools.product([None if model.lora else model.source, tokenizer_from], BESIDE):
-        if place and os.path.exists(os.path.join(place, file)):
-            shutil.copy(os.path.join(place, file), folder)
+        index = {"metadata": {"total_size": total}, "weight_map": index}
+        write_json(os.path.join(folder, f"{stem}.safetensors.index.json"), index)
+    places = [place for place in (not model.lora and model.source, tokenizer_from) if place]
+    for path in [os.path.join(place, file) for place in places for file in BESIDE]:
+        if os.path.exists(path):
+            shutil.copy(path, folder)

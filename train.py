@@ -2,8 +2,7 @@
 
     python train.py --stage 1                  # MLE on English-centric pairs; makes runs/stage1
     python train.py --stage 2 --alpha 0.05     # + unlikelihood of conflicting twins; makes runs/stage2
-
-The defaults run the embedded demo. For a real checkpoint, README.md lists the paper's settings.
+    python train.py --merge --init runs/stage2 # no tuning: the adapter in its base, a full model for vLLM and others
 """
 import json
 import math
@@ -32,8 +31,7 @@ def staged(name, type, help):
 class Settings:
     stage: int = option(1, "1: MLE; 2: MLE + alpha * unlikelihood, from the stage-1 run", choices=[1, 2])
     alpha: float = option(0.05, "weight of the unlikelihood in stage 2 (Eq. 3); 0 is the control")
-    conflict: str = option("target", "a twin's instruction: any other one (the paper), or one with another target "
-                           "language", choices=["any", "target"])
+    conflict: str = option("target", "twins' instructions: any other, or of another target", choices=["any", "target"])
     model: str = option("", "base model, a Hugging Face folder; left out: demo/base, or the base that --init names")
     data: list = option(("demo/data/train.tsv",), "files: TSV, JSON, paired plain files (README)", type=str, nargs="+")
     directions: str = option("supervised", "en-it,it-en or supervised (those with English), zero-shot, all")
@@ -41,7 +39,7 @@ class Settings:
     pairs: int = staged("pairs", int, "sentence pairs per direction, 0 all")
     init: str = option("", "run to start from; left out: none in stage 1, runs/stage1 in stage 2")
     out: str = option("", "run folder to make; left out: runs/stage1 or runs/stage2")
-    merge: bool = option(False, "no tuning: fold the adapter of --init into its base and write a full model to --out")
+    merge: bool = option(False, "no tuning: fold the adapter of --init into its base, a full model in --out")
     full: bool = option(False, "tune every weight instead of LoRA")
     lora_rank: int = option(64, "rank r of LoRA")
     lora_alpha: float = option(128.0, "LoRA's scale is lora_alpha / lora_rank")
@@ -77,9 +75,8 @@ class Settings:
 def learning_rate(step, steps, s):
     """Linear warm-up over the first share of the steps, then half a cosine to zero."""
     rise = max(1, math.ceil(s.warmup * steps))
-    if step < rise:
-        return s.lr * (step + 1) / rise
-    return s.lr * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+    fall = 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+    return s.lr * ((step + 1) / rise if step < rise else fall)
 
 @contextmanager
 def run_folder(out):
@@ -103,12 +100,11 @@ def prepare(s):
         raise InputError(f"{s.init}: no such run; make it with `python train.py --stage 1`, or name one with --init")
     stored = None if s.merge else torch.float32 if s.full else DTYPES[s.dtype]  # full tuning: fp32 master weights
     model = load_model(s.init or s.model, stored, "cpu" if s.merge else s.device, s.model)
-    if s.merge and not model.lora:
-        raise InputError(f"--merge: {s.init or s.model} is a full model already; name a LoRA run with --init")
-    if s.full and model.lora:
-        raise InputError(f"{s.init} holds a LoRA adapter, so --full cannot continue it; leave --full out")
+    if s.merge and not model.lora or s.full and model.lora:
+        raise InputError(f"{s.init or s.model} is a {'LoRA run' if model.lora else 'full model'}; expected a "
+                         + ("LoRA run, which --init names, for --merge" if s.merge else "full model for --full"))
     if not s.full and not model.lora:
-        add_lora(model, s.lora_rank, s.lora_alpha, s.lora_dropout, s.lora_targets.split(","))
+        add_lora(model, s.lora_rank, s.lora_alpha, s.lora_targets.split(","), s.lora_dropout)
     if s.max_length > model.config.max_position_embeddings and not s.merge:
         raise InputError(f"--max-length {s.max_length}: the model has {model.config.max_position_embeddings} positions")
     return model, Tokenizer([s.init or s.model, model.source], model.config, s.template)
@@ -134,12 +130,10 @@ def tune(s, out):
     total = s.steps * s.batch_size or math.ceil(s.epochs * len(encoded.items))  # samples to visit
     steps = math.ceil(total / s.batch_size)
     trainable = [p for p in model.parameters() if p.requires_grad]
-    print(f"stage {s.stage}: {s.init or s.model} -> {s.out}, {len(encoded.items):,} samples, {len(corpus)} directions, "
-          f"template {s.template}, {steps} steps of {s.batch_size}, "
+    print(f"stage {s.stage}: {s.init or s.model} -> {s.out}, {len(encoded.items):,} samples, {steps} x {s.batch_size}, "
           + (f"twins with alpha {s.alpha:g}, --conflict {s.conflict}" if unlikely else "MLE alone"))
     print(f"{sum(p.numel() for p in trainable):,} of {sum(p.numel() for p in model.parameters()):,} parameters, "
-          f"{'full' if s.full else 'LoRA'}, {s.dtype} on {s.device}, learning rate {s.lr:g}")
-
+          f"{'full' if s.full else 'LoRA'}, {s.dtype} on {s.device}, learning rate {s.lr:g}, template {s.template}")
     cuda = s.device.startswith("cuda")
     optimizer = torch.optim.AdamW(trainable, lr=s.lr, weight_decay=s.weight_decay, fused=cuda)
     scaler = torch.amp.GradScaler(s.device.split(":")[0], enabled=cuda and s.dtype == "fp16")
@@ -157,11 +151,11 @@ def tune(s, out):
         T_ul = sum(len(b.y) - b.positives for b in batches)
         mle_total = ul_total = 0.0
         for batch in batches:
-            b = batch.to(s.device)
+            ids, at, y = (tensor.to(s.device) for tensor in (batch.ids, batch.at, batch.y))
             with torch.autocast(s.device.split(":")[0], compute, enabled=compute != torch.float32):
-                logits = model(b.ids, b.lengths, at=b.at)  # [R, V], positives and twins in one forward
-            mle_sum, _ = loss.mle(logits[:b.positives], b.y[:b.positives])          # under I
-            ul_sum, _ = loss.unlikelihood(logits[b.positives:], b.y[b.positives:])  # under I~
+                logits = model(ids, batch.lengths, at=at)  # [R, V], positives and twins in one forward
+            mle_sum, _ = loss.mle(logits[:batch.positives], y[:batch.positives])          # under I
+            ul_sum, _ = loss.unlikelihood(logits[batch.positives:], y[batch.positives:])  # under I~
             scaler.scale(loss.language_aware(mle_sum, T_mle, ul_sum, T_ul, s.alpha if unlikely else 0.0)).backward()
             mle_total, ul_total = mle_total + mle_sum.item(), ul_total + ul_sum.item()
         if not math.isfinite(mle_total + ul_total):
@@ -183,7 +177,6 @@ def tune(s, out):
         bar.set_postfix_str(f"mle {mle:.3f}, " + (f"ul {ul:.3f}, " if T_ul else "")
                             + f"{seen / (time.time() - started):,.0f} tokens/s")
     log.close()
-
     save_model(model, out, tokenizer.folder)
     write_json(os.path.join(out, "settings.json"), asdict(s) | {
         "supervised": ["-".join(pair) for pair in corpus],

@@ -320,4 +320,4 @@ def test_config_objects_check_their_own_fields():
     with pytest.raises(InputError, match="vocab_size = -1"):
         Config(-1, 8, 8, 1, 1)
     with pytest.raises(InputError, match="LoRA targets \\[\\]: expected some of"):
-        add_lora(tiny(), 2, 2.0, 0.0, [])
+        add_lora(tiny(), 2, 2.0, [], 0.0)

@@ -165,7 +165,7 @@ def cut(f):
     (corpus("en\txx\na\tb\n"), [], "line 2: found en xx; expected some of"),
     (corpus("en\tit\tnl\tro\na\tb\n"), [], "line 2: 2 columns, expected 4"),
     (None, ["--directions", "en-de"], "--directions en-de: pairs found in"),
-    (None, ["--merge"], "is a full model already"),
+    (None, ["--merge"], "is a full model; expected a LoRA run"),
     (None, ["--stage", "2", "--init", "nowhere"], "nowhere: no such run"),
     (None, ["--max-length", "513"], "--max-length 513: the model has 512 positions"),
     (None, ["--alpha", "-1"], "--alpha -1.0: expected at least 0"),

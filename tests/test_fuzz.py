@@ -1,0 +1,202 @@
+"""A few thousand seeded truncations and byte flips: one sentence, or a load that is exactly what the bytes say."""
+import json
+import random
+import re
+import shutil
+import signal
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import BASE, tiny
+from safetensors.torch import load_file
+
+from data import Tokenizer, read_corpus, write_prompt
+from model import Config, InputError, add_lora, load_model, save_model
+
+
+def damaged(blob, rng):
+    """A copy cut short, or with one to three bytes changed: a bit flipped, or another byte put there."""
+    if rng.random() < 0.2:
+        return blob[:rng.randrange(len(blob))]
+    blob = bytearray(blob)
+    for _ in range(rng.choice([1, 1, 1, 2, 3])):
+        i = rng.randrange(len(blob))
+        blob[i] = blob[i] ^ 1 << rng.randrange(8) if rng.random() < 0.5 else rng.choice(b'0123456789,:."{}[] \n\t\0\xff')
+    return bytes(blob)
+
+
+def cases(path, n, act, seed=0, upto=None):
+    """Call act() on n damaged versions of the file (in its first `upto` bytes); returns what the loads gave.
+
+    Anything but InputError fails the test; so does a case of more than a minute.
+    """
+    path, rng, loaded, refused = Path(path), random.Random(f"{path.name} {seed}"), [], 0
+    whole = path.read_bytes()
+
+    def hung(*_):
+        raise TimeoutError("a damaged file made the reader hang")
+    signal.signal(signal.SIGALRM, hung)
+    try:
+        for _ in range(n):
+            head = whole[:upto]
+            new = damaged(head, rng)
+            path.write_bytes(new + whole[len(head):] if len(new) == len(head) else new)
+            signal.alarm(60)
+            try:
+                loaded.append(act())
+            except InputError as error:
+                refused += 1
+                assert str(path.parent) in str(error) or path.parent.name in str(error), error  # it names the place
+                assert len(str(error)) < 2000
+            finally:
+                signal.alarm(0)
+    finally:
+        path.write_bytes(whole)
+    assert refused > n / 10
+    return loaded
+
+
+@pytest.fixture
+def folders(tmp_path):
+    small = dict(vocab_size=97, hidden_size=16, intermediate_size=24, max_position_embeddings=64)
+    save_model(tiny(**small), tmp_path / "model")
+    save_model(tiny(**small), tmp_path / "sharded", shard=4000)
+    model = load_model(tmp_path / "model")
+    add_lora(model, 2, 4.0, ["q_proj", "up_proj"], 0.0, rank_pattern={"up_proj": 3}, alpha_pattern={"layers.1.*q_proj": 2})
+    for name, p in model.named_parameters():
+        torch.nn.init.normal_(p) if "lora_B" in name else None
+    save_model(model, tmp_path / "adapter")
+    return tmp_path
+
+
+@pytest.mark.parametrize("file, n, upto", [("model/model.safetensors", 500, None), ("model/model.safetensors", 400, 2500),
+                                           ("sharded/model-00002-of-*.safetensors", 200, None),
+                                           ("sharded/model.safetensors.index.json", 400, None),
+                                           ("adapter/adapter_model.safetensors", 300, None),
+                                           ("adapter/adapter_model.safetensors", 200, 1500)])
+def test_damaged_weights_of_ours_are_refused_or_load_as_they_were(folders, file, n, upto):
+    path, = folders.glob(file)
+    expected = load_model(path.parent).state_dict()
+    for found in cases(path, n, lambda: load_model(path.parent).state_dict(), upto=upto):
+        assert found.keys() == expected.keys() and all(torch.equal(found[k], expected[k]) for k in expected)
+
+
+@pytest.mark.parametrize("upto", [None, 1200])
+def test_damaged_weights_of_others_are_refused_or_load_as_their_bytes_say(tmp_path, upto):
+    transformers = pytest.importorskip("transformers")
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(
+        vocab_size=97, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4)).save_pretrained(tmp_path)
+
+    def act():
+        found, stated = load_model(tmp_path).state_dict(), load_file(tmp_path / "model.safetensors")
+        assert found.keys() == stated.keys() and all(torch.equal(found[k], stated[k]) for k in stated)
+        assert all(t.isfinite().all() for t in found.values())
+    cases(tmp_path / "model.safetensors", 300, act, upto=upto)
+
+
+def logits(model, ids):
+    with torch.no_grad():
+        return model(ids, [len(ids)])
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral"])
+def test_damaged_configs_are_refused_or_mean_what_they_mean_to_transformers(tmp_path, kind):
+    transformers = pytest.importorskip("transformers")
+    rope = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64}
+    small = dict(vocab_size=97, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
+                 num_key_value_heads=2, initializer_range=0.3)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(rope_parameters=rope, **small)) if kind == "llama" else (
+        transformers.MistralForCausalLM(transformers.MistralConfig(sliding_window=5, **small)))
+    model.save_pretrained(tmp_path)
+    ids, compared = torch.arange(30), 0
+    for ours in cases(tmp_path / "config.json", 350, lambda: (load_model(tmp_path), (tmp_path / "config.json").read_bytes())):
+        (tmp_path / "config.json").write_bytes(ours[1])
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+        except Exception:  # they are stricter somewhere
+            continue
+        compared += 1
+        with torch.no_grad():
+            torch.testing.assert_close(logits(ours[0], ids), theirs(ids[None]).logits[0], rtol=1e-4, atol=1e-4)
+    assert compared > 20
+
+
+def test_damaged_adapter_configs_are_refused_or_mean_what_they_mean_to_peft(folders):
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    path, ids, compared = folders / "adapter" / "adapter_config.json", torch.arange(30), 0
+    for ours, blob in cases(path, 500, lambda: (load_model(folders / "adapter"), path.read_bytes())):
+        path.write_bytes(blob)
+        base = transformers.AutoModelForCausalLM.from_pretrained(folders / "model").eval()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                theirs = peft.PeftModel.from_pretrained(base, folders / "adapter").eval()
+        except Exception:
+            continue
+        compared += 1
+        with torch.no_grad():
+            torch.testing.assert_close(logits(ours, ids), theirs(ids[None]).logits[0], rtol=1e-4, atol=1e-4)
+    assert compared > 20
+
+
+def test_damaged_tokenizer_configs_are_refused_or_leave_a_tokenizer_that_works(tmp_path):
+    for name in ("tokenizer.model", "tokenizer_config.json"):
+        shutil.copy(f"{BASE}/{name}", tmp_path)
+    config = Config.load(BASE)
+    for tokenizer in cases(tmp_path / "tokenizer_config.json", 300, lambda: Tokenizer([str(tmp_path)], config)):
+        ids, _ = tokenizer.prompt(("en", "it"), "open the file", 512)
+        assert tokenizer.decode(ids).endswith(write_prompt("alpaca", ("en", "it"), "open the file"))
+        assert len(tokenizer.bos) < 2 and 0 <= tokenizer.eos < 4000
+
+
+@pytest.mark.parametrize("name, n", [("tokenizer.model", 150), ("tokenizer.json", 150)])
+def test_damaged_tokenizers_are_refused_or_work(tmp_path, name, n):
+    if name == "tokenizer.json":
+        pytest.importorskip("transformers").LlamaTokenizer.from_pretrained(BASE).save_pretrained(tmp_path)
+    else:
+        shutil.copy(f"{BASE}/{name}", tmp_path)
+
+    def act():
+        tokenizer = Tokenizer([str(tmp_path)], Config.load(BASE))
+        ids, _ = tokenizer.prompt(("en", "it"), "open the file \u00e9 \u6f22 " * 20, 80)
+        assert len(ids) <= 80 and isinstance(tokenizer.decode(ids), str)
+    cases(tmp_path / name, n, act)
+
+
+ROWS = [("open \u201cfile\u201d", "apri il \u00abfile\u00bb"), ("a\u2028b", "perch\u00e9 \\ no"), ("", "vuoto"), ("x", "y")] * 3
+
+
+@pytest.mark.parametrize("form", ["tsv", "json", "jsonl", "alpaca", "paired"])
+def test_damaged_data_is_refused_or_read_as_its_bytes_say(tmp_path, form, capsys):
+    records = [{"translation": {"en": e, "it": i}} for e, i in ROWS] if form != "alpaca" else [
+        {"instruction": "Translate from English to Italian.", "input": e, "output": i} for e, i in ROWS]
+    path = tmp_path / {"tsv": "a.tsv", "jsonl": "a.jsonl", "paired": "train.en-it.en"}.get(form, "a.json")
+    path.write_text({"tsv": "en\tit\n" + "".join(f"{e}\t{i}\n" for e, i in ROWS), "paired": "\n".join(e for e, _ in ROWS),
+                     "jsonl": "\n".join(map(json.dumps, records))}.get(form, json.dumps(records, ensure_ascii=False, indent=1)))
+    (tmp_path / "train.en-it.it").write_text("\n".join(i for _, i in ROWS) + "\n") if form == "paired" else None
+
+    def independent():
+        """(source, target) of every row, by another route: whole-file JSON, or lines cut by hand."""
+        text = path.read_bytes().decode("utf-8-sig")
+        if form in ("json", "alpaca", "jsonl"):
+            if form == "jsonl":  # one object after another
+                text = "[" + re.sub(r"}\s*{", "},{", text) + "]"
+            for r in json.loads(text):
+                yield tuple(r["translation"].values()) if "translation" in r else (r.get("input"), r.get("output"))
+        elif form == "tsv":
+            yield from (tuple(line.removesuffix("\r").split("\t")) for line in text.removesuffix("\n").split("\n")[1:])
+        else:
+            yield from zip(text.removesuffix("\n").split("\n"), [i for _, i in ROWS])
+
+    def act():
+        corpus, _ = read_corpus([path])
+        capsys.readouterr()
+        expected = [(a.strip(), b.strip()) for a, b in independent()]
+        for i, ((s, t), samples) in enumerate(corpus.items()):
+            assert [(x.source, x.target) for x in samples] == [p[::-1] if i else p for p in expected if all(p)]
+    cases(path, 300, act, seed=form)
