@@ -16,6 +16,7 @@ from itertools import permutations
 
 import sentencepiece
 import torch
+from tqdm import tqdm
 
 from model import InputError, read_json
 
@@ -232,9 +233,9 @@ class Encoded:
     """The tuning set as ids: prompts and responses tokenized apart, so no token straddles the border."""
 
     def __init__(self, samples, tokenizer, max_length):
-        self.tokenizer, self.max_length = tokenizer, max_length
-        self.items, self.cut, self.dropped = [], Counter(), Counter()
-        for sample in samples:
+        self.tokenizer, self.max_length, self.items = tokenizer, max_length, []
+        self.cut, self.dropped = Counter(), Counter()
+        for sample in tqdm(samples, desc="tokenizing", unit="pair", leave=False, delay=3):
             response = tokenizer.encode(sample.target) + [tokenizer.eos]
             prompt, cut = tokenizer.prompt(sample.direction, sample.source, max_length - len(response))
             if prompt is None:
@@ -305,7 +306,8 @@ def parse(settings, argv=None):
 def run_setting(folder, name, default):
     """What settings.json of a run folder says of `name`; the default where it says nothing."""
     path = os.path.join(folder, "settings.json")
-    return read_json(path).get(name, default) if os.path.exists(path) else default
+    value = read_json(path).get(name) if os.path.exists(path) else default
+    return value if isinstance(value, type(default)) else default
 
 def run(main, settings):
     """Run a script's main; an InputError becomes one sentence and exit code 2."""

@@ -41,8 +41,7 @@ def greedy(model, prompts, ends, max_new_tokens):
     Prompts are prefilled end to end; then every row adds one token a step at its own position in the cache,
     and a row that ends is dropped from the batch.
     """
-    device = model.lm_head.weight.device
-    lengths = [len(p) for p in prompts]
+    device, lengths = model.lm_head.weight.device, [len(p) for p in prompts]
     cache = KVCache(model.config, len(prompts), max(lengths) + max_new_tokens, device, model.lm_head.weight.dtype)
     ids = torch.tensor([i for p in prompts for i in p], device=device)  # [T]
     logits = model(ids, lengths, cache, at=torch.tensor(lengths, device=device).cumsum(0) - 1)  # [B, V]

@@ -21,6 +21,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from tqdm import tqdm
 
 class InputError(ValueError):
     """The user's input is at fault: one sentence says what was found, where, and what to do."""
@@ -164,8 +165,7 @@ class KVCache:
 class RMSNorm(nn.Module):
     def __init__(self, width, eps):
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
+        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def forward(self, x):  # [T, D]; in fp32, since bf16 squares lose the small components
         h = x.float()
@@ -391,7 +391,7 @@ def read_tensors(files, expected, dtype=None, device="cpu", spare=(), index=None
     for name in [n for n in expected if n not in places and n not in spare]:
         raise InputError(f"{files[0]}: tensor {name} is missing{' from all shards' if index else ''}, expected shape "
                          f"{expected[name]}; config and weights do not belong together")
-    for name, path in places.items():
+    for name, path in tqdm(places.items(), desc="loading", unit="tensor", leave=False, delay=3):
         with opened(path) as f:  # anew for each tensor, or every page of the file stays mapped
             tensor = f.get_tensor(name)
             sums = {k: v for k, v in (f.metadata() or {}).items() if "crc32" in k}  # where save_model wrote the file

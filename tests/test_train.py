@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 import loss
 from data import Encoded, draw_pairs, read_corpus
 from evaluate import greedy
-from model import load_model, save_model
+from model import load_model, save_model, write_json
 from train import Settings, learning_rate
 
 FAST = ["--pairs", "20", "--steps", "3", "--batch-size", "8", "--lora-rank", "4", "--device", "cpu"]
@@ -123,6 +123,52 @@ def test_a_reloaded_run_decodes_the_same_text_through_the_command_line(runs, tok
     zero = [scores["directions"][d] for d in ("it-nl", "it-ro", "nl-it", "nl-ro", "ro-it", "ro-nl")]
     assert scores["average"]["zero-shot"]["otr"] == pytest.approx(sum(r["otr"] for r in zero) / 6)
     assert "**zero-shot, average**" in result.stdout and "model OTR" in result.stdout and "s2 OTR" in result.stdout
+
+
+def test_training_continues_from_an_adapter_of_peft_and_merges_into_a_full_folder(folder):
+    """PEFT's adapter -> one step here -> PEFT; and --merge -> transformers. Patterns, tokenizer files and template stay."""
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    write_json(folder / "model" / "generation_config.json", {"max_length": 77})
+    base = transformers.AutoModelForCausalLM.from_pretrained(folder / "model")
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "up_proj"], rank_pattern={"up_proj": 2},
+                             use_rslora=True, task_type="CAUSAL_LM")
+    peft.get_peft_model(base, config).save_pretrained(folder / "adapter")
+    os.rename(folder / "model", folder / "moved")
+    result = script("train.py", "--init", folder / "adapter", "--model", folder / "moved", "--data", folder / "train.tsv",
+                    "--out", folder / "run", "--template", "alma", "--lr", 0.01, *FAST)
+    assert result.returncode == 0, result.stderr
+    assert load_model(folder / "run").lora["rank_pattern"] == {"up_proj": 2} and (folder / "run" / "tokenizer.model").exists()
+    before, after = (load_file(folder / r / "adapter_model.safetensors") for r in ("adapter", "run"))
+    assert before.keys() == after.keys() and all(not torch.equal(before[k], after[k]) for k in before)
+    result = script("train.py", "--merge", "--init", folder / "run", "--out", folder / "merged")
+    assert result.returncode == 0, result.stderr
+    assert {"config.json", "model.safetensors", "tokenizer.model", "tokenizer_config.json", "generation_config.json",
+            "settings.json"} == set(os.listdir(folder / "merged"))
+    ids = torch.arange(5, 40)
+    theirs = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(folder / "moved"), folder / "run")
+    merged = transformers.AutoModelForCausalLM.from_pretrained(folder / "merged")
+    ours = load_model(folder / "run").eval()
+    with torch.no_grad():
+        expected = theirs.eval()(ids[None]).logits[0]
+        torch.testing.assert_close(ours(ids, [35]), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(merged.eval()(ids[None]).logits[0], expected, rtol=1e-5, atol=1e-5)
+    result = script("evaluate.py", "--ckpt", folder / "merged", folder / "run", "--data", folder / "train.tsv", "--rows", 2,
+                    "--max-new-tokens", 4, "--directions", "it-nl,en-it")
+    assert result.returncode == 0, result.stderr
+    reports = [json.load(open(folder / r / "eval-train" / "scores.json"))["directions"] for r in ("merged", "run")]
+    assert [{k: v["bleu"] for k, v in r.items()} for r in reports][0] == {k: v["bleu"] for k, v in reports[1].items()}
+    assert [json.load(open(folder / r / "settings.json"))["template"] for r in ("run", "merged")] == ["alma", "alma"]
+
+
+@pytest.mark.parametrize("stage_two", [[], ["--template", "post-instruction"]])
+def test_the_template_of_stage_one_is_kept_unless_another_is_asked_for(folder, stage_two):
+    train(folder, "--stage", 1, "--template", "ptl", "--directions", "en-it,it-nl,nl-en", "--out", folder / "s1")
+    train(folder, "--stage", 2, "--init", folder / "s1", "--directions", "en-it,it-nl,nl-en", "--out", folder / "s2", *stage_two)
+    settings = json.load(open(folder / "s2" / "settings.json"))
+    assert settings["template"] == (stage_two[1] if stage_two else "ptl") and settings["supervised"] == ["en-it", "it-nl", "nl-en"]
+    result = script("evaluate.py", "--ckpt", folder / "s2", "--data", folder / "train.tsv", "--rows", 1, "--max-new-tokens", 2,
+                    "--directions", "zero-shot")
+    assert result.returncode == 0 and "it→en" in result.stdout and "it→nl" not in result.stdout, result.stderr
 
 
 def test_the_schedule_rises_then_falls_to_zero():
