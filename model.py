@@ -467,7 +467,8 @@ def save_model(model, folder, tokenizer_from=None, shard=5e9):
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": index}
         write_json(os.path.join(folder, f"{stem}.safetensors.index.json"), index)
-    places = [place for place in (not model.lora and model.source, tokenizer_from) if place]
+    here, places = os.path.realpath(folder), (not model.lora and model.source, tokenizer_from)
+    places = [place for place in places if place and os.path.realpath(place) != here]
     for path in [os.path.join(place, file) for place in places for file in BESIDE]:
         if os.path.exists(path):
             shutil.copy(path, folder)

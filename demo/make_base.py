@@ -122,7 +122,8 @@ def main(first):
         tokenizer = make_tokenizer(rows, os.path.join(out, "tokenizer.model"))
         model = LlamaForCausalLM(Config(**CONFIG))
     else:
-        tokenizer, model = sentencepiece.SentencePieceProcessor(model_file=f"{out}/tokenizer.model"), load_model(out)
+        tokenizer = sentencepiece.SentencePieceProcessor(model_file=f"{out}/tokenizer.model")
+        model = load_model(out, torch.float32)
     for part in [model.model.embed_tokens, *(m for b in model.model.layers for m in (b.self_attn, b.mlp))]:
         part.register_forward_hook(lambda module, _, out: F.dropout(out, DROPOUT, module.training))
     print(f"{len(rows):,} rows, {sum(p.numel() for p in model.parameters()):,} parameters, "
@@ -134,7 +135,7 @@ def main(first):
     for phase in range(first, len(PHASES) + 1):
         train_phase(model, tokenizer, rows, dev, phase)
         save_model(copy.deepcopy(model).bfloat16(), out)
-        model.load_state_dict({n: p.float() for n, p in load_model(out).state_dict().items()})  # as FIRST would find it
+        model.load_state_dict(load_model(out, torch.float32).state_dict())  # as FIRST would find it
 
 
 def train_phase(model, tokenizer, rows, dev, phase):

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import tiny
+from conftest import BASE, tiny
 
 from evaluate import greedy
 from model import Config, InputError, RMSNorm, add_lora, load_model, merge_lora, rope_table, rotate, save_model
@@ -130,3 +130,11 @@ def test_a_saved_and_reloaded_model_computes_the_same(tmp_path, lora, tied):
         randomise_lora(model)
     save_model(model, tmp_path / "run")
     assert torch.equal(load_model(tmp_path / "run").eval()(ids, [11]), model(ids, [11]))
+
+
+def test_a_model_saves_over_the_folder_that_it_came_from(tmp_path):
+    save_model(tiny(), tmp_path, BASE)
+    model = load_model(tmp_path)
+    model.model.norm.weight.data += 1
+    save_model(model, tmp_path, tmp_path)
+    assert torch.equal(load_model(tmp_path).model.norm.weight, model.model.norm.weight)
