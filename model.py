@@ -395,7 +395,7 @@ def read_tensors(files, expected, dtype=None, device="cpu", spare=(), index=None
         with opened(path) as f:  # anew for each tensor, or every page of the file stays mapped
             tensor = f.get_tensor(name)
             sums = {k: v for k, v in (f.metadata() or {}).items() if "crc32" in k}  # where save_model wrote the file
-            if sums and sums.get(f"crc32 {name}") != checksum(tensor) or not all(x.isfinite() for x in tensor.aminmax()):
+            if sums and sums.get(f"crc32 {name}") != checksum(tensor) or not all(map(torch.isfinite, tensor.aminmax())):
                 raise InputError(f"{path}: tensor {name} is damaged (wrong checksum, or NaN); copy it again")
             yield name, tensor.to(device, dtype, copy=True)
 

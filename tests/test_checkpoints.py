@@ -183,9 +183,9 @@ def test_an_adapter_of_peft_computes_the_same_here_merged_and_back_in_peft(tmp_p
     again = peft.PeftModel.from_pretrained(in_transformers(tmp_path / "base"), tmp_path / "ours").eval()
     torch.testing.assert_close(again(ids[None]).logits[0], expected, rtol=1e-5, atol=1e-5)
     merge_lora(ours)
-    torch.testing.assert_close(ours(ids, [20]), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours(ids, [20]), expected, rtol=1e-5, atol=1e-5)
     save_model(ours, tmp_path / "merged")
-    torch.testing.assert_close(in_transformers(tmp_path / "merged")(ids[None]).logits[0], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(in_transformers(tmp_path / "merged")(ids[None]).logits[0], expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("changes, said", [
