@@ -160,11 +160,11 @@ def read_corpus(paths, wanted="all", supervised=None):
     """
     paths = [os.fspath(path) for path in paths]
     files = {used: (form, rows) for form, used, rows in map(read_rows, paths)}
-    names = {used: re.search(r"([a-z]{2})-([a-z]{2})(?![a-z])", os.path.basename(used[0])) for used in files}
+    named = {used: re.findall(r"([a-z]{2})-([a-z]{2})(?![a-z])", os.path.basename(used[0]))[:1] for used in files}
     samples, blank = {}, Counter()
     for used, (form, rows) in files.items():
         print(f"{' + '.join(used)}: {form}, {len(rows):,} rows")
-        back = names[used] and names[used].groups()[::-1]
+        elsewhere = [(t, s) for s, t in named[used] if [(t, s)] in named.values()]  # by another name
         for where, texts, directed in rows:
             if len(texts) < 2 or not texts.keys() <= LANGUAGES.keys():
                 raise InputError(f"{used[0]}, {where}: found {' '.join(texts)}; expected some of {' '.join(LANGUAGES)}")
@@ -172,7 +172,7 @@ def read_corpus(paths, wanted="all", supervised=None):
                 if not isinstance(text, str) or re.search("[\0\ud800-\udfff]", text):
                     raise InputError(f"{used[0]}, {where}: the {code} side is {text!r:.60}; expected text without NUL")
             for s, t in [tuple(texts)] if directed else permutations(texts, 2):
-                if (s, t) != back or all(name is None or name.groups() != back for name in names.values()):
+                if (s, t) not in elsewhere:
                     sample = Sample((s, t), texts[s].strip(), texts[t].strip())
                     whole = bool(sample.source and sample.target)
                     samples.setdefault((s, t), []).extend([sample] * whole)

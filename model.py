@@ -90,16 +90,15 @@ class Config:
         supported(path, "quantization_config", raw.get("quantization_config"), [None])
         supported(path, "RoPE type", kind, ["default", "llama3"])
         supported(path, "partial_rotary_factor", (raw | rope).get("partial_rotary_factor"), [None, 1])
-        said = (MISTRAL if raw["model_type"] == "mistral" else {}) | raw
-        known = {f.name: said.get(f.name) for f in fields(cls) if f.name in said or f.default is f.default_factory}
+        said = MISTRAL | raw if raw["model_type"] == "mistral" else raw | {"sliding_window": None}  # LLaMA has none
+        known = {f.name: said[f.name] for f in fields(cls) if f.name in said}
         known |= {"rope_theta": (raw | rope).get("rope_theta", 10000.0), "rest": raw,
                   "rope_scaling": {k: rope.get(k) for k in LLAMA3_ROPE} if kind == "llama3" else None,
-                  "sliding_window": said.get("sliding_window") if raw["model_type"] == "mistral" else None,
                   "eos_token_id": eos if isinstance(eos, list) else [] if eos is None else [eos]}
         try:
             return cls(**known)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
+        except (InputError, TypeError) as error:  # TypeError: a required field is missing
+            raise InputError(f"{path}: {error}; expected the config.json of a LLaMA or Mistral") from None
 
     def save(self, folder, dtype):
         """Write config.json so that transformers reads the same network, RoPE in both schemas."""

@@ -248,7 +248,7 @@ def test_the_demo_base_translates_the_same_in_transformers(tokenizer):
     ({"rope_parameters": "yes"}, "RoPE type 'yes'"),
     ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0}}, "RoPE's low_freq_factor = None"),
     ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
-    ({"hidden_size": "big"}, "hidden_size = 'big'; expected a positive int"), ({"hidden_size": "absent"}, "hidden_size = None"),
+    ({"hidden_size": "big"}, "hidden_size = 'big'; expected a positive int"), ({"hidden_size": "absent"}, "missing 1 required positional argument: 'hidden_size'; expected the config.json"),
     ({"num_hidden_layers": 10 ** 9}, "1000000000 layers"), ({"num_attention_heads": 3}, "3 heads"),
     ({"num_key_value_heads": 0}, "num_key_value_heads = 0"), ({"rms_norm_eps": float("nan")}, "rms_norm_eps = nan"),
     ({"tie_word_embeddings": 1}, "tie_word_embeddings = 1; expected bool"), ({"eos_token_id": "x"}, "eos_token_id"),
