@@ -180,14 +180,15 @@ def read_corpus(paths, wanted="all", supervised=None):
     supervised = [p for p in samples if (p in supervised if supervised else "en" in p)]
     named = {"all": list(samples), "supervised": supervised, "zero-shot": [p for p in samples if p not in supervised]}
     chosen = named.get(wanted, [tuple(pair.split("-")) for pair in wanted.split(",")])
-    if not chosen or not all(map(samples.get, chosen)):
+    lacking = [pair for pair in chosen if not samples.get(pair)]
+    if lacking and wanted not in named or len(lacking) == len(chosen):
         raise InputError(f"--directions {wanted}: pairs found in {' '.join(paths)}: "
                          + (", ".join(f"{s}-{t} {len(x):,}" for (s, t), x in samples.items()) or "none"))
     for pair in chosen:
         twice = len(samples[pair]) - len(set(samples[pair]))
         print(f"  {'-'.join(pair)}: {len(samples[pair]):,} pairs" + f", {twice:,} of them duplicates" * bool(twice)
               + f"; {blank[pair]:,} with a blank side left out" * bool(blank[pair]))
-    return {pair: samples[pair] for pair in chosen}, supervised
+    return {pair: samples[pair] for pair in chosen if samples[pair]}, supervised
 
 def draw_pairs(corpus, per_direction, seed):
     """`per_direction` samples (0: all) of each direction, drawn without replacement."""

@@ -142,7 +142,7 @@ def evaluate(s):
         if not os.path.isdir(ckpt):
             raise InputError(f"{ckpt}: no such folder; expected a run of train.py or a model in Hugging Face format")
     tuned = next(filter(None, (run_setting(ckpt, "supervised", []) for ckpt in s.ckpt)), [])
-    samples, tuned = read_corpus(s.data, s.directions, [tuple(pair.split("-")) for pair in tuned])
+    samples, tuned = read_corpus(s.data, s.directions, [tuple(str(pair).split("-")) for pair in tuned])
     samples = {pair: found[:s.rows or None] for pair, found in samples.items()}
     parts = {"supervised": [p for p in samples if p in tuned], "zero-shot": [p for p in samples if p not in tuned]}
     languages, candidates = {code for pair in samples for code in pair}, s.candidates.split(",")

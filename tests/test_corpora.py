@@ -86,6 +86,14 @@ def test_blank_and_duplicate_pairs_are_counted_aloud_and_duplicates_stay(tmp_pat
     assert "  it-nl: 3 pairs, 2 of them duplicates; 1 with a blank side left out\n" in said
 
 
+def test_a_direction_without_pairs_is_said_and_skipped_unless_it_was_asked_for(tmp_path, capsys):
+    path = put(tmp_path / "a.tsv", "en\tit\tnl\na\tb\t\nc\t\td\n")
+    assert list(pairs(read_corpus([path])[0])) == ["en-it", "en-nl", "it-en", "nl-en"]
+    assert "  it-nl: 0 pairs; 2 with a blank side left out\n" in capsys.readouterr().out
+    with pytest.raises(InputError, match="--directions it-nl,en-it: pairs found in .* it-nl 0"):
+        read_corpus([path], "it-nl,en-it")
+
+
 def test_over_long_pairs_are_counted_aloud(capsys, tokenizer):
     samples = [Sample(("en", "it"), "open the file " * 100, "apri"), Sample(("it", "en"), "apri", "open the file " * 100),
                Sample(("en", "it"), "open", "apri")]

@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import warnings
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from conftest import BASE, tiny
 from safetensors.torch import load_file
 
-from data import Tokenizer, read_corpus, write_prompt
+from data import LANGUAGES, Tokenizer, read_corpus, write_prompt
 from model import Config, InputError, add_lora, load_model, save_model
 
 
@@ -98,7 +99,7 @@ def test_damaged_weights_of_others_are_refused_or_load_as_their_bytes_say(tmp_pa
 
 def logits(model, ids):
     with torch.no_grad():
-        return model(ids, [len(ids)])
+        return model.eval()(ids, [len(ids)])
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral"])
@@ -181,22 +182,29 @@ def test_damaged_data_is_refused_or_read_as_its_bytes_say(tmp_path, form, capsys
     (tmp_path / "train.en-it.it").write_text("\n".join(i for _, i in ROWS) + "\n") if form == "paired" else None
 
     def independent():
-        """(source, target) of every row, by another route: whole-file JSON, or lines cut by hand."""
+        """{language: text} of every row, by another route: whole-file JSON, or lines cut by hand."""
         text = path.read_bytes().decode("utf-8-sig")
         if form in ("json", "alpaca", "jsonl"):
             if form == "jsonl":  # one object after another
                 text = "[" + re.sub(r"}\s*{", "},{", text) + "]"
             for r in json.loads(text):
-                yield tuple(r["translation"].values()) if "translation" in r else (r.get("input"), r.get("output"))
+                yield r["translation"] if "translation" in r else dict(zip(named(r["instruction"]), (r["input"], r["output"])))
         elif form == "tsv":
-            yield from (tuple(line.removesuffix("\r").split("\t")) for line in text.removesuffix("\n").split("\n")[1:])
+            header, *lines = text.removesuffix("\n").split("\n")
+            yield from (dict(zip(header.removesuffix("\r").split("\t"), line.removesuffix("\r").split("\t"))) for line in lines)
         else:
-            yield from zip(text.removesuffix("\n").split("\n"), [i for _, i in ROWS])
+            yield from ({"en": e, "it": i} for e, (_, i) in zip(text.removesuffix("\n").split("\n"), ROWS))
+
+    def named(instruction):  # in the order of the sentence
+        found = {name: code for code, name in LANGUAGES.items() if re.search(rf"\b{name}\b", instruction)}
+        return [found[name] for name in sorted(found, key=instruction.index)][:2]
 
     def act():
         corpus, _ = read_corpus([path])
         capsys.readouterr()
-        expected = [(a.strip(), b.strip()) for a, b in independent()]
-        for i, ((s, t), samples) in enumerate(corpus.items()):
-            assert [(x.source, x.target) for x in samples] == [p[::-1] if i else p for p in expected if all(p)]
+        expected, stripped = {}, [{code: text.strip() for code, text in row.items()} for row in independent()]
+        for row in stripped:
+            for s, t in permutations(row, 2) if form != "alpaca" else [tuple(row)]:
+                expected.setdefault((s, t), []).extend([(row[s], row[t])] if row[s] and row[t] else [])
+        assert {d: [(x.source, x.target) for x in found] for d, found in corpus.items()} == expected
     cases(path, 300, act, seed=form)
