@@ -123,8 +123,7 @@ def read_rows(path):
         others = sorted(glob.glob(glob.escape(beside) + ending))
         if not others:
             raise InputError(f"{path}: its other side is missing; expected {beside}{ending}")
-        sides = {here: lines, there: read_lines(others[0])}
-        sides = {source: sides[source], target: sides[target]}
+        sides = {code: lines if code == here else read_lines(others[0]) for code in (source, target)}
         if len(sides[source]) != len(sides[target]):
             raise InputError(f"{path}: {len(lines):,} lines, but {others[0]} has {len(sides[there]):,}; expected equal")
         return "paired files", tuple(sorted([path, others[0]])), [(f"line {n}", {source: a, target: b}, bool(kind))
@@ -300,7 +299,8 @@ def parse(settings, argv=None):
     parser = argparse.ArgumentParser(description=sys.modules[settings.__module__].__doc__.split("\n\n")[0])
     for f in fields(settings):
         kind = {"action": "store_true"} if f.type is bool else {"type": f.type, "default": f.default}
-        help = f.metadata["help"] + (f" (default: {f.default})" if f.default not in (None, "", False) else "")
+        default = " ".join(f.default) if isinstance(f.default, tuple) else f.default
+        help = f.metadata["help"] + f" (default: {default})" * (default not in (None, "", False))
         parser.add_argument("--" + f.name.replace("_", "-"), **kind | f.metadata | {"help": help})
     return settings(**vars(parser.parse_args(argv)))
 
