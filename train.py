@@ -11,7 +11,6 @@ import platform
 import random
 import shutil
 import time
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 
 import torch
@@ -78,51 +77,51 @@ def learning_rate(step, steps, s):
     fall = 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
     return s.lr * ((step + 1) / rise if step < rise else fall)
 
-@contextmanager
-def run_folder(out):
-    """A folder OUT.partial to write into, which appears under the name OUT only when it is whole."""
-    if os.path.exists(out) and not os.path.exists(os.path.join(out, "settings.json")):
-        raise InputError(f"{out} exists and is no run of train.py; choose another --out")
+def new_folder(out):
+    """OUT.partial, empty, to write into: a run appears under its name, by publish(), only when it is whole."""
     partial = out.rstrip("/") + ".partial"
     shutil.rmtree(partial, ignore_errors=True)
     os.makedirs(partial)
-    try:
-        yield partial
-        shutil.rmtree(out, ignore_errors=True)
-        os.rename(partial, out)
-    finally:
-        with suppress(OSError):
-            os.rmdir(partial)  # a run that has not begun leaves nothing
+    return partial
+
+def publish(partial, out):
+    shutil.rmtree(out, ignore_errors=True)
+    os.rename(partial, out)
+    print(f"saved {out}")
 
 def prepare(s):
     """The model (trainable parameters chosen) and its tokenizer, from --init if there is one, else from --model."""
-    if s.init and not os.path.isdir(s.init):
-        raise InputError(f"{s.init}: no such run; make it with `python train.py --stage 1`, or name one with --init")
-    stored = None if s.merge else torch.float32 if s.full else DTYPES[s.dtype]  # full tuning: fp32 master weights
-    model = load_model(s.init or s.model, stored, "cpu" if s.merge else s.device, s.model)
-    if s.merge and not model.lora or s.full and model.lora:
-        raise InputError(f"{s.init or s.model} is a {'LoRA run' if model.lora else 'full model'}; expected a "
-                         + ("LoRA run, which --init names, for --merge" if s.merge else "full model for --full"))
+    stored = torch.float32 if s.full else DTYPES[s.dtype]  # --full needs fp32 master weights; a frozen base does not
+    model = load_model(s.init or s.model, stored, s.device, s.model)
+    if s.full and model.lora:
+        raise InputError(f"{s.init} is a LoRA run; expected a full model for --full")
     if not s.full and not model.lora:
         add_lora(model, s.lora_rank, s.lora_alpha, s.lora_targets.split(","), s.lora_dropout)
-    if s.max_length > model.config.max_position_embeddings and not s.merge:
+    if s.max_length > model.config.max_position_embeddings:
         raise InputError(f"--max-length {s.max_length}: the model has {model.config.max_position_embeddings} positions")
     return model, Tokenizer([s.init or s.model, model.source], model.config, s.template)
 
-def train(s):
-    with run_folder(s.out) as out:
-        tune(s, out)
-    print(f"saved {s.out}")
+def merge(s):
+    """--merge: the adapter of --init folded into its base, as a full model in the dtype of the base."""
+    model = load_model(s.init or s.model, base=s.model)
+    if not model.lora:
+        raise InputError(f"{s.init or s.model} is a full model; expected a LoRA run, which --init names, for --merge")
+    tokenizer = Tokenizer([s.init, model.source], model.config, s.template)
+    merge_lora(model)
+    out = new_folder(s.out)
+    save_model(model, out, tokenizer.folder)
+    write_json(os.path.join(out, "settings.json"), asdict(s) | {
+        "supervised": run_setting(s.init, "supervised", []), "base": model.source})
+    publish(out, s.out)
 
-def tune(s, out):
-    """Both stages, or --merge; writes the run into the folder `out`."""
-    torch.manual_seed(s.seed)
+def train(s):
+    if os.path.exists(s.out) and not os.path.exists(os.path.join(s.out, "settings.json")):
+        raise InputError(f"{s.out} exists and is no run of train.py; choose another --out")
+    if s.init and not os.path.isdir(s.init):
+        raise InputError(f"{s.init}: no such run; make it with `python train.py --stage 1`, or name one with --init")
     if s.merge:
-        model, tokenizer = prepare(s)
-        merge_lora(model)
-        save_model(model, out, tokenizer.folder)
-        return write_json(os.path.join(out, "settings.json"), asdict(s) | {
-            "supervised": run_setting(s.init, "supervised", []), "base": model.source})
+        return merge(s)
+    torch.manual_seed(s.seed)
     corpus, _ = read_corpus(s.data, s.directions)
     model, tokenizer = prepare(s)
     encoded = Encoded(draw_pairs(corpus, s.pairs, s.seed), tokenizer, s.max_length)
@@ -130,13 +129,14 @@ def tune(s, out):
     total = s.steps * s.batch_size or math.ceil(s.epochs * len(encoded.items))  # samples to visit
     steps = math.ceil(total / s.batch_size)
     trainable = [p for p in model.parameters() if p.requires_grad]
-    print(f"stage {s.stage}: {s.init or s.model} -> {s.out}, {len(encoded.items):,} samples, {steps} x {s.batch_size}, "
+    print(f"stage {s.stage}: {s.init or s.model} -> {s.out}, {len(encoded.items):,} samples, template {s.template}, "
           + (f"twins with alpha {s.alpha:g}, --conflict {s.conflict}" if unlikely else "MLE alone"))
     print(f"{sum(p.numel() for p in trainable):,} of {sum(p.numel() for p in model.parameters()):,} parameters, "
-          f"{'full' if s.full else 'LoRA'}, {s.dtype} on {s.device}, learning rate {s.lr:g}, template {s.template}")
+          f"{'full' if s.full else 'LoRA'}, {s.dtype} on {s.device}, {steps} steps of {s.batch_size}, rate {s.lr:g}")
     cuda = s.device.startswith("cuda")
     optimizer = torch.optim.AdamW(trainable, lr=s.lr, weight_decay=s.weight_decay, fused=cuda)
     scaler = torch.amp.GradScaler(s.device.split(":")[0], enabled=cuda and s.dtype == "fp16")
+    out = new_folder(s.out)
     log = open(os.path.join(out, "log.jsonl"), "w", encoding="utf-8")
     updates, started, seen = 0, time.time(), 0
     model.train()
@@ -181,6 +181,7 @@ def tune(s, out):
     write_json(os.path.join(out, "settings.json"), asdict(s) | {
         "supervised": ["-".join(pair) for pair in corpus],
         "versions": {"python": platform.python_version(), "torch": torch.__version__}})
+    publish(out, s.out)
 
 if __name__ == "__main__":
     run(train, Settings)

@@ -218,6 +218,8 @@ def cut(f):
     (None, ["--device", "tpu"], "--device tpu --dtype bf16: not possible here; expected cpu"),
     (None, ["--dtype", "fp16"], "--dtype fp16: not possible here"),
     (None, ["--lora-targets", "query"], "LoRA targets ['query']: expected some of"),
+    (None, ["--lora-dropout", "2"], "LoRA dropout 2.0: expected 0 to 1"),
+    (None, ["--merge", "--init", "nowhere"], "nowhere: no such run"),
     (None, ["--out", "."], "exists and is no run of train.py"),
     (None, ["--alhpa", "1"], "unrecognized arguments: --alhpa")])
 def test_bad_input_gets_one_sentence_and_exit_code_2(folder, damage, args, said):
@@ -228,6 +230,20 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(folder, damage, args, said)
     assert result.returncode == 2 and said in result.stderr and "Traceback" not in result.stderr, result.stderr
     assert result.stderr.startswith("usage") or result.stderr.count("\n") == 1
     assert not any(name.startswith("out") for name in os.listdir(folder))
+
+
+def test_bad_input_leaves_a_stopped_run_as_it_was(folder):
+    (folder / "out.partial").mkdir()
+    (folder / "out.partial" / "log.jsonl").write_text("the log of a stopped run")
+    result = script("train.py", "--data", folder / "none.tsv", "--model", folder / "model", "--out", folder / "out", cwd=folder)
+    assert result.returncode == 2 and (folder / "out.partial" / "log.jsonl").read_text() == "the log of a stopped run"
+
+
+def test_a_model_without_a_run_takes_no_settings_from_the_current_folder(folder, monkeypatch):
+    write_json(folder / "settings.json", {"template": "alma"})
+    monkeypatch.chdir(folder)
+    assert Settings(stage=1, device="cpu").template == "alpaca"
+    assert Settings(stage=1, init=str(folder), device="cpu").template == "alma"
 
 
 @pytest.mark.parametrize("args, said", [
