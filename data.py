@@ -21,6 +21,8 @@ from tqdm import tqdm
 from model import InputError, read_json
 
 LANGUAGES, TEMPLATES = read_json(os.path.join(os.path.dirname(os.path.abspath(__file__)), "prompts.json")).values()
+CODES = {name: code for code, name in LANGUAGES.items()}
+Sample = namedtuple("Sample", "direction source target")  # direction: (source code, target code)
 
 def write_prompt(template, direction, text):
     """The prompt of a template in prompts.json; a response follows its last character, then EOS. A template in
@@ -58,10 +60,12 @@ class Tokenizer:
             else:
                 import tokenizers  # optional: only for a folder without tokenizer.model
                 bpe = tokenizers.Tokenizer.from_file(path)
-                bpe.no_truncation(), bpe.no_padding()  # whatever the file is set to
+                bpe.no_truncation()  # whatever the file is set to
+                bpe.no_padding()
                 bpe.encode_special_tokens, size = True, bpe.get_vocab_size(with_added_tokens=False)
                 self.encode, self.decode = (lambda text: bpe.encode(text, add_special_tokens=False).ids), bpe.decode
-                self.bos = bpe.encode("a").ids[:bpe.encode("a").ids.index(self.encode("a")[0])]
+                whole = bpe.encode("a").ids
+                self.bos = whole[:whole.index(self.encode("a")[0])]
                 self.eos = bpe.token_to_id(eos) if eos else (config.eos_token_id or [-1])[0]
         except ImportError:
             raise InputError(f"{path}: one more package reads it; pip install tokenizers") from None
@@ -83,8 +87,6 @@ class Tokenizer:
             kept = self.decode(self.encode(text)[:room - len(ids)]).rstrip("\ufffd")  # half a character
             text, cut = kept[:len(text) - 1], True
 
-Sample = namedtuple("Sample", "direction source target")  # direction: (source code, target code)
-
 def read_lines(path):
     """The lines of a UTF-8 file; only \\n ends one, U+2028 and U+0085 are text. Raises InputError."""
     try:
@@ -103,8 +105,8 @@ def read_record(record, where):
     record = record if isinstance(record, dict) else {}
     if isinstance(record.get("translation"), dict):
         return record["translation"], False
-    codes, said = {name: code for code, name in LANGUAGES.items()}, str(record.get("instruction"))
-    named = list(dict.fromkeys(codes[word] for word in re.findall(r"\w+", said) if word in codes))
+    words = re.findall(r"\w+", str(record.get("instruction")))
+    named = list(dict.fromkeys(CODES[word] for word in words if word in CODES))
     if len(named) < 2:
         raise InputError(f"{where}: {str(record)[:80]}; expected {{'translation': {{code: text}}}}, or an instruction "
                          "'... from English to Italian ...' with input and output")
@@ -129,15 +131,14 @@ def read_rows(path):
         return "paired files", tuple(sorted([path, others[0]])), [(f"line {n}", {source: a, target: b}, bool(kind))
                                                                   for n, (a, b) in enumerate(zip(*sides.values()), 1)]
     if first[:1] in ("[", "{"):  # an array, or one object after another
-        text, end, line, rows = "\n".join(lines), 0, 1, []
+        text, end, line, counted, rows, decoder = "\n".join(lines), 0, 1, 0, [], json.JSONDecoder()
         try:
             while (start := re.compile(r"\s*").match(text, end).end()) < len(text):
-                line += text.count("\n", end, start)
-                found, end = json.JSONDecoder().raw_decode(text, start)
+                line, counted = line + text.count("\n", counted, start), start
+                found, end = decoder.raw_decode(text, start)
                 for record in found if isinstance(found, list) else [found]:
                     where = f"line {line}, entry {len(rows) + 1}"
                     rows.append((where, *read_record(record, f"{path}, {where}")))
-                line += text.count("\n", start, end)
         except (json.JSONDecodeError, RecursionError) as error:
             raise InputError(f"{path}, line {getattr(error, 'lineno', line)}: not valid JSON ({error})") from None
         return ("Alpaca JSON" if any(row[2] for row in rows) else "translation JSON"), (path,), rows
@@ -157,13 +158,12 @@ def read_corpus(paths, wanted="all", supervised=None):
     default those with English. A file named en-it gives it->en too, unless another file is named it-en. Pairs
     with a blank side are left out, duplicates are kept; both are counted aloud. Raises InputError.
     """
-    paths = [os.fspath(path) for path in paths]
-    files = {used: (form, rows) for form, used, rows in map(read_rows, paths)}
+    files = {used: (form, rows) for form, used, rows in map(read_rows, map(os.fspath, paths))}
     named = {used: re.findall(r"([a-z]{2})-([a-z]{2})(?![a-z])", os.path.basename(used[0]))[:1] for used in files}
     samples, blank = {}, Counter()
     for used, (form, rows) in files.items():
         print(f"{' + '.join(used)}: {form}, {len(rows):,} rows")
-        elsewhere = [(t, s) for s, t in named[used] if [(t, s)] in named.values()]  # by another name
+        theirs = [(t, s) for s, t in named[used] if [(t, s)] in named.values()]  # another file's own
         for where, texts, directed in rows:
             if len(texts) < 2 or not texts.keys() <= LANGUAGES.keys():
                 raise InputError(f"{used[0]}, {where}: found {' '.join(texts)}; expected some of {' '.join(LANGUAGES)}")
@@ -171,17 +171,18 @@ def read_corpus(paths, wanted="all", supervised=None):
                 if not isinstance(text, str) or re.search("[\0\ud800-\udfff]", text):
                     raise InputError(f"{used[0]}, {where}: the {code} side is {text!r:.60}; expected text without NUL")
             for s, t in [tuple(texts)] if directed else permutations(texts, 2):
-                if (s, t) not in elsewhere:
+                if (s, t) not in theirs:
                     sample = Sample((s, t), texts[s].strip(), texts[t].strip())
                     whole = bool(sample.source and sample.target)
                     samples.setdefault((s, t), []).extend([sample] * whole)
                     blank[s, t] += not whole
     supervised = [p for p in samples if (p in supervised if supervised else "en" in p)]
-    named = {"all": list(samples), "supervised": supervised, "zero-shot": [p for p in samples if p not in supervised]}
-    chosen = named.get(wanted, [tuple(pair.split("-")) for pair in wanted.split(",")])
+    rest = [p for p in samples if p not in supervised]
+    keywords = {"all": list(samples), "supervised": supervised, "zero-shot": rest}
+    chosen = keywords.get(wanted, [tuple(pair.split("-")) for pair in wanted.split(",")])
     lacking = [pair for pair in chosen if not samples.get(pair)]
-    if lacking and wanted not in named or len(lacking) == len(chosen):
-        raise InputError(f"--directions {wanted}: pairs found in {' '.join(paths)}: "
+    if lacking and wanted not in keywords or len(lacking) == len(chosen):
+        raise InputError(f"--directions {wanted}: pairs found in {' '.join(map(str, paths))}: "
                          + (", ".join(f"{s}-{t} {len(x):,}" for (s, t), x in samples.items()) or "none"))
     for pair in chosen:
         twice = len(samples[pair]) - len(set(samples[pair]))
@@ -307,7 +308,7 @@ def parse(settings, argv=None):
 def run_setting(folder, name, default):
     """What settings.json of a run folder says of `name`; the default where it says nothing."""
     path = os.path.join(folder, "settings.json")
-    value = read_json(path).get(name) if os.path.exists(path) else default
+    value = read_json(path).get(name) if folder and os.path.exists(path) else default
     return value if isinstance(value, type(default)) else default
 
 def run(main, settings):

@@ -103,10 +103,9 @@ def score(hypotheses, samples, direction, identify):
     """BLEU with its signature, OTR, the references' OTR and what is off-target, of one direction."""
     metric = bleu_metric(direction[1])
     references = [x.target for x in samples]
-    bleu = metric.corpus_score(hypotheses, [references])
     (otr, kinds), (floor, _) = (off_target(texts, direction, identify) for texts in (hypotheses, references))
-    return {"bleu": bleu.score, "otr": otr, "floor": floor, "off_target": kinds, "sentences": len(samples),
-            "signature": str(metric.get_signature())}
+    return {"bleu": metric.corpus_score(hypotheses, [references]).score, "otr": otr, "floor": floor,
+            "off_target": kinds, "sentences": len(samples), "signature": str(metric.get_signature())}
 
 def average(results, pairs):
     """Means over directions of BLEU, OTR and floor, and the off-target outputs of all of them together."""
@@ -161,7 +160,8 @@ def evaluate(s):
         with tqdm(total=sum(map(len, samples.values())), desc=ckpt, unit="sentence", dynamic_ncols=True) as bar:
             for pair, chosen in samples.items():
                 hypotheses, cut = translate(model, tokenizer, chosen, s, bar)
-                bar.write(f"{'-'.join(pair)}: {cut:,} over-long sources cut") if cut else None
+                if cut:
+                    bar.write(f"{'-'.join(pair)}: {cut:,} over-long sources cut")
                 results["-".join(pair)] = score(hypotheses, chosen, pair, identify) | {"sources_cut": cut}
                 with open(os.path.join(out, f"{'-'.join(pair)}.txt"), "w", encoding="utf-8") as f:
                     f.writelines(h + "\n" for h in hypotheses)

@@ -30,10 +30,10 @@ ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
 MISTRAL = {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096}  # if the file is silent
 LLAMA3_ROPE = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
-def check(name, value, kind, below=2 ** 31):
-    """Raise InputError unless `value` is of the type `kind`; numbers must be positive and below a limit."""
+def check(name, value, kind):
+    """Raise InputError unless `value` is of the type `kind`; numbers must be positive and below 2^31."""
     number = kind in (int, float)
-    if not (type(value) in (int, kind) and 0 < value < below if number else type(value) is kind):
+    if not (type(value) in (int, kind) and 0 < value < 2 ** 31 if number else type(value) is kind):
         raise InputError(f"{name} = {value!r}; expected {'a positive ' * number}{kind.__name__}")
 
 def supported(path, name, value, values):
@@ -70,12 +70,11 @@ class Config:
             check(f"RoPE's {name}", self.rope_scaling[name], float)
         if not all(type(i) is int for i in self.eos_token_id):
             raise InputError(f"eos_token_id = {self.eos_token_id!r}; expected an id or a list of ids")
-        heads = self.num_attention_heads
-        self.num_key_value_heads = self.num_key_value_heads or heads
-        self.head_dim = self.head_dim or self.hidden_size // heads
-        if heads % self.num_key_value_heads or self.head_dim % 2 or self.num_hidden_layers > 999:
-            raise InputError(f"{heads} heads of width {self.head_dim}, {self.num_key_value_heads} for keys, in "
-                             f"{self.num_hidden_layers} layers; expected whole groups, even width, under 1,000 layers")
+        self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
+        self.head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
+        if self.num_attention_heads % self.num_key_value_heads or self.head_dim % 2 or self.num_hidden_layers > 999:
+            raise InputError(f"{self.num_hidden_layers} layers, {self.num_attention_heads} heads {self.head_dim} wide, "
+                             f"{self.num_key_value_heads} for keys; expected under 1,000, an even width, whole groups")
 
     @classmethod
     def load(cls, folder):
@@ -267,9 +266,6 @@ class LlamaForCausalLM(nn.Module):
         self.source = self.lora = None  # the folder it was loaded from; the settings of its LoRA layers
         self.model = Decoder(config)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
-        for p in self.parameters():
-            if p.ndim == 2:
-                nn.init.normal_(p, std=0.02)
         self.tie()
 
     def tie(self):
@@ -307,6 +303,8 @@ def add_lora(model, r, lora_alpha, target_modules, lora_dropout=0.0, rank_patter
     if not all(found.values()) or not found:
         names = sorted({n.split(".")[-1] for n in linears})
         raise InputError(f"LoRA targets {targets!r}: expected some of {', '.join(names)}")
+    if not 0 <= lora_dropout <= 1:
+        raise InputError(f"LoRA dropout {lora_dropout!r}: expected 0 to 1")
     model.requires_grad_(False)
     for name in [n for n in linears if any(n in names for names in found.values())]:
         rank, alpha = (next((v for k, v in (values or {}).items() if re.match(rf"(.*\.)?({k})$", name)), default)
@@ -376,6 +374,7 @@ def read_tensors(files, expected, dtype=None, device="cpu", spare=(), index=None
     places = {}
     for path in files:
         with opened(path) as f:
+            sums = {k: v for k, v in (f.metadata() or {}).items() if "crc32" in k}  # where save_model wrote the file
             for name in f.keys():
                 if name.endswith("rotary_emb.inv_freq"):  # a constant that older conversions store
                     continue
@@ -386,15 +385,14 @@ def read_tensors(files, expected, dtype=None, device="cpu", spare=(), index=None
                     if found not in good:
                         raise InputError(f"{path}: tensor {name} has {what} {found}, expected "
                                          f"{' or '.join(map(str, good))}; config and weights do not belong together")
-                places[name] = path
+                places[name] = path, sums and sums.get(f"crc32 {name}", "none")
     for name in [n for n in expected if n not in places and n not in spare]:
         raise InputError(f"{files[0]}: tensor {name} is missing{' from all shards' if index else ''}, expected shape "
                          f"{expected[name]}; config and weights do not belong together")
-    for name, path in tqdm(places.items(), desc="loading", unit="tensor", leave=False, delay=3):
+    for name, (path, stated) in tqdm(places.items(), desc="loading", unit="tensor", leave=False, delay=3):
         with opened(path) as f:  # anew for each tensor, or every page of the file stays mapped
             tensor = f.get_tensor(name)
-            sums = {k: v for k, v in (f.metadata() or {}).items() if "crc32" in k}  # where save_model wrote the file
-            if sums and sums.get(f"crc32 {name}") != checksum(tensor) or not all(map(torch.isfinite, tensor.aminmax())):
+            if stated and stated != checksum(tensor) or not all(map(torch.isfinite, tensor.aminmax())):
                 raise InputError(f"{path}: tensor {name} is damaged (wrong checksum, or NaN); copy it again")
             yield name, tensor.to(device, dtype, copy=True)
 

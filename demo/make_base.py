@@ -121,6 +121,9 @@ def main(first):
     if first == 1:
         tokenizer = make_tokenizer(rows, os.path.join(out, "tokenizer.model"))
         model = LlamaForCausalLM(Config(**CONFIG))
+        for p in model.parameters():
+            if p.ndim == 2:
+                torch.nn.init.normal_(p, std=0.02)
     else:
         tokenizer = sentencepiece.SentencePieceProcessor(model_file=f"{out}/tokenizer.model")
         model = load_model(out, torch.float32)
