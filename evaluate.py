@@ -1,22 +1,22 @@
 """Translate a test set with one or more checkpoints and report SacreBLEU and the off-target ratio (OTR).
 
-    python evaluate.py --ckpt demo/base runs/stage1 runs/stage2 # side by side in one table
+    python evaluate.py --ckpt demo/base runs/stage1 runs/stage2      # side by side in one table
+    torchrun --nproc-per-node 4 evaluate.py --ckpt runs/stage2       # a share of the directions on each GPU
 
-An output is off-target when langid, choosing among --candidates, does not name the target language; an
-empty output is off-target too. The references' own OTR is printed as the floor: langid errs on short text.
+An output is off-target when langid, choosing among --candidates, does not name the target language; an empty output is
+off-target too. The references' own OTR is printed as the floor: langid errs on short text.
 """
-import os
-import time
+import os, time
 from collections import Counter
 from dataclasses import asdict, dataclass
 
 import langid.langid
 import sacrebleu
 import torch
-from tqdm import tqdm
+import torch.distributed as dist
 
 from data import DTYPES, TEMPLATES, Tokenizer, option, pick_device, read_corpus, run, run_setting
-from model import InputError, KVCache, load_model, write_json
+from model import RANK, WORLD, InputError, KVCache, load_model, progress, require, write_json
 
 BLEU_TOKENIZER = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}  # every other target: 13a, as in WMT
 
@@ -37,10 +37,8 @@ class Settings:
 @torch.inference_mode()
 def greedy(model, prompts, ends, max_new_tokens):
     """Greedy decoding of prompts (lists of ids, any lengths) up to one of the ids `ends`; returns the ids before it.
-
-    Prompts are prefilled end to end; then every row adds one token a step at its own position in the cache,
-    and a row that ends is dropped from the batch.
-    """
+    Prompts are prefilled end to end; then every row adds one token a step at its own position in the cache, and a row
+    that ends is dropped from the batch."""
     device, lengths = model.lm_head.weight.device, [len(p) for p in prompts]
     cache = KVCache(model.config, len(prompts), max(lengths) + max_new_tokens, device, model.lm_head.weight.dtype)
     ids = torch.tensor([i for p in prompts for i in p], device=device)  # [T]
@@ -64,9 +62,8 @@ def translate(model, tokenizer, samples, s, bar):
     """(hypotheses of the samples in their order, how many sources were cut); decoded in batches of similar length."""
     room, ends = model.config.max_position_embeddings - s.max_new_tokens, {tokenizer.eos, *model.config.eos_token_id}
     prompts, cut = zip(*(tokenizer.prompt(x.direction, x.source, room) for x in samples))
-    if None in prompts:
-        raise InputError(f"--max-new-tokens {s.max_new_tokens} leaves no room for the prompt in the model's "
-                         f"{model.config.max_position_embeddings} positions; lower it")
+    require(None not in prompts, f"--max-new-tokens {s.max_new_tokens} leaves no room for the prompt in the model's "
+            f"{model.config.max_position_embeddings} positions; lower it")
     order = sorted(range(len(samples)), key=lambda i: len(prompts[i]))
     hypotheses = [""] * len(samples)
     for start in range(0, len(order), s.batch_size):
@@ -79,9 +76,8 @@ def translate(model, tokenizer, samples, s, bar):
 def identifier(candidates):
     """A function text -> language code, or "empty": langid 1.1.6 choosing among `candidates`. Raises InputError."""
     model = langid.langid.LanguageIdentifier.from_modelstring(langid.langid.model, norm_probs=True)
-    unknown = set(candidates) - set(model.nb_classes)
-    if unknown:
-        raise InputError(f"--candidates: langid has no {' '.join(sorted(unknown))}, but {' '.join(model.nb_classes)}")
+    unknown = " ".join(sorted(set(candidates) - set(model.nb_classes)))
+    require(not unknown, f"--candidates: langid has no {unknown}, but {' '.join(model.nb_classes)}")
     model.set_languages(candidates)
     return lambda text: model.classify(text)[0] if text.strip() else "empty"
 
@@ -138,40 +134,44 @@ def table(reports, parts):
 def evaluate(s):
     pick_device(s)
     for ckpt in s.ckpt:
-        if not os.path.isdir(ckpt):
-            raise InputError(f"{ckpt}: no such folder; expected a run of train.py or a model in Hugging Face format")
+        require(os.path.isdir(ckpt), f"{ckpt}: no such folder; expected a run of train.py or a model in Hugging Face format")
     tuned = next(filter(None, (run_setting(ckpt, "supervised", []) for ckpt in s.ckpt)), [])
     samples, tuned = read_corpus(s.data, s.directions, [tuple(str(pair).split("-")) for pair in tuned])
     samples = {pair: found[:s.rows or None] for pair, found in samples.items()}
     parts = {"supervised": [p for p in samples if p in tuned], "zero-shot": [p for p in samples if p not in tuned]}
     languages, candidates = {code for pair in samples for code in pair}, s.candidates.split(",")
-    if not languages < set(candidates):
-        raise InputError(f"--candidates {s.candidates}: expected {' '.join(languages)} and at least one more language")
+    require(languages < {*candidates}, f"--candidates {s.candidates}: expected {' '.join(languages)} and at least one more language")
     identify = identifier(candidates)
     for _, target in samples:
         bleu_metric(target)  # fails before hours of decoding, not after
     split, reports = os.path.splitext(os.path.basename(s.data[0]))[0], {}
+    mine = sorted(samples, key=lambda pair: -len(samples[pair]))[RANK::WORLD]  # the directions of this process
     for ckpt in s.ckpt:
         started, results = time.time(), {}
         model = load_model(ckpt, DTYPES[s.dtype], s.device, s.model).to(DTYPES[s.dtype]).eval()
         tokenizer = Tokenizer([ckpt, model.source], model.config, s.template or run_setting(ckpt, "template", "alpaca"))
         out = os.path.join(ckpt, f"eval-{split}")
         os.makedirs(out, exist_ok=True)
-        with tqdm(total=sum(map(len, samples.values())), desc=ckpt, unit="sentence", dynamic_ncols=True) as bar:
-            for pair, chosen in samples.items():
-                hypotheses, cut = translate(model, tokenizer, chosen, s, bar)
+        with progress(total=sum(len(samples[pair]) for pair in mine), desc=ckpt, unit="sentence") as bar:
+            for pair in [pair for pair in samples if pair in mine]:
+                hypotheses, cut = translate(model, tokenizer, samples[pair], s, bar)
                 if cut:
                     bar.write(f"{'-'.join(pair)}: {cut:,} over-long sources cut")
-                results["-".join(pair)] = score(hypotheses, chosen, pair, identify) | {"sources_cut": cut}
+                results["-".join(pair)] = score(hypotheses, samples[pair], pair, identify) | {"sources_cut": cut}
                 with open(os.path.join(out, f"{'-'.join(pair)}.txt"), "w", encoding="utf-8") as f:
                     f.writelines(h + "\n" for h in hypotheses)
+        shares = [results] * WORLD
+        if WORLD > 1:
+            dist.all_gather_object(shares, results)
+        results = {name: share[name] for name in map("-".join, samples) for share in shares if name in share}
         name = os.path.basename(os.path.normpath(ckpt))
         reports[name if name not in reports else ckpt] = report = {
             "directions": results,
             "average": {title: average(results, pairs) for title, pairs in parts.items() if pairs},
             "settings": asdict(s), "seconds": round(time.time() - started, 1),
             "versions": {"sacrebleu": sacrebleu.__version__, "langid": "1.1.6", "torch": torch.__version__}}
-        write_json(os.path.join(out, "scores.json"), report)
+        if RANK == 0:
+            write_json(os.path.join(out, "scores.json"), report)
     signatures = " and ".join(sorted({r["signature"] for r in results.values()}))
     print(table(reports, parts))
     print(f"\n{' '.join(s.data)}, greedy. SacreBLEU {signatures}. OTR in %, langid among {s.candidates}.\n"

@@ -6,18 +6,18 @@ batch was split into micro-batches cannot change the gradient.
 import torch
 import torch.nn.functional as F
 
-def mle(logits, y):
+def mle(logits, y, w=None):
     """Eq. 1, L_MLE = - sum_t log p(y_t | I, x, y_<t).
 
     logits [R, V] under the right instruction I, at the positions before each response token; y [R] the
-    response tokens. Returns (sum in nats, a fp32 or fp64 scalar; R).
+    response tokens; w [R] their weights, by default 1. Returns (weighted sum in nats, a fp32 or fp64 scalar; sum of w).
     """
-    return F.cross_entropy(at_least_fp32(logits), y, reduction="sum"), y.numel()
+    return weighted(F.cross_entropy(at_least_fp32(logits), y, reduction="none"), w)
 
-def unlikelihood(logits, y):
+def unlikelihood(logits, y, w=None):
     """Eq. 2, L_UL = - sum_t log(1 - p(y_t | I~, x, y_<t)).
 
-    logits [R, V] under the conflicting instruction I~; y [R] the same response tokens. Returns (sum in nats, R).
+    logits [R, V] under the conflicting instruction I~; y [R] the same response tokens. w and what is returned: as mle.
 
     With m = z_y - logsumexp(z without z_y), the margin of y over all other tokens, p = sigmoid(m) and
     -log(1 - p) = -logsigmoid(-m): exact where p rounds to 1, which is where the model is most wrong. Its
@@ -26,14 +26,17 @@ def unlikelihood(logits, y):
     z = at_least_fp32(logits)
     others = z.scatter(-1, y[:, None], -torch.inf).logsumexp(-1)  # [R]
     margin = z.gather(-1, y[:, None])[:, 0] - others              # [R]
-    return -F.logsigmoid(-margin).sum(), y.numel()
+    return weighted(-F.logsigmoid(-margin), w)
 
 def language_aware(mle_sum, mle_count, ul_sum, ul_count, alpha):
     """Eq. 3, L = L_MLE + alpha * L_UL, each the mean over its own response tokens in the step.
 
     The sums may be those of one micro-batch; the counts are the whole step's. Stage 1 is alpha = 0.
     """
-    return mle_sum / max(mle_count, 1) + alpha * ul_sum / max(ul_count, 1)
+    return mle_sum / (mle_count or 1) + alpha * ul_sum / (ul_count or 1)
+
+def weighted(losses, w):
+    return (losses.sum(), losses.numel()) if w is None else ((losses * w).sum(), w.sum())
 
 def at_least_fp32(logits):
     return logits if logits.dtype == torch.float64 else logits.float()

@@ -1,30 +1,34 @@
 """LLaMA by hand: the decoder, its KV cache, LoRA, and weights in and out of Hugging Face folders.
 
-Module and attribute names are the checkpoint's tensor names (model.layers.0.self_attn.q_proj.weight), so
-loading is a strict copy without a rename table. A batch is not padded: its sequences lie end to end in one
-row of tokens, and a Layout says which token belongs to which sequence.
-
-Symbols in shape comments: B sequences, T tokens of all of them together, n tokens of the longest, S cache
-slots, R response tokens, D width, H heads, K key/value heads, d head width, V vocabulary, r LoRA rank.
+Module and attribute names are the checkpoint's tensor names (model.layers.0.self_attn.q_proj.weight), so loading is a
+strict copy without a rename table. A batch is not padded: its sequences lie end to end in one row of tokens, and a
+Layout says which token belongs to which sequence. Symbols in shape comments: B sequences, T tokens of all of them
+together, n tokens of the longest, S cache slots, R response tokens, D width, H heads, K key/value heads, d head width,
+V vocabulary, r LoRA rank.
 """
-import json
-import math
-import os
-import re
-import shutil
-import zlib
-from contextlib import suppress
+import json, math, os, re, shutil, zlib
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor, init_device_mesh
+from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
+
+RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # set by torchrun
+progress = partial(tqdm, disable=RANK > 0, dynamic_ncols=True)
 
 class InputError(ValueError):
     """The user's input is at fault: one sentence says what was found, where, and what to do."""
+
+def require(good, sentence):
+    if not good:
+        raise InputError(sentence)
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
 MISTRAL = {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096}  # if the file is silent
@@ -33,12 +37,11 @@ LLAMA3_ROPE = ("factor", "low_freq_factor", "high_freq_factor", "original_max_po
 def check(name, value, kind):
     """Raise InputError unless `value` is of the type `kind`; numbers must be positive and below 2^31."""
     number = kind in (int, float)
-    if not (type(value) in (int, kind) and 0 < value < 2 ** 31 if number else type(value) is kind):
-        raise InputError(f"{name} = {value!r}; expected {'a positive ' * number}{kind.__name__}")
+    require(type(value) in (int, kind) and 0 < value < 2 ** 31 if number else type(value) is kind,
+            f"{name} = {value!r}; expected {'a positive ' * number}{kind.__name__}")
 
 def supported(path, name, value, values):
-    if value not in values:
-        raise InputError(f"{path}: {name} {value!r} is not supported; expected {' or '.join(map(repr, values))}")
+    require(value in values, f"{path}: {name} {value!r} is not supported; expected {' or '.join(map(repr, values))}")
 
 @dataclass
 class Config:
@@ -68,13 +71,12 @@ class Config:
                 check(f.name, getattr(self, f.name), f.type)
         for name in LLAMA3_ROPE if self.rope_scaling else ():
             check(f"RoPE's {name}", self.rope_scaling[name], float)
-        if not all(type(i) is int for i in self.eos_token_id):
-            raise InputError(f"eos_token_id = {self.eos_token_id!r}; expected an id or a list of ids")
+        require(all(type(i) is int for i in self.eos_token_id), f"eos_token_id = {self.eos_token_id!r}; expected id(s)")
         self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
         self.head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
-        if self.num_attention_heads % self.num_key_value_heads or self.head_dim % 2 or self.num_hidden_layers > 999:
-            raise InputError(f"{self.num_hidden_layers} layers, {self.num_attention_heads} heads {self.head_dim} wide, "
-                             f"{self.num_key_value_heads} for keys; expected under 1,000, an even width, whole groups")
+        whole = self.num_attention_heads % self.num_key_value_heads == self.head_dim % 2 == 0
+        require(whole and self.num_hidden_layers < 1000, f"{self.num_hidden_layers} layers, {self.num_attention_heads} heads "
+                f"{self.head_dim} wide, {self.num_key_value_heads} for keys; expected under 1,000, an even width, whole groups")
 
     @classmethod
     def load(cls, folder):
@@ -112,9 +114,8 @@ class Layout:
     """Where each of T tokens belongs when B sequences of the given lengths lie end to end, without padding.
 
     `start` [B] counts the tokens that a KV cache already holds. Only attention needs rectangles, so pad() and
-    unpad() are used there alone; padding is on the right, where causal order hides it. `visible` [B, 1, n, s]:
-    the slots that a query sees, where there is a cache or a sequence exceeds the sliding window; else None.
-    """
+    unpad() are used there alone; padding is on the right, where causal order hides it. `visible` [B, 1, n, s]: the
+    slots that a query sees, where there is a cache or a sequence exceeds the sliding window; else None."""
 
     def __init__(self, lengths, device=None, start=None, window=None):
         sizes = torch.as_tensor(lengths, device=device)
@@ -128,8 +129,7 @@ class Layout:
         if start is not None or window and window < self.n:
             slots = torch.arange(int((self.start + sizes).max()), device=device)                    # [s]
             query = self.start[:, None, None] + torch.arange(self.n, device=device)[None, :, None]  # [B, n, 1]
-            seen = (slots <= query) & (slots > query - (window or len(slots)))                      # [B, n, s]
-            self.visible = seen[:, None]
+            self.visible = ((slots <= query) & (slots > query - (window or len(slots))))[:, None]   # [B, 1, n, s]
 
     def pad(self, x):
         """[T, H, d] -> [B, H, n, d]"""
@@ -167,8 +167,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x):  # [T, D]; in fp32, since bf16 squares lose the small components
         h = x.float()
-        h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * h.to(x.dtype)
+        return self.weight * (h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + self.eps)).to(x.dtype)
 
 def rope_table(config, position):
     """cos, sin [T, 1, d] for positions [T]: feature i and i + d/2 share the frequency theta^(-2i/d)."""
@@ -192,9 +191,9 @@ class Linear(nn.Linear):
     """W x, and with LoRA (arXiv 2106.09685) W x + scale * B A x, where B starts at zero: at first nothing changes."""
     scale = None  # without LoRA
 
-    def attach(self, r, scale, dropout):
-        self.lora_A = nn.Linear(self.in_features, r, bias=False, device=self.weight.device)   # [r, in]
-        self.lora_B = nn.Linear(r, self.out_features, bias=False, device=self.weight.device)  # [out, r]
+    def attach(self, r, scale, dropout, device):
+        self.lora_A = nn.Linear(self.in_features, r, bias=False, device=device)   # [r, in]
+        self.lora_B = nn.Linear(r, self.out_features, bias=False, device=device)  # [out, r]
         nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
         nn.init.zeros_(self.lora_B.weight)
         self.dropout, self.scale = nn.Dropout(dropout), scale
@@ -202,12 +201,6 @@ class Linear(nn.Linear):
     def forward(self, x):
         y = F.linear(x, self.weight, self.bias)
         return y + self.lora_B(self.lora_A(self.dropout(x))) * self.scale if self.scale else y
-
-    @torch.no_grad()
-    def merge(self):
-        delta = self.lora_B.weight.float() @ self.lora_A.weight.float() * self.scale  # summed in fp32
-        self.weight = nn.Parameter((self.weight.float() + delta).to(self.weight.dtype))
-        del self.lora_A, self.lora_B, self.dropout, self.scale
 
 class Attention(nn.Module):
     def __init__(self, config):
@@ -252,19 +245,15 @@ class Block(nn.Module):
         x = x + self.self_attn(self.input_layernorm(x), *where)
         return x + self.mlp(self.post_attention_layernorm(x))
 
-class Decoder(nn.Module):
-    def __init__(self, config):
-        super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-
 class LlamaForCausalLM(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
         self.source = self.lora = None  # the folder it was loaded from; the settings of its LoRA layers
-        self.model = Decoder(config)
+        self.recompute = False          # activation checkpointing: only the input of each block is kept for the backward
+        self.model = nn.ModuleDict({"embed_tokens": nn.Embedding(config.vocab_size, config.hidden_size),
+                                    "layers": nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers)),
+                                    "norm": RMSNorm(config.hidden_size, config.rms_norm_eps)})
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.tie()
 
@@ -273,53 +262,52 @@ class LlamaForCausalLM(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
 
     def forward(self, ids, lengths, cache=None, at=None):
-        """Logits [R, V] of the next token.
-
-        ids [T]: sequences end to end. lengths: B ints that sum to T. cache: a KVCache of B rows, which these
-        tokens continue and are added to. at [R]: the positions in 0..T-1 whose logits are wanted (default: all);
-        the vocabulary projection, the largest tensor of a step, is computed there alone.
-        """
+        """Logits [R, V] of the next token. ids [T]: sequences end to end. lengths: B ints that sum to T. cache: a KVCache
+        of B rows, which these tokens continue and are added to. at [R]: the positions in 0..T-1 whose logits are wanted
+        (default: all); the vocabulary projection, the largest tensor of a step, is computed there alone."""
         layout = Layout(lengths, ids.device, None if cache is None else cache.used, self.config.sliding_window)
         if cache is not None:
             cache.used = cache.used + torch.as_tensor(lengths, device=ids.device)
         x = self.model.embed_tokens(ids)  # [T, D]
         rope = rope_table(self.config, layout.position)
         for i, block in enumerate(self.model.layers):
+            if self.recompute and torch.is_grad_enabled():
+                block = partial(checkpoint, block, use_reentrant=False)
             x = block(x, rope, layout, cache, i)
         x = self.model.norm(x if at is None else x[at])  # [R, D]
         return self.lm_head(x)                           # [R, V]
 
 def add_lora(model, r, lora_alpha, target_modules, lora_dropout=0.0, rank_pattern=None, alpha_pattern=None,
-             use_rslora=False):
+             use_rslora=False, device=None):
     """Freeze the model and attach LoRA to every linear layer that `target_modules` names; raises InputError.
 
     The rules are those of PEFT's adapter_config.json: target_modules is a list of last names (q_proj) or a regular
-    expression of whole names; the patterns, {regular expression: value}, set r and alpha of the layers whose
-    names end so; the scale is alpha / r, with use_rslora alpha / sqrt(r).
-    """
+    expression of whole names; the patterns, {regular expression: value}, set r and alpha of the layers whose names
+    end so; the scale is alpha / r, with use_rslora alpha / sqrt(r)."""
     linears, targets = {n: m for n, m in model.named_modules() if isinstance(m, Linear)}, target_modules
     found = {targets: [n for n in linears if re.fullmatch(targets, n)]} if isinstance(targets, str) else {
         t: [n for n in linears if f".{n}".endswith(f".{t}")] for t in targets}
-    if not all(found.values()) or not found:
-        names = sorted({n.split(".")[-1] for n in linears})
-        raise InputError(f"LoRA targets {targets!r}: expected some of {', '.join(names)}")
-    if not 0 <= lora_dropout <= 1:
-        raise InputError(f"LoRA dropout {lora_dropout!r}: expected 0 to 1")
+    names = ", ".join(sorted({n.split(".")[-1] for n in linears}))
+    require(found and all(found.values()), f"LoRA targets {targets!r}: expected some of {names}")
+    require(0 <= lora_dropout <= 1, f"LoRA dropout {lora_dropout!r}: expected 0 to 1")
     model.requires_grad_(False)
     for name in [n for n in linears if any(n in names for names in found.values())]:
         rank, alpha = (next((v for k, v in (values or {}).items() if re.match(rf"(.*\.)?({k})$", name)), default)
                        for values, default in ((rank_pattern, r), (alpha_pattern, lora_alpha)))
         check(f"rank of {name}", rank, int)
         check(f"lora_alpha of {name}", alpha, float)
-        linears[name].attach(rank, alpha / (rank ** 0.5 if use_rslora else rank), lora_dropout)
+        scale, place = alpha / (rank ** 0.5 if use_rslora else rank), device or linears[name].weight.device
+        linears[name].attach(rank, scale, lora_dropout, place)
     model.lora = {"r": r, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout, "target_modules": targets,
                   "rank_pattern": rank_pattern or {}, "alpha_pattern": alpha_pattern or {}, "use_rslora": use_rslora}
 
+@torch.no_grad()
 def merge_lora(model):
     """Fold every adapter into its weight, in place: the same function, a plain LLaMA again."""
-    for module in model.modules():
-        if isinstance(module, Linear) and module.scale:
-            module.merge()
+    for m in [m for m in model.modules() if isinstance(m, Linear) and m.scale]:
+        delta = m.lora_B.weight.float() @ m.lora_A.weight.float() * m.scale  # summed in fp32
+        m.weight = nn.Parameter((m.weight.float() + delta).to(m.weight.dtype))
+        del m.lora_A, m.lora_B, m.dropout, m.scale
     model.config.tie_word_embeddings &= model.lm_head.weight is model.model.embed_tokens.weight  # else lm_head had LoRA
     model.lora = None
 
@@ -335,137 +323,141 @@ BESIDE = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special
 def read_json(path):
     try:
         with open(path, encoding="utf-8") as f:
-            value = json.load(f)
-    except (OSError, ValueError, RecursionError) as error:
-        said = (getattr(error, "strerror", None) or f"not valid JSON, {error}").lower()
-        raise InputError(f"{path}: {said}; expected a file of a model folder in Hugging Face format") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: found a JSON {type(value).__name__}; expected an object")
-    return value
+            return dict(json.load(f).items())
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        said = (getattr(error, "strerror", None) or str(error)).lower()
+        raise InputError(f"{path}: {said}; expected a JSON object of a model folder in Hugging Face format") from None
 
 def write_json(path, value):
     with open(path, "w", encoding="utf-8") as f:
         f.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
-def opened(path):
-    """A safetensors file; missing, cut or broken it raises InputError with the size found and the size it states."""
-    try:
-        return safe_open(path, framework="pt")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; expected safetensors (convert .bin files with transformers)") from None
-    except (SafetensorError, OSError) as error:
-        whole, found = "8 or more", os.path.getsize(path)
-        with suppress(Exception), open(path, "rb") as f:  # a broken header states no size
-            size = int.from_bytes(f.read(8), "little")
-            header = json.loads(f.read(min(size, found)))
-            whole = f"{8 + size + max(t['data_offsets'][1] for n, t in header.items() if n != '__metadata__'):,}"
-        raise InputError(f"{path}: not a whole safetensors file: {found:,} bytes found, {whole} expected ({error}); "
-                         "copy it again") from None
-
 def checksum(tensor):
     return str(zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy()))
 
-def read_tensors(files, expected, dtype=None, device="cpu", spare=(), index=None):
-    """Yield (name, tensor) of safetensors files that together hold exactly `expected`, {name: shape}.
+def read_tensors(folder, stem, expected, dtype=None, device="cpu", spare=()):
+    """Yield (name, tensor) of folder/stem.safetensors, or of the files in its index, which must together hold exactly
+    `expected`, {name: parameter}; each as sharded as its parameter.
 
-    dtype None: as stored. spare: names that may be absent. index: {name: file}, to hold against the files. Every
-    header is checked first, then tensors are converted one by one: host memory holds one copy and a tensor more.
-    """
-    places = {}
+    dtype None: as stored. spare: names that may be absent. Every header is checked first, then tensors are converted
+    one by one: host memory holds one copy and a tensor more."""
+    files, places = [os.path.join(folder, f"{stem}.safetensors")], {}
+    index = files[0] + ".index.json"
+    if not os.path.exists(files[0]) and os.path.exists(index):
+        names = read_json(index).get("weight_map")
+        good = isinstance(names, dict) and names and all(isinstance(v, str) for v in names.values())
+        require(good, f"{index}: no weight_map from tensors to files; copy it again")
+        files = [os.path.join(folder, name) for name in sorted(set(names.values()))]
     for path in files:
-        with opened(path) as f:
-            sums = {k: v for k, v in (f.metadata() or {}).items() if "crc32" in k}  # where save_model wrote the file
-            for name in f.keys():
-                if name.endswith("rotary_emb.inv_freq"):  # a constant that older conversions store
-                    continue
-                part, file = f.get_slice(name), os.path.basename(path)
-                for what, found, good in (("shape", tuple(part.get_shape()), [expected.get(name, "no such tensor")]),
-                                          ("dtype", part.get_dtype(), ["F64", "F32", "F16", "BF16"]),
-                                          ("file", file, [index.get(name, "none, by the index") if index else file])):
-                    if found not in good:
-                        raise InputError(f"{path}: tensor {name} has {what} {found}, expected "
-                                         f"{' or '.join(map(str, good))}; config and weights do not belong together")
-                places[name] = path, sums and sums.get(f"crc32 {name}", "none")
+        try:
+            f = safe_open(path, framework="pt")
+        except (SafetensorError, OSError) as error:
+            size = f"{os.path.getsize(path):,} bytes" if os.path.exists(path) else "no such file"
+            raise InputError(f"{path}: {size}, not a whole safetensors file ({error}); copy it again, or convert .bin files "
+                             "with transformers") from None
+        stated = {k: v for k, v in (f.metadata() or {}).items() if "crc32" in k}  # where write_tensors wrote the file
+        for name in f.keys():
+            if name.endswith("rotary_emb.inv_freq"):  # a constant that older conversions store
+                continue
+            shape, kind = tuple(f.get_slice(name).get_shape()), f.get_slice(name).get_dtype()
+            wanted = tuple(expected[name].shape) if name in expected and name not in places else "no such tensor"
+            require(shape == wanted and kind in ("F64", "F32", "F16", "BF16"), f"{path}: tensor {name} has shape {shape}, "
+                    f"expected {wanted}, of floats, not {kind}; config and weights do not belong together")
+            places[name] = path, stated and stated.get(f"crc32 {name}", "none")
     for name in [n for n in expected if n not in places and n not in spare]:
-        raise InputError(f"{files[0]}: tensor {name} is missing{' from all shards' if index else ''}, expected shape "
-                         f"{expected[name]}; config and weights do not belong together")
-    for name, (path, stated) in tqdm(places.items(), desc="loading", unit="tensor", leave=False, delay=3):
-        with opened(path) as f:  # anew for each tensor, or every page of the file stays mapped
-            tensor = f.get_tensor(name)
-            if stated and stated != checksum(tensor) or not all(map(torch.isfinite, tensor.aminmax())):
-                raise InputError(f"{path}: tensor {name} is damaged (wrong checksum, or NaN); copy it again")
-            yield name, tensor.to(device, dtype, copy=True)
+        raise InputError(f"{files[0]}: tensor {name} is missing from {len(files)} file(s), expected shape "
+                         f"{tuple(expected[name].shape)}; config and weights do not belong together")
+    for name, (path, crc) in progress(places.items(), desc="loading", unit="tensor", leave=False, delay=3):
+        with safe_open(path, framework="pt") as f:  # anew for each tensor, or every page of the file stays mapped
+            tensor, like = f.get_tensor(name), expected[name]
+        good = (not crc or crc == checksum(tensor)) and all(map(torch.isfinite, tensor.aminmax()))
+        require(good, f"{path}: tensor {name} is damaged (wrong checksum, or NaN); copy it again")
+        tensor = tensor.to(device, dtype, copy=True)
+        if isinstance(like, DTensor):  # every process reads the file and keeps its part
+            tensor = distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
+        yield name, tensor
 
-def load_model(folder, dtype=None, device="cpu", base=None):
+def load_model(folder, dtype=None, device="cpu", base=None, prepare=lambda model: None):
     """The model of a Hugging Face folder, or of a LoRA folder on `base` (default: the base that it names), in `dtype`
-    (None: as stored; LoRA is fp32). Every tensor must be there, in the right shape, and no other; else InputError."""
-    if os.path.exists(os.path.join(folder, "adapter_config.json")):
-        return load_adapter(folder, dtype, device, base)
-    config, files, index = Config.load(folder), [os.path.join(folder, "model.safetensors")], None
-    shards = files[0] + ".index.json"
-    if not os.path.exists(files[0]) and os.path.exists(shards):
-        index = read_json(shards).get("weight_map")
-        if not isinstance(index, dict) or not index or not all(isinstance(v, str) for v in index.values()):
-            raise InputError(f"{shards}: no weight_map from tensors to files; copy it again")
-        files = [os.path.join(folder, name) for name in sorted(set(index.values()))]
+    (None: as stored; LoRA is fp32). Every tensor must be there, in the right shape, and no other; else InputError.
+    prepare(model) may attach LoRA and shard() before there are weights, so that no process ever holds them all."""
+    path, source, lora = os.path.join(folder, "adapter_config.json"), folder, {}
+    if os.path.exists(path):
+        lora = {"peft_type": None} | read_json(path)
+        for name in sorted(lora.keys() - LORA - INERT):  # what would change the computation is refused by name
+            supported(path, name, lora[name], PLAIN.get(name, [None, False, "", [], {}]))
+        source = base or lora.get("base_model_name_or_path")
+        require(isinstance(source, str) and os.path.isdir(source),
+                f"{path}: its base model {source!r} is no folder here; name the folder with --model")
+    config = Config.load(source)
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
-    tied, head, table = config.tie_word_embeddings, "lm_head.weight", "model.embed_tokens.weight"
-    shapes = {n: tuple(p.shape) for n, p in model.named_parameters(remove_duplicate=False)}
-    tensors = dict(read_tensors(files, shapes, dtype, device, [head] if tied else [], index))
-    if tied and not torch.equal(tensors.setdefault(head, tensors[table]), tensors[table]):
-        raise InputError(f"{folder}: config.json ties the word embeddings, but {head} differs from {table}")
-    model.load_state_dict(tensors, assign=True)
-    model.tie()
-    model.source = os.path.abspath(folder)
-    return model
-
-def load_adapter(folder, dtype, device, base):
-    """The LoRA adapter of a PEFT folder on its base; a field that would change what it computes is refused by name."""
-    path = os.path.join(folder, "adapter_config.json")
-    raw = {"peft_type": None} | read_json(path)
-    for name in sorted(raw.keys() - LORA - INERT):
-        supported(path, name, raw[name], PLAIN.get(name, [None, False, "", [], {}]))
-    base = base or raw.get("base_model_name_or_path")
-    if not isinstance(base, str) or not os.path.isdir(base):
-        raise InputError(f"{path}: its base model {base!r} is no folder here; name the folder with --model")
-    model = load_model(base, dtype, device)
+    model.source = os.path.abspath(source)
     try:
-        add_lora(model, **{name: raw[name] for name in LORA & raw.keys()})
+        if lora:
+            add_lora(model, **{name: lora[name] for name in LORA & lora.keys()}, device=device)
     except (InputError, TypeError, ValueError, AttributeError, re.error) as error:
         raise InputError(f"{path}: {error}; expected the settings of a LoRA adapter in PEFT's format") from None
-    shapes = {PEFT + n: tuple(p.shape) for n, p in model.named_parameters() if "lora_" in n}
-    tensors = read_tensors([os.path.join(folder, "adapter_model.safetensors")], shapes, torch.float32, device)
-    model.load_state_dict({n.removeprefix(PEFT): t for n, t in tensors}, strict=False)
+    prepare(model)
+    base, adapter = {}, {}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        (adapter if "lora_" in name else base)[PEFT * ("lora_" in name) + name] = p
+    head, table = "lm_head.weight", "model.embed_tokens.weight"
+    tensors = dict(read_tensors(source, "model", base, dtype, device, [head] * config.tie_word_embeddings))
+    require(not config.tie_word_embeddings or torch.equal(tensors.get(head, tensors[table]), tensors[table]),
+            f"{source}: config.json ties the word embeddings, but {head} differs from {table}")
+    if lora:
+        found = read_tensors(folder, "adapter_model", adapter, torch.float32, device)
+        tensors |= {name.removeprefix(PEFT): tensor for name, tensor in found}
+    model.load_state_dict(tensors, strict=False, assign=True)
+    model.tie()
     return model
 
-def save_model(model, folder, tokenizer_from=None, shard=5e9):
-    """Write the adapter alone (PEFT's format) if the model has LoRA layers, else a full Hugging Face folder in files
-    of about `shard` bytes, with an index where there are several; beside them the tokenizer's files."""
+def shard(model, device):
+    """Split every parameter over the processes of torchrun (FSDP2): a block's weights are whole only while it computes."""
+    mesh = init_device_mesh(torch.device(device).type, (WORLD,))
+    for part in (*model.model.layers, model):
+        fully_shard(part, mesh=mesh)
+        part.set_gradient_divide_factor(1.0)  # gradients are sums over processes
+        part.set_force_sum_reduction_for_comms(True)
+
+def whole(tensor):
+    """A parameter, its gradient or a norm of them, gathered from all processes; each of them must call this."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+def write_tensors(folder, stem, tensors, limit=5e9):
+    """Write {name: tensor} as safetensors with checksums, in files of about `limit` bytes, with an index where there are
+    several. All processes gather, the first one writes; memory holds one file's tensors."""
     os.makedirs(folder, exist_ok=True)
-    stem, tensors = "model", dict(model.named_parameters())
-    if model.lora:
-        stem, tensors = "adapter_model", {PEFT + n: p for n, p in tensors.items() if "lora_" in n}
-        write_json(os.path.join(folder, "adapter_config.json"), model.lora | {
+    total, parts, index = 0, {}, {}
+    for name, p in tensors.items():
+        parts.setdefault(total // limit, {})[name] = p
+        total += p.nbytes
+    for i, part in enumerate(parts.values(), start=1):
+        file = stem + f"-{i:05}-of-{len(parts):05}" * (len(parts) > 1) + ".safetensors"
+        for name in part:
+            p = whole(part[name].detach())
+            part[name] = p.cpu().contiguous() if RANK == 0 else p.new_empty(0)
+        if RANK == 0:
+            save_file(part, os.path.join(folder, file), {"format": "pt"} | {f"crc32 {n}": checksum(p) for n, p in part.items()})
+        index |= dict.fromkeys(part, file)
+    if RANK == 0 and len(parts) > 1:
+        write_json(os.path.join(folder, f"{stem}.safetensors.index.json"),
+                   {"metadata": {"total_size": total}, "weight_map": index})
+
+def save_model(model, folder, tokenizer_from=None, limit=5e9):
+    """Write the adapter alone (PEFT's format) if the model has LoRA layers, else a full Hugging Face folder; beside it
+    the tokenizer's files. All processes take part."""
+    tensors, lora = dict(model.named_parameters()), model.lora
+    if lora:
+        tensors, limit = {PEFT + n: p for n, p in tensors.items() if "lora_" in n}, math.inf
+    write_tensors(folder, "adapter_model" if lora else "model", tensors, limit)
+    if RANK == 0 and lora:
+        write_json(os.path.join(folder, "adapter_config.json"), lora | {
             "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": model.source, "bias": "none",
             "fan_in_fan_out": False, "inference_mode": True})
-    else:
+    elif RANK == 0:
         model.config.save(folder, model.lm_head.weight.dtype)
-    total, shards, index = 0, {}, {}
-    for name, p in tensors.items():
-        shards.setdefault(0 if model.lora else total // int(shard), {})[name] = p
-        total += p.nbytes
-    for i, part in enumerate(shards.values(), start=1):
-        file = stem + (f"-{i:05}-of-{len(shards):05}" if len(shards) > 1 else "") + ".safetensors"
-        part = {n: p.detach().cpu().contiguous() for n, p in part.items()}
-        sums = {f"crc32 {n}": checksum(p) for n, p in part.items()}
-        save_file(part, os.path.join(folder, file), {"format": "pt"} | sums)
-        index |= dict.fromkeys(part, file)
-    if len(shards) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": index}
-        write_json(os.path.join(folder, f"{stem}.safetensors.index.json"), index)
-    here, places = os.path.realpath(folder), (not model.lora and model.source, tokenizer_from)
-    places = [place for place in places if place and os.path.realpath(place) != here]
-    for path in [os.path.join(place, file) for place in places for file in BESIDE]:
-        if os.path.exists(path):
+    for path in [os.path.join(place, file) for place in (not lora and model.source, tokenizer_from) for file in BESIDE if place]:
+        if RANK == 0 and os.path.exists(path) and os.path.dirname(os.path.realpath(path)) != os.path.realpath(folder):
             shutil.copy(path, folder)

@@ -2,74 +2,75 @@
 
     python train.py --stage 1                  # MLE on English-centric pairs; makes runs/stage1
     python train.py --stage 2 --alpha 0.05     # + unlikelihood of conflicting twins; makes runs/stage2
+    python train.py --stage 2 --resume         # a stopped run, from its last checkpoint to the same end
+    torchrun --nproc-per-node 4 train.py ...   # on several GPUs, every weight split over them (FSDP2)
     python train.py --merge --init runs/stage2 # no tuning: the adapter in its base, a full model for vLLM and others
 """
-import json
-import math
-import os
-import platform
-import random
-import shutil
-import time
-from dataclasses import asdict, dataclass
+import glob, json, math, os, platform, random, resource, shutil, subprocess, time, zlib
+from dataclasses import asdict, dataclass, fields
 
 import torch
-from tqdm import tqdm
+import torch.distributed as dist
 
 import loss
 from data import DTYPES, TEMPLATES, Encoded, Tokenizer, draw_pairs, option, pick_device, read_corpus, run, run_setting
-from model import InputError, add_lora, load_model, merge_lora, save_model, write_json
+from model import (RANK, WORLD, InputError, add_lora, load_model, merge_lora, progress, read_json, read_tensors, require,
+                   save_model, shard, whole, write_json, write_tensors)
 
-STAGE = {1: {"lr": 2e-3, "batch_size": 128, "epochs": 1.0, "steps": 0, "pairs": 1200},  # what a setting left out means
-         2: {"lr": 5e-4, "batch_size": 32, "epochs": 0.0, "steps": 100, "pairs": 0}}
-
-def staged(name, type, help):
-    return option(None, f"{help} (default: {STAGE[1][name]} in stage 1, {STAGE[2][name]} in stage 2)", type=type)
+PEAK = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}  # bf16 FLOP/s
+FREE = {"resume", "save_every", "keep", "device", "dtype", "recompute", "micro_batch_tokens", "tensorboard", "lr", "clip",
+        "versions", "git"}  # what may differ when a run is resumed
 
 @dataclass
 class Settings:
     stage: int = option(1, "1: MLE; 2: MLE + alpha * unlikelihood, from the stage-1 run", choices=[1, 2])
-    alpha: float = option(0.05, "weight of the unlikelihood in stage 2 (Eq. 3); 0 is the control")
+    alpha: float = option(0.05, "weight of the unlikelihood in stage 2 (Eq. 3); 0 is the control", least=0)
     conflict: str = option("target", "twins' instructions: any other, or of another target", choices=["any", "target"])
+    loss_reduction: str = option("token", "mean over a step's tokens, or of its sentences' means", choices=["token", "sentence"])
     model: str = option("", "base model, a Hugging Face folder; left out: demo/base, or the base that --init names")
     data: list = option(("demo/data/train.tsv",), "files: TSV, JSON, paired plain files (README)", type=str, nargs="+")
     directions: str = option("supervised", "en-it,it-en or supervised (those with English), zero-shot, all")
     template: str = option("", "prompt; left out: that of --init, or alpaca", choices=TEMPLATES)
-    pairs: int = staged("pairs", int, "sentence pairs per direction, 0 all")
+    pairs: int = option((1200, 0), "sentence pairs per direction, 0 all", least=0)
     init: str = option("", "run to start from; left out: none in stage 1, runs/stage1 in stage 2")
     out: str = option("", "run folder to make; left out: runs/stage1 or runs/stage2")
     merge: bool = option(False, "no tuning: fold the adapter of --init into its base, a full model in --out")
+    resume: bool = option(False, "go on with the stopped run of --out from its last checkpoint")
+    save_every: int = option(100, "steps between checkpoints; 0: none", least=0)
+    keep: int = option(2, "how many checkpoints stay, the newest", least=1)
+    dev: list = option((), "files like --data: loss and OTR of all their directions are logged", type=str, nargs="+")
+    dev_every: int = option(20, "steps between two looks at --dev", least=1)
+    best: str = option("", "end with the step that is best by this figure of --dev; left out: the last", choices=["mle", "otr"])
     full: bool = option(False, "tune every weight instead of LoRA")
-    lora_rank: int = option(64, "rank r of LoRA")
+    lora_rank: int = option(64, "rank r of LoRA", least=1)
     lora_alpha: float = option(128.0, "LoRA's scale is lora_alpha / lora_rank")
     lora_dropout: float = option(0.0, "dropout before lora_A")
     lora_targets: str = option("q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj", "linear layers that get LoRA")
-    lr: float = staged("lr", float, "peak learning rate")
-    batch_size: int = staged("batch_size", int, "samples per optimizer step, twins not counted")
-    epochs: float = staged("epochs", float, "passes over the samples, where --steps is 0")
-    steps: int = staged("steps", int, "optimizer steps; 0: from --epochs")
+    lr: float = option((2e-3, 5e-4), "peak learning rate", least=0)
+    batch_size: int = option((128, 32), "samples per optimizer step over all GPUs, twins not counted", least=1)
+    epochs: float = option((1.0, 0.0), "passes over the samples, where --steps is 0", least=0)
+    steps: int = option((0, 100), "optimizer steps; 0: from --epochs", least=0)
     warmup: float = option(0.03, "share of the steps with rising learning rate, before the cosine")
-    clip: float = option(1.0, "largest gradient norm")
+    clip: float = option(1.0, "largest gradient norm; 0: any", least=0)
     weight_decay: float = option(0.0, "AdamW's weight decay")
-    max_length: int = option(512, "tokens of prompt and response; longer sources are cut, never responses")
-    micro_batch_tokens: int = option(4096, "tokens, twins included, in one forward pass")
+    max_length: int = option(512, "tokens of prompt and response; longer sources are cut, never responses", least=1)
+    micro_batch_tokens: int = option(4096, "tokens, twins included, in one forward pass of one GPU", least=1)
+    recompute: bool = option(False, "activation checkpointing: less memory, about a third more time")
     dtype: str = option("auto", "auto: bf16 on CUDA, fp32 on CPU", choices=["auto", "fp32", "bf16", "fp16"])
     device: str = option("auto", "auto: cuda where there is one")
     seed: int = option(1, "of the pairs, their order, the twins, LoRA's start and dropout")
+    tensorboard: bool = option(False, "log for TensorBoard too, which must be installed")
 
     def __post_init__(self):
-        for name, default in STAGE[self.stage].items():
-            if getattr(self, name) is None:
-                setattr(self, name, default)
+        for f in fields(self):
+            if isinstance(getattr(self, f.name), tuple) and f.type is not list:  # (default of stage 1, of stage 2)
+                setattr(self, f.name, getattr(self, f.name)[self.stage - 1])
         self.init = self.init or ("runs/stage1" if self.stage == 2 else "")
-        self.out = self.out or (f"{self.init.rstrip('/')}-merged" if self.merge else f"runs/stage{self.stage}")
+        self.out = (self.out or (f"{self.init}-merged" if self.merge else f"runs/stage{self.stage}")).rstrip("/")
         self.model = self.model or ("" if self.init else "demo/base")
         self.template = self.template or run_setting(self.init, "template", "alpaca")
         pick_device(self)
-        for name, least in {"alpha": 0, "batch_size": 1, "lr": 0, "steps": 0, "pairs": 0, "micro_batch_tokens": 1,
-                            "lora_rank": 1, "max_length": 1, "clip": 0, "epochs": 0}.items():
-            if not getattr(self, name) >= least:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least {least}")
+        require(self.dev or not self.best, f"--best {self.best}: expected --dev with the files to measure it on")
 
 def learning_rate(step, steps, s):
     """Linear warm-up over the first share of the steps, then half a cosine to zero."""
@@ -77,111 +78,228 @@ def learning_rate(step, steps, s):
     fall = 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
     return s.lr * ((step + 1) / rise if step < rise else fall)
 
-def new_folder(out):
-    """OUT.partial, empty, to write into: a run appears under its name, by publish(), only when it is whole."""
-    partial = out.rstrip("/") + ".partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    os.makedirs(partial)
-    return partial
+def remove(folder):
+    """Delete a folder, which first loses its name, so that a kill leaves no half of it under that name."""
+    shutil.rmtree(folder + ".old", ignore_errors=True)
+    if os.path.exists(folder):
+        os.rename(folder, folder + ".old")
+        shutil.rmtree(folder + ".old")
 
 def publish(partial, out):
-    shutil.rmtree(out, ignore_errors=True)
+    """Give a folder its name once all of it is on the disk, so that whoever sees the name sees a whole folder."""
+    os.sync()
+    remove(out)
     os.rename(partial, out)
-    print(f"saved {out}")
 
-def prepare(s):
-    """The model (trainable parameters chosen) and its tokenizer, from --init if there is one, else from --model."""
-    stored = torch.float32 if s.full else DTYPES[s.dtype]  # --full needs fp32 master weights; a frozen base does not
-    model = load_model(s.init or s.model, stored, s.device, s.model)
-    if s.full and model.lora:
-        raise InputError(f"{s.init} is a LoRA run; expected a full model for --full")
-    if not s.full and not model.lora:
-        add_lora(model, s.lora_rank, s.lora_alpha, s.lora_targets.split(","), s.lora_dropout)
-    if s.max_length > model.config.max_position_embeddings:
-        raise InputError(f"--max-length {s.max_length}: the model has {model.config.max_position_embeddings} positions")
-    return model, Tokenizer([s.init or s.model, model.source], model.config, s.template)
+def checkpoints(s):
+    return sorted(glob.glob(os.path.join(glob.escape(s.out + ".partial"), "step-" + "[0-9]" * 6)))
 
-def merge(s):
-    """--merge: the adapter of --init folded into its base, as a full model in the dtype of the base."""
-    model = load_model(s.init or s.model, base=s.model)
-    if not model.lora:
-        raise InputError(f"{s.init or s.model} is a full model; expected a LoRA run, which --init names, for --merge")
-    tokenizer = Tokenizer([s.init, model.source], model.config, s.template)
-    merge_lora(model)
-    out = new_folder(s.out)
-    save_model(model, out, tokenizer.folder)
-    write_json(os.path.join(out, "settings.json"), asdict(s) | {
-        "supervised": run_setting(s.init, "supervised", []), "base": model.source})
-    publish(out, s.out)
+def seal(state):
+    return zlib.crc32(json.dumps(state).encode())
+
+def save_checkpoint(s, state, model, tokenizer, moments):
+    """OUT.partial/step-N: the run so far (model or adapter, logs, settings), AdamW's moments, and `state`, which is all the
+    rest: order, twins and dropout masks are functions of the seed and the step, so no generator has a state."""
+    out, name = s.out + ".partial", f"step-{state['step']:06}"
+    folder, partial = os.path.join(out, name), os.path.join(out, name + ".partial")
+    save_model(model, partial, tokenizer.folder)
+    write_tensors(partial, "optimizer", moments)
+    if RANK == 0:
+        for file in ("settings.json", "log.jsonl", "speed.jsonl"):
+            shutil.copy(os.path.join(out, file), partial)
+        write_json(os.path.join(partial, "state.json"), state | {"lora": model.lora, "crc32": seal(state | {"lora": model.lora})})
+        publish(partial, folder)
+        for old in checkpoints(s)[:-s.keep]:
+            if int(old[-6:]) != state["best"][-1]:
+                remove(old)
+    return folder
+
+def find_checkpoint(s, story):
+    """(folder, state) of the newest whole checkpoint of the stopped run of --out; (None, {}) to start at the first step."""
+    out, found = s.out + ".partial", checkpoints(s)
+    require(s.resume or not found, f"{out}: a stopped run; --resume goes on with it, deleting the folder starts anew")
+    for path in glob.glob(os.path.join(glob.escape(out), "step-*.*")):
+        print(f"{path}: an incomplete checkpoint, ignored")
+        shutil.rmtree(path, ignore_errors=True)
+    if not found:
+        return None, {}
+    state, then = (read_json(os.path.join(found[-1], name)) for name in ("state.json", "settings.json"))
+    good = state.pop("crc32", None) == seal(state)
+    require(good, f"{found[-1]}/state.json: damaged (wrong checksum); delete that checkpoint to go on from the one before it")
+    for name in [name for name in story if name not in FREE and then.get(name) != story[name]]:
+        raise InputError(f"--resume: {name} is {story[name]}, but {out} was begun with {then.get(name)}; choose another --out")
+    print(f"resuming from {found[-1]}")
+    return found[-1], state
+
+def prepare(s, checkpoint=None):
+    """The model (trainable parameters chosen, sharded) and its tokenizer: of a checkpoint, of --init or of --model."""
+    def choose(model):
+        require(bool(model.lora) or not s.merge, f"{start} is a full model; expected a LoRA run for --merge, which --init names")
+        require(not model.lora or not s.full, f"{start} is a LoRA run; expected a full model for --full (--merge makes one)")
+        require(s.max_length <= model.config.max_position_embeddings,
+                f"--max-length {s.max_length}: the model has {model.config.max_position_embeddings} positions")
+        if not s.full and not model.lora:
+            add_lora(model, s.lora_rank, s.lora_alpha, s.lora_targets.split(","), s.lora_dropout, device=s.device)
+        if WORLD > 1 and not s.merge:
+            shard(model, s.device)
+    torch.manual_seed(s.seed)
+    start, stored = checkpoint or s.init or s.model, torch.float32 if s.full else DTYPES[s.dtype]  # fp32 master weights
+    model = load_model(start, None if s.merge else stored, "cpu" if s.merge else s.device, s.model, choose)
+    model.recompute = s.recompute
+    return model, Tokenizer([start, model.source], model.config, s.template)
+
+def finish(s, model, tokenizer, story, best=0):
+    """Make --out of the model as it is, or of the checkpoint after step `best`."""
+    partial = s.out + ".partial"
+    if not best:
+        save_model(model, partial, tokenizer.folder)
+    if RANK == 0 and best:
+        print(f"the best step by {s.best} of --dev is {best}")
+        shutil.copytree(os.path.join(partial, f"step-{best:06}"), partial, dirs_exist_ok=True,
+                        ignore=shutil.ignore_patterns("optimizer*", "state.json", "*.jsonl"))
+    if RANK == 0:
+        write_json(os.path.join(partial, "settings.json"), story)
+        publish(partial, s.out)
+    print(f"saved {s.out}")
+
+def forward(model, batch, s):
+    """The two sums of losses of a micro-batch, positives and twins in one forward pass."""
+    ids, at, y, w = (tensor.to(s.device) for tensor in (batch.ids, batch.at, batch.y, batch.weight))
+    with torch.autocast(s.device.split(":")[0], DTYPES[s.dtype], enabled=s.dtype != "fp32"):
+        logits = model(ids, batch.lengths, at=at)  # [R, V]
+    n = batch.positives
+    return loss.mle(logits[:n], y[:n], w[:n])[0], loss.unlikelihood(logits[n:], y[n:], w[n:])[0]  # under I, under I~
+
+@torch.no_grad()
+def look(model, dev, s):
+    """{"dev_mle": nats per response token, "dev_otr": % of greedy translations} over all directions of --dev."""
+    import evaluate  # here, since only this needs decoding and langid
+    model.eval()
+    batches = dev.micro_batches(dev.items, s.micro_batch_tokens, world=WORLD)[RANK]
+    terms = sum(torch.tensor([forward(model, b, s)[0], b.weight.sum()], dtype=torch.float64) for b in batches).to(s.device)
+    if WORLD > 1:
+        dist.all_reduce(terms)
+    samples, how = [item[0] for item in dev.items], evaluate.Settings(ckpt=[], device=s.device)
+    identify = evaluate.identifier(sorted({*how.candidates.split(",")} | {code for x in samples for code in x.direction}))
+    with torch.autocast(s.device.split(":")[0], DTYPES[s.dtype], enabled=s.dtype != "fp32"):
+        with progress(total=len(samples), desc="dev", unit="sentence", leave=False) as bar:  # together: weights are sharded
+            texts, _ = evaluate.translate(model, dev.tokenizer, samples, how, bar)
+    model.train()
+    wrong = sum(identify(text) != x.direction[1] for text, x in zip(texts, samples))
+    return {"dev_mle": (terms[0] / terms[1]).item(), "dev_otr": 100 * wrong / len(samples)}
 
 def train(s):
-    if os.path.exists(s.out) and not os.path.exists(os.path.join(s.out, "settings.json")):
-        raise InputError(f"{s.out} exists and is no run of train.py; choose another --out")
-    if s.init and not os.path.isdir(s.init):
-        raise InputError(f"{s.init}: no such run; make it with `python train.py --stage 1`, or name one with --init")
+    run_like = not os.path.exists(s.out) or os.path.exists(os.path.join(s.out, "settings.json"))
+    require(run_like, f"{s.out} exists and is no run of train.py; choose another --out")
+    require(os.path.isdir(s.init or "."), f"{s.init}: no such run; make it with `python train.py --stage 1`, or choose --init")
+    partial = s.out + ".partial"
     if s.merge:
-        return merge(s)
-    torch.manual_seed(s.seed)
+        model, tokenizer = prepare(s)
+        merge_lora(model)
+        remove(partial)
+        return finish(s, model, tokenizer, asdict(s) | {"supervised": run_setting(s.init, "supervised", [])})
+    if s.resume and os.path.exists(s.out) and not os.path.exists(partial):
+        return print(f"{s.out} is finished, there is nothing to resume")
     corpus, _ = read_corpus(s.data, s.directions)
-    model, tokenizer = prepare(s)
-    encoded = Encoded(draw_pairs(corpus, s.pairs, s.seed), tokenizer, s.max_length)
-    unlikely, compute = s.stage == 2 and s.alpha > 0, DTYPES[s.dtype]
+    samples = draw_pairs(corpus, s.pairs, s.seed)
+    git = ["git", "-C", os.path.dirname(os.path.abspath(__file__)), "describe", "--always", "--dirty", "--abbrev=40"]
+    story = json.loads(json.dumps(asdict(s))) | {
+        "supervised": ["-".join(pair) for pair in corpus], "samples_crc32": zlib.crc32(repr(samples).encode()),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "processes": WORLD},
+        "git": shutil.which("git") and subprocess.run(git, capture_output=True, text=True).stdout.strip()}
+    checkpoint, state = find_checkpoint(s, story)
+    model, tokenizer = prepare(s, checkpoint)
+    encoded = Encoded(samples, tokenizer, s.max_length)
+    dev = s.dev and Encoded(draw_pairs(read_corpus(s.dev)[0], 0, 0), tokenizer, s.max_length)
+    unlikely, cuda = s.stage == 2 and s.alpha > 0, s.device.startswith("cuda")
     total = s.steps * s.batch_size or math.ceil(s.epochs * len(encoded.items))  # samples to visit
     steps = math.ceil(total / s.batch_size)
-    trainable = [p for p in model.parameters() if p.requires_grad]
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     print(f"stage {s.stage}: {s.init or s.model} -> {s.out}, {len(encoded.items):,} samples, template {s.template}, "
           + (f"twins with alpha {s.alpha:g}, --conflict {s.conflict}" if unlikely else "MLE alone"))
-    print(f"{sum(p.numel() for p in trainable):,} of {sum(p.numel() for p in model.parameters()):,} parameters, "
-          f"{'full' if s.full else 'LoRA'}, {s.dtype} on {s.device}, {steps} steps of {s.batch_size}, rate {s.lr:g}")
-    cuda = s.device.startswith("cuda")
-    optimizer = torch.optim.AdamW(trainable, lr=s.lr, weight_decay=s.weight_decay, fused=cuda)
-    scaler = torch.amp.GradScaler(s.device.split(":")[0], enabled=cuda and s.dtype == "fp16")
-    out = new_folder(s.out)
-    log = open(os.path.join(out, "log.jsonl"), "w", encoding="utf-8")
-    updates, started, seen = 0, time.time(), 0
+    print(f"{sum(p.numel() for p in trainable.values()):,} of {sum(p.numel() for p in model.parameters()):,} parameters, "
+          f"{'full' if s.full else 'LoRA'}, {s.dtype} on {WORLD} {s.device}, {steps} steps of {s.batch_size}, rate {s.lr:g}")
+    optimizer = torch.optim.AdamW(trainable.values(), lr=s.lr, weight_decay=s.weight_decay, fused=cuda)
+    scaler = torch.amp.GradScaler(s.device.split(":")[0], enabled=s.dtype == "fp16")
+    state = state or {"step": 0, "updates": 0, "seen": 0, "best": [math.inf, math.inf, 0], "scaler": scaler.state_dict()}
+    scaler.load_state_dict(state["scaler"])
+    moments = {f"{name}.{m}": torch.zeros_like(p) for name, p in trainable.items() for m in ("exp_avg", "exp_avg_sq")}
+    for name, tensor in read_tensors(checkpoint, "optimizer", moments, None, s.device) if checkpoint else ():
+        moments[name] = tensor
+    for name, p in trainable.items():  # AdamW's state is there before the first step, so that every checkpoint has it
+        optimizer.state[p] = {"step": torch.tensor(float(state["updates"]), device=s.device if cuda else "cpu"),
+                              "exp_avg": moments[f"{name}.exp_avg"], "exp_avg_sq": moments[f"{name}.exp_avg_sq"]}
+    if RANK == 0:
+        os.makedirs(partial, exist_ok=True)
+        write_json(os.path.join(partial, "settings.json"), story)
+    logs = [open(os.path.join(partial, name) if RANK == 0 else os.devnull, "wb", 0) for name in ("log.jsonl", "speed.jsonl")]
+    for file in logs if checkpoint else ():  # what a stopped run did after its checkpoint is done again
+        file.write(open(os.path.join(checkpoint, os.path.basename(file.name)), "rb").read())
+    if s.tensorboard:
+        from torch.utils.tensorboard import SummaryWriter  # optional
+        writer = SummaryWriter(partial, purge_step=state["step"] + 1) if RANK == 0 else None
+    # Model FLOPs of a token and parameter: 2 forward, 2 for the gradients of activations, 2 for those of trained weights
+    flops, gpu = 6 if s.full else 4, torch.cuda.get_device_name(s.device) if cuda else ""
+    peak = next((peak * WORLD for name, peak in PEAK.items() if name in gpu), None)
+    body, head = (sum(p.numel() for p in part.parameters()) for part in (model.model.layers, model.lm_head))
     model.train()
-    bar = tqdm(range(steps), desc=f"stage {s.stage}", unit="step", dynamic_ncols=True)
+    bar = progress(range(state["step"], steps), initial=state["step"], total=steps, desc=f"stage {s.stage}", unit="step")
     for step in bar:
+        started = time.time()
+        torch.manual_seed(random.Random(f"{s.seed} dropout {step} {RANK}").getrandbits(63))
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(updates, steps, s)
+            group["lr"] = learning_rate(state["updates"], steps, s)
         # One global batch: its response tokens are counted first, so that any split gives the same gradient.
-        batches = encoded.micro_batches(encoded.step_items(step, s.batch_size, total, s.seed), s.micro_batch_tokens,
-                                        s.conflict if unlikely else None, random.Random(f"{s.seed} twins {step}"))
-        T_mle = sum(b.positives for b in batches)
-        T_ul = sum(len(b.y) - b.positives for b in batches)
-        mle_total = ul_total = 0.0
-        for batch in batches:
-            ids, at, y = (tensor.to(s.device) for tensor in (batch.ids, batch.at, batch.y))
-            with torch.autocast(s.device.split(":")[0], compute, enabled=compute != torch.float32):
-                logits = model(ids, batch.lengths, at=at)  # [R, V], positives and twins in one forward
-            mle_sum, _ = loss.mle(logits[:batch.positives], y[:batch.positives])          # under I
-            ul_sum, _ = loss.unlikelihood(logits[batch.positives:], y[batch.positives:])  # under I~
+        shares = encoded.micro_batches(
+            encoded.step_items(step, s.batch_size, total, s.seed), s.micro_batch_tokens, s.conflict if unlikely else None,
+            random.Random(f"{s.seed} twins {step}"), s.loss_reduction, WORLD)
+        batches = [batch for share in shares for batch in share]
+        T_mle = sum(b.weight[:b.positives].double().sum().item() for b in batches)
+        T_ul = sum(b.weight[b.positives:].double().sum().item() for b in batches)
+        terms = torch.zeros(len(batches), 2, dtype=torch.float64, device=s.device)  # a process fills its own rows
+        for i, batch in enumerate(shares[RANK], start=RANK * len(shares[RANK])):
+            mle_sum, ul_sum = forward(model, batch, s)
             scaler.scale(loss.language_aware(mle_sum, T_mle, ul_sum, T_ul, s.alpha if unlikely else 0.0)).backward()
-            mle_total, ul_total = mle_total + mle_sum.item(), ul_total + ul_sum.item()
-        if not math.isfinite(mle_total + ul_total):
-            raise InputError(f"step {step + 1}: the loss is {mle_total + ul_total}; lower --lr {s.lr:g} or leave fp16")
+            terms[i] = torch.stack([mle_sum, ul_sum]).detach()
+        if WORLD > 1:
+            dist.all_reduce(terms)
         scaler.unscale_(optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(trainable, s.clip or math.inf).item()
+        norm = whole(torch.nn.utils.clip_grad_norm_(trainable.values(), s.clip or math.inf)).item()
+        bad = [b for b, fine in zip(batches, terms.isfinite().all(1).tolist()) if not fine]
+        if bad or not math.isfinite(norm) and scaler.get_scale() <= 1:  # above 1, fp16 only has to try a smaller scale
+            fine = all(whole(t.detach().isfinite().all()) for t in [*trainable.values(), *moments.values()])
+            saved = save_checkpoint(s, state, model, tokenizer, moments) if fine else "no checkpoint"
+            texts = [f"{'-'.join(x.direction)} {x.source:.40}" for b in bad or batches for x in b.samples]
+            raise InputError(f"step {step + 1}: loss {terms.sum().item()}, gradient norm {norm}; {saved} holds the state before "
+                             f"it; lower --lr {s.lr:g} or leave fp16, then --resume; samples: {' | '.join(texts)[:300]}")
         scale = scaler.get_scale()
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
-        updates += scaler.get_scale() >= scale  # a step that fp16 skipped does not advance the schedule
-        seen += sum(len(b.ids) for b in batches)
-        mle, ul = mle_total / T_mle, ul_total / T_ul if T_ul else None
-        row = {"step": step + 1, "loss": mle + s.alpha * (ul or 0), "mle": mle, "ul": ul, "grad_norm": norm,
-               "lr": optimizer.param_groups[0]["lr"], "response_tokens": T_mle, "tokens": seen,
-               "seconds": round(time.time() - started, 2)}
-        log.write(json.dumps(row) + "\n")
-        log.flush()
-        bar.set_postfix_str(f"mle {mle:.3f}, " + (f"ul {ul:.3f}, " if T_ul else "")
-                            + f"{seen / (time.time() - started):,.0f} tokens/s")
-    log.close()
-    save_model(model, out, tokenizer.folder)
-    write_json(os.path.join(out, "settings.json"), asdict(s) | {
-        "supervised": ["-".join(pair) for pair in corpus],
-        "versions": {"python": platform.python_version(), "torch": torch.__version__}})
-    publish(out, s.out)
+        real = [b for b in batches if b.samples]
+        tokens, responses = (sum(len(x) for x in part) for part in ([b.ids for b in real], [b.y for b in real]))
+        state = {"step": step + 1, "updates": state["updates"] + (scaler.get_scale() >= scale),  # fp16 may skip a step
+                 "seen": state["seen"] + tokens, "best": state["best"], "scaler": scaler.state_dict()}
+        mle, ul = terms[:, 0].sum().item() / T_mle, terms[:, 1].sum().item() / T_ul if T_ul else None
+        row = {"step": step + 1, "loss": mle + s.alpha * (ul or 0), "mle": mle, "ul": ul,
+               "grad_norm": norm if math.isfinite(norm) else None, "lr": optimizer.param_groups[0]["lr"],
+               "response_tokens": sum(b.positives for b in real), "tokens": state["seen"]}
+        seconds, better = time.time() - started, False
+        if dev and (step + 1) % s.dev_every == 0:
+            row |= look(model, dev, s)
+            new = [row["dev_otr"] if s.best == "otr" else 0, row["dev_mle"], step + 1]
+            state["best"], better = min(state["best"], new), bool(s.best) and new < state["best"]
+        memory = torch.cuda.max_memory_allocated() if cuda else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        pace = {"step": step + 1, "seconds": seconds, "tokens_per_s": tokens / seconds, "peak_memory_gib": memory / 2 ** 30,
+                "mfu": peak and flops * (body * tokens + head * responses) / seconds / peak}
+        for file, line in zip(logs, (row, pace)):
+            file.write((json.dumps(line) + "\n").encode())
+        for name, value in (row | pace).items() if s.tensorboard and RANK == 0 else ():
+            writer.add_scalar(name, math.nan if value is None else value, step + 1)
+        bar.set_postfix_str(f"mle {mle:.3f}, " + (f"ul {ul:.3f}, " if T_ul else "") + f"{tokens / seconds:,.0f} tokens/s")
+        if better or s.save_every and (step + 1) % s.save_every == 0 and step + 1 < steps:
+            save_checkpoint(s, state, model, tokenizer, moments)
+    finish(s, model, tokenizer, story, s.best and state["best"][-1])
 
 if __name__ == "__main__":
     run(train, Settings)

@@ -80,7 +80,7 @@ def test_every_family_has_the_logits_of_transformers_and_goes_back(tmp_path, fam
     ends = set(ours.config.eos_token_id)
     stop = next((i for i, token in enumerate(new) if token in ends), len(new))
     assert greedy(ours, [prompt, prompt[:5]], ends, 12)[0] == new[:stop]
-    save_model(ours, tmp_path / "ours", shard=60_000 if sharded else 5e9)
+    save_model(ours, tmp_path / "ours", limit=60_000 if sharded else 5e9)
     assert os.path.exists(tmp_path / "ours" / "model.safetensors.index.json") == sharded
     torch.testing.assert_close(in_transformers(tmp_path / "ours")(ids[None]).logits[0], expected, rtol=1e-5, atol=1e-5)
     again = load_model(tmp_path / "ours")
@@ -140,7 +140,7 @@ def test_what_config_json_says_beyond_the_network_is_kept(tmp_path):
 def test_loading_holds_one_copy_of_the_weights(tmp_path, sharded):
     """400 MB of fp32 become 200 MB of bf16: the peak stays near the latter."""
     model = tiny(vocab_size=97, hidden_size=1024, intermediate_size=4096, num_hidden_layers=6, tied=False)
-    save_model(model, tmp_path, shard=1e8 if sharded else 5e9)
+    save_model(model, tmp_path, limit=1e8 if sharded else 5e9)
     copy = sum(p.numel() for p in model.parameters()) * 2 / 2 ** 20
     code = ("import resource, sys, torch; sys.path.insert(0, sys.argv[1]); from model import load_model\n"
             "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
@@ -295,7 +295,7 @@ def test_a_missing_unknown_misshapen_or_damaged_tensor_is_named(tmp_path, damage
 def test_missing_files_and_broken_indices_are_named(tmp_path):
     with pytest.raises(InputError, match="config.json: no such file"):
         load_model(tmp_path)
-    save_model(tiny(), tmp_path, shard=200_000)
+    save_model(tiny(), tmp_path, limit=200_000)
     path = tmp_path / "model.safetensors.index.json"
     index = json.loads(path.read_text())
     first, last = sorted(set(index["weight_map"].values()))[::len(set(index["weight_map"].values())) - 1]

@@ -63,7 +63,7 @@ def cases(path, n, act, seed=0, upto=None):
 def folders(tmp_path):
     small = dict(vocab_size=97, hidden_size=16, intermediate_size=24, max_position_embeddings=64)
     save_model(tiny(**small), tmp_path / "model")
-    save_model(tiny(**small), tmp_path / "sharded", shard=4000)
+    save_model(tiny(**small), tmp_path / "sharded", limit=4000)
     model = load_model(tmp_path / "model")
     add_lora(model, 2, 4.0, ["q_proj", "up_proj"], 0.0, rank_pattern={"up_proj": 3}, alpha_pattern={"layers.1.*q_proj": 2})
     for name, p in model.named_parameters():
