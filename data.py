@@ -5,15 +5,13 @@ instructions are the same however the run got there.
 """
 import argparse, glob, json, os, random, re, sys, time
 from collections import Counter, namedtuple
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields
 from functools import lru_cache
 from itertools import permutations
-
 import sentencepiece
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
-
 from model import RANK, WORLD, InputError, progress, read_json, require
 
 LANGUAGES, TEMPLATES = read_json(os.path.join(os.path.dirname(os.path.abspath(__file__)), "prompts.json")).values()
@@ -25,23 +23,20 @@ def write_prompt(template, direction, text):
     several languages (ptl) speaks the target language and has its own names of the others."""
     names, lines = LANGUAGES, TEMPLATES.get(template, {})
     if isinstance(lines, dict):
-        require({*direction} <= lines.keys(),
-                f"--template {template}: no prompt for {'-'.join(direction)}; it has {' '.join(lines)}")
+        require({*direction} <= {*lines}, f"--template {template}: no prompt for {'-'.join(direction)}; it has {' '.join(lines)}")
         names, lines = lines[direction[1]]["names"], lines[direction[1]]["prompt"]
     return "\n".join(lines).format(source=names[direction[0]], target=names[direction[1]], input=text)
 
 class Tokenizer:
-    """tokenizer.model (SentencePiece) or tokenizer.json (the tokenizers library) of the first folder that has one.
-    Special-token strings inside a text ("</s>") stay text. `bos`: the ids that the folder's own configuration puts
-    before a text, perhaps none; `eos`: the id that ends a response."""
-
+    """tokenizer.model (SentencePiece) or tokenizer.json (the tokenizers library) of the first folder that has one. Special
+    tokens inside a text ("</s>") stay text. `bos`: the ids that the folder's own configuration puts before a text,
+    perhaps none; `eos`: the id that ends a response."""
     def __init__(self, folders, config, template="alpaca"):
         paths = [os.path.join(f, name) for f in folders for name in ("tokenizer.model", "tokenizer.json")]
         path = next(filter(os.path.exists, paths), None)
         require(path, f"{folders[0]}: no tokenizer.model and no tokenizer.json; expected the model's tokenizer")
         self.folder, self.template = os.path.dirname(path), template
-        stated = os.path.join(self.folder, "tokenizer_config.json")
-        stated = read_json(stated) if os.path.exists(stated) else {}
+        stated = read_json(file) if os.path.exists(file := os.path.join(self.folder, "tokenizer_config.json")) else {}
         try:
             ids = {token["content"]: int(i) for i, token in stated.get("added_tokens_decoder", {}).items()}
             bos, eos = (t["content"] if isinstance(t, dict) else t for t in map(stated.get, ("bos_token", "eos_token")))
@@ -65,7 +60,6 @@ class Tokenizer:
             raise InputError(f"{path}: no tokenizer can be read ({' '.join(str(error).split())[:200]}); {hint}") from None
         require(all(0 <= i < config.vocab_size for i in [size - 1, *self.bos, self.eos]), f"{path}: {size:,} pieces, BOS "
                 f"{self.bos}, EOS {self.eos} do not belong to a model with a vocabulary of {config.vocab_size:,}")
-
     def prompt(self, direction, text, room):
         """(BOS and the prompt as at most `room` ids, whether the text's end was cut for it), in training and decoding;
         the ids are None where even the empty prompt is too long."""
@@ -160,7 +154,7 @@ def read_corpus(paths, wanted="all", supervised=None):
     keywords = {"all": list(samples), "supervised": supervised, "zero-shot": rest}
     chosen = keywords.get(wanted, [tuple(pair.split("-")) for pair in wanted.split(",")])
     lacking = [pair for pair in chosen if not samples.get(pair)]
-    require(not lacking or wanted in keywords and len(lacking) < len(chosen),
+    require(len(lacking) < len(chosen) and (not lacking or wanted in keywords),
             f"--directions {wanted}: pairs found in {' '.join(map(str, paths))}: "
             + (", ".join(f"{s}-{t} {len(x):,}" for (s, t), x in samples.items()) or "none"))
     for pair in chosen:
@@ -169,15 +163,6 @@ def read_corpus(paths, wanted="all", supervised=None):
               + f"; {blank[pair]:,} with a blank side left out" * bool(blank[pair]))
     return {pair: samples[pair] for pair in chosen if samples[pair]}, supervised
 
-def draw_pairs(corpus, per_direction, seed):
-    """`per_direction` samples (0: all) of each direction, drawn without replacement."""
-    drawn = []
-    for direction, samples in corpus.items():
-        samples = list(samples)
-        random.Random(f"{seed} {direction}").shuffle(samples)
-        drawn += samples[:per_direction or None]
-    return drawn
-
 def draw_conflict(direction, instructions, mode, rng):
     """The instruction I~ != I of a conflicting sample (paper, section 3), from those of the tuning set.
 
@@ -185,20 +170,13 @@ def draw_conflict(direction, instructions, mode, rng):
     'any' is the paper's I~ != I, which may keep the target language (it->en under nl->en punishes a right-language
     output); 'target' never keeps it. Raises InputError."""
     wrong = {d: n for d, n in instructions.items() if (d != direction if mode == "any" else d[1] != direction[1])}
-    require(wrong, f"no instruction in the tuning data conflicts with {'-'.join(direction)} (--conflict {mode}), "
-            f"expected another direction{' with another target' if mode == 'target' else ''}")
+    require(wrong, f"no instruction in the tuning data conflicts with {'-'.join(direction)} (--conflict {mode}); add more")
     return rng.choices(list(wrong), wrong.values())[0]
 
-@dataclass
-class Batch:
-    """Sequences end to end, positives before their conflicting twins; `at` are the positions before y."""
-    ids: torch.Tensor     # [T]
-    lengths: list         # B ints, sum T
-    at: torch.Tensor      # [R], the logits there predict y
-    y: torch.Tensor       # [R], response tokens and EOS: nothing else is supervised
-    weight: torch.Tensor  # [R], 1, or 1 / the response's length for a mean of sentence means; 0 where a process idles
-    positives: int        # the first so many of the R belong to positives
-    samples: list         # what it was made of, twins not repeated
+class Batch(namedtuple("Batch", "ids lengths at y weight positives samples")):
+    """ids [T]: sequences end to end, positives before their conflicting twins; lengths: B ints, sum T; at [R]: the positions
+    whose logits predict y [R], the response tokens and EOS; weight [R] of their losses: 1, or 1 / the response's length for
+    a mean of sentence means, or 0 where a process idles; so many of the R are `positives`; samples: without twins."""
 
 def collate(sequences, samples, reduction="token"):
     """A Batch of (prompt ids, response ids): one for each of the samples, then their twins."""
@@ -213,34 +191,35 @@ def collate(sequences, samples, reduction="token"):
     return Batch(ids, lengths, at, y, weight, sum(len(response) for _, response in sequences[:len(samples)]), samples)
 
 @lru_cache(2)
-def shuffled(n, seed, epoch):
-    return random.Random(f"{seed} epoch {epoch}").sample(range(n), n)
+def shuffled(n, seed):
+    return random.Random(seed).sample(range(n), n)
 
 class Encoded:
-    """The tuning set as ids: prompts and responses tokenized apart, so no token straddles the border."""
-
-    def __init__(self, samples, tokenizer, max_length):
+    """A tuning set as ids, of `pairs` samples of each direction (0: all), drawn without replacement; prompts and responses
+    are tokenized apart, so no token straddles the border."""
+    def __init__(self, corpus, tokenizer, max_length, pairs=0, seed=0):
         self.tokenizer, self.max_length, self.items = tokenizer, max_length, []
-        self.cut, self.dropped = Counter(), Counter()
+        samples = []
+        for direction, found in corpus.items():
+            found = found[:]
+            random.Random(f"{seed} {direction}").shuffle(found)
+            samples += found[:pairs or None]
+        notes = Counter()
         for sample in progress(samples, desc="tokenizing", unit="pair", leave=False, delay=3):
             response = tokenizer.encode(sample.target) + [tokenizer.eos]
             prompt, cut = tokenizer.prompt(sample.direction, sample.source, max_length - len(response))
-            if prompt is None:
-                self.dropped[sample.direction] += 1  # a cut response would teach the model to stop mid-sentence
-            else:
-                self.cut[sample.direction] += cut
+            if prompt:
                 self.items.append((sample, prompt, response))
+            if cut:  # the response never is: that would teach the model to stop mid-sentence
+                notes["-".join(sample.direction), "sources cut" if prompt else "pairs left out for their response"] += 1
         require(self.items, f"none of {len(samples)} samples fits --max-length {max_length}; raise it")
-        for what, counts in (("sources cut", +self.cut), ("pairs left out for their response", self.dropped)):
-            if counts:
-                print(f"  over-long {what}: " + ", ".join(f"{s}-{t} {n:,}" for (s, t), n in counts.items()))
+        for (direction, what), n in notes.items():
+            print(f"  {direction}: {n:,} over-long {what}")
         self.instructions = Counter(sample.direction for sample, _, _ in self.items)
-
     def step_items(self, step, batch_size, total, seed):
         """The items of one step out of `total` item visits: every epoch a new permutation, the last step shorter."""
         n, visits = len(self.items), range(step * batch_size, min((step + 1) * batch_size, total))
-        return [self.items[shuffled(n, seed, i // n)[i % n]] for i in visits]
-
+        return [self.items[shuffled(n, f"{seed} epoch {i // n}")[i % n]] for i in visits]
     def micro_batches(self, items, tokens, conflict=None, rng=None, reduction="token", world=1):
         """Split a step's items over `world` processes: for each a list of Batches, as many as the others have, of at most
         `tokens` tokens (or one item), similar lengths together. With `conflict` each item brings its twin: the same
@@ -263,7 +242,7 @@ class Encoded:
                 for part, new in zip(groups[-1], ([sample], [positive], twins)):
                     part.extend(new)
             shares.append([collate(positives + twins, chosen, reduction) for chosen, positives, twins in groups])
-        idle = replace(shares[0][0], weight=torch.zeros_like(shares[0][0].weight), samples=[])  # FSDP counts forwards
+        idle = shares[0][0]._replace(weight=torch.zeros_like(shares[0][0].weight), samples=[])  # FSDP counts forwards
         return [share + [idle] * (max(map(len, shares)) - len(share)) for share in shares]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -272,40 +251,32 @@ def option(default, help, **extra):
     """A settings field whose flag has this default, help and `least` value; extra goes to argparse."""
     return field(default=default, metadata={"help": help, **extra})
 
-def pick_device(s):
-    """Resolve the settings' 'auto' device and dtype, in place."""
-    cuda = torch.cuda.is_available()
-    s.device = ("cuda" if cuda else "cpu") if s.device == "auto" else s.device
-    s.dtype = ("fp32" if s.device == "cpu" else "bf16") if s.dtype == "auto" else s.dtype
-    require(s.device == "cpu" or cuda and s.device.startswith("cuda"),
-            f"--device {s.device}: not possible here; expected cpu" + " or cuda" * cuda)
-    if s.device == "cuda":
-        s.device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-
 def parse(settings, argv=None):
-    """Fill a settings dataclass from the command line: every field is a flag, an unknown flag fails."""
+    """Fill a settings dataclass from the command line: every field is a flag, an unknown flag fails, 'auto' is resolved."""
     parser = argparse.ArgumentParser(description=sys.modules[settings.__module__].__doc__.split("\n\n")[0])
     for f in fields(settings):
         kind = {"action": "store_true"} if f.type is bool else {"type": f.type, "default": f.default}
         default = " / ".join(map(str, f.default)) if isinstance(f.default, tuple) else f.default
         extra = dict(f.metadata, help=f.metadata["help"] + f" (default: {default})" * (default not in (None, "", False)))
-        extra.pop("least", None)
-        parser.add_argument("--" + f.name.replace("_", "-"), **kind | extra)
-    s = settings(**vars(parser.parse_args(argv)))
+        parser.add_argument("--" + f.name.replace("_", "-"), **kind | {k: v for k, v in extra.items() if k != "least"})
+    s, cuda = settings(**vars(parser.parse_args(argv))), torch.cuda.is_available()
     for f in fields(s):
         value, least = getattr(s, f.name), f.metadata.get("least")
         require(least is None or value >= least, f"--{f.name.replace('_', '-')} {value}: expected at least {least}")
+    s.device = ("cuda" if cuda else "cpu") if s.device == "auto" else s.device
+    s.dtype = ("fp32" if s.device == "cpu" else "bf16") if s.dtype == "auto" else s.dtype
+    require(s.device == "cpu" or cuda and s.device.startswith("cuda"), f"--device {s.device}: not possible here; expected cpu")
+    s.device += f":{os.environ.get('LOCAL_RANK', 0)}" * (s.device == "cuda")
     return s
 
 def run_setting(folder, name, default):
     """What settings.json of a run folder says of `name`; the default where it says nothing."""
-    path = os.path.join(folder, "settings.json")
-    value = read_json(path).get(name) if folder and os.path.exists(path) else default
+    path = folder and os.path.join(folder, "settings.json")
+    value = read_json(path).get(name) if os.path.exists(path) else default
     return value if isinstance(value, type(default)) else default
 
 def run(main, settings):
-    """Run a script's main, under torchrun as one process of several; the user's errors, a full disk and full memory
-    become one sentence and exit code 2."""
+    """Run a script's main, perhaps as one of torchrun's processes; a user's error, a full disk or memory is one sentence."""
     sys.stdout = open(os.devnull, "w") if RANK else sys.stdout  # the first process speaks for all
     try:
         s = parse(settings)
@@ -315,10 +286,8 @@ def run(main, settings):
             torch.cuda.set_device(s.device)
         main(s)
         return dist.destroy_process_group() if WORLD > 1 else None
-    except (InputError, ImportError, OSError, SafetensorError) as error:
+    except (InputError, ImportError, OSError, SafetensorError, torch.OutOfMemoryError) as error:
         said, code = f"error: {error}", 2
-    except torch.OutOfMemoryError as error:
-        said, code = f"error: {str(error).split('. ')[0]}; lower --micro-batch-tokens or --batch-size", 2
     except KeyboardInterrupt:
         said, code = "interrupted", 130
     time.sleep(5 * (RANK > 0))  # where all processes fail alike, torchrun ends this one before it repeats the first

@@ -1,7 +1,7 @@
 """Translate a test set with one or more checkpoints and report SacreBLEU and the off-target ratio (OTR).
 
-    python evaluate.py --ckpt demo/base runs/stage1 runs/stage2      # side by side in one table
-    torchrun --nproc-per-node 4 evaluate.py --ckpt runs/stage2       # a share of the directions on each GPU
+    python evaluate.py --ckpt demo/base runs/stage1 runs/stage2 # side by side in one table
+    torchrun --nproc-per-node 4 evaluate.py --ckpt runs/stage2  # a share of the directions on each GPU
 
 An output is off-target when langid, choosing among --candidates, does not name the target language; an empty output is
 off-target too. The references' own OTR is printed as the floor: langid errs on short text.
@@ -9,13 +9,12 @@ off-target too. The references' own OTR is printed as the floor: langid errs on 
 import os, time
 from collections import Counter
 from dataclasses import asdict, dataclass
-
+from pathlib import Path
 import langid.langid
 import sacrebleu
 import torch
 import torch.distributed as dist
-
-from data import DTYPES, TEMPLATES, Tokenizer, option, pick_device, read_corpus, run, run_setting
+from data import DTYPES, TEMPLATES, Tokenizer, option, read_corpus, run, run_setting
 from model import RANK, WORLD, InputError, KVCache, load_model, progress, require, write_json
 
 BLEU_TOKENIZER = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}  # every other target: 13a, as in WMT
@@ -60,15 +59,14 @@ def greedy(model, prompts, ends, max_new_tokens):
 
 def translate(model, tokenizer, samples, s, bar):
     """(hypotheses of the samples in their order, how many sources were cut); decoded in batches of similar length."""
-    room, ends = model.config.max_position_embeddings - s.max_new_tokens, {tokenizer.eos, *model.config.eos_token_id}
-    prompts, cut = zip(*(tokenizer.prompt(x.direction, x.source, room) for x in samples))
-    require(None not in prompts, f"--max-new-tokens {s.max_new_tokens} leaves no room for the prompt in the model's "
-            f"{model.config.max_position_embeddings} positions; lower it")
+    room, new, ends = model.config.max_position_embeddings, s.max_new_tokens, {tokenizer.eos, *model.config.eos_token_id}
+    prompts, cut = zip(*(tokenizer.prompt(x.direction, x.source, room - new) for x in samples))
+    require(None not in prompts, f"--max-new-tokens {new} leaves no room for the prompt in the model's {room} positions; lower it")
     order = sorted(range(len(samples)), key=lambda i: len(prompts[i]))
     hypotheses = [""] * len(samples)
     for start in range(0, len(order), s.batch_size):
         chosen = order[start:start + s.batch_size]
-        for i, ids in zip(chosen, greedy(model, [prompts[i] for i in chosen], ends, s.max_new_tokens)):
+        for i, ids in zip(chosen, greedy(model, [prompts[i] for i in chosen], ends, new)):
             hypotheses[i] = " ".join(tokenizer.decode(ids).split())
         bar.update(len(chosen))
     return hypotheses, sum(cut)
@@ -97,18 +95,16 @@ def bleu_metric(target):
 
 def score(hypotheses, samples, direction, identify):
     """BLEU with its signature, OTR, the references' OTR and what is off-target, of one direction."""
-    metric = bleu_metric(direction[1])
-    references = [x.target for x in samples]
+    metric, references = bleu_metric(direction[1]), [x.target for x in samples]
     (otr, kinds), (floor, _) = (off_target(texts, direction, identify) for texts in (hypotheses, references))
     return {"bleu": metric.corpus_score(hypotheses, [references]).score, "otr": otr, "floor": floor,
             "off_target": kinds, "sentences": len(samples), "signature": str(metric.get_signature())}
 
-def average(results, pairs):
+def average(rows):
     """Means over directions of BLEU, OTR and floor, and the off-target outputs of all of them together."""
-    rows = [results["-".join(p)] for p in pairs]
-    kinds = sum((Counter(r["off_target"]) for r in rows), Counter())
     return {k: sum(r[k] for r in rows) / len(rows) for k in ("bleu", "otr", "floor")} | {
-        "off_target": dict(kinds), "sentences": sum(r["sentences"] for r in rows)}
+        "off_target": dict(sum((Counter(r["off_target"]) for r in rows), Counter())),
+        "sentences": sum(r["sentences"] for r in rows)}
 
 def table(reports, parts):
     """The Markdown table of {name: report as in scores.json} side by side for parts, {"supervised" | "zero-shot":
@@ -116,23 +112,20 @@ def table(reports, parts):
     rows = [["direction", "floor"] + [f"{name} {m}" for name in reports for m in ("BLEU", "OTR")]]
     rows.append(["---"] + ["---:"] * (len(rows[0]) - 1))
     for title, pairs in parts.items():
-        keys = [("-".join(p), "→".join(p)) for p in pairs] + [(title, f"**{title}, average**")] * bool(pairs)
-        for key, label in keys:
+        for key, label in [("-".join(p), "→".join(p)) for p in pairs] + [(title, f"**{title}, average**")] * bool(pairs):
             found = [(r["directions"] | r["average"])[key] for r in reports.values()]
             rows.append([label, f"{found[0]['floor']:.1f}"] + [f"{r[m]:.1f}" for r in found for m in ("bleu", "otr")])
     widths = [max(map(len, column)) for column in zip(*rows)]
     cells = ([row[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(row[1:], widths[1:])] for row in rows)
-    text = "\n".join(f"| {' | '.join(row)} |" for row in cells)
+    lines = [f"| {' | '.join(row)} |" for row in cells]
     if parts["zero-shot"]:
-        text += "\n\nOff-target outputs in the zero-shot directions, % of all:"
-        for name, report in reports.items():
-            a = report["average"]["zero-shot"]
-            text += f"\n- {name}: " + ", ".join(f"{k} {100 * a['off_target'].get(k, 0) / a['sentences']:.1f}"
-                                             for k in ("english", "source", "other", "empty"))
-    return text
+        lines += ["", "Off-target outputs in the zero-shot directions, % of all:"]
+        for name, a in [(name, report["average"]["zero-shot"]) for name, report in reports.items()]:
+            shares = {k: 100 * a["off_target"].get(k, 0) / a["sentences"] for k in ("english", "source", "other", "empty")}
+            lines.append(f"- {name}: " + ", ".join(f"{k} {share:.1f}" for k, share in shares.items()))
+    return "\n".join(lines)
 
 def evaluate(s):
-    pick_device(s)
     for ckpt in s.ckpt:
         require(os.path.isdir(ckpt), f"{ckpt}: no such folder; expected a run of train.py or a model in Hugging Face format")
     tuned = next(filter(None, (run_setting(ckpt, "supervised", []) for ckpt in s.ckpt)), [])
@@ -142,8 +135,7 @@ def evaluate(s):
     languages, candidates = {code for pair in samples for code in pair}, s.candidates.split(",")
     require(languages < {*candidates}, f"--candidates {s.candidates}: expected {' '.join(languages)} and at least one more language")
     identify = identifier(candidates)
-    for _, target in samples:
-        bleu_metric(target)  # fails before hours of decoding, not after
+    _ = [bleu_metric(target) for _, target in samples]  # fails before hours of decoding, not after
     split, reports = os.path.splitext(os.path.basename(s.data[0]))[0], {}
     mine = sorted(samples, key=lambda pair: -len(samples[pair]))[RANK::WORLD]  # the directions of this process
     for ckpt in s.ckpt:
@@ -158,16 +150,14 @@ def evaluate(s):
                 if cut:
                     bar.write(f"{'-'.join(pair)}: {cut:,} over-long sources cut")
                 results["-".join(pair)] = score(hypotheses, samples[pair], pair, identify) | {"sources_cut": cut}
-                with open(os.path.join(out, f"{'-'.join(pair)}.txt"), "w", encoding="utf-8") as f:
-                    f.writelines(h + "\n" for h in hypotheses)
+                Path(out, "-".join(pair) + ".txt").write_text("".join(h + "\n" for h in hypotheses), encoding="utf-8")
         shares = [results] * WORLD
         if WORLD > 1:
             dist.all_gather_object(shares, results)
         results = {name: share[name] for name in map("-".join, samples) for share in shares if name in share}
         name = os.path.basename(os.path.normpath(ckpt))
-        reports[name if name not in reports else ckpt] = report = {
-            "directions": results,
-            "average": {title: average(results, pairs) for title, pairs in parts.items() if pairs},
+        reports[name if name not in reports else ckpt] = report = {"directions": results,
+            "average": {title: average([results["-".join(p)] for p in pairs]) for title, pairs in parts.items() if pairs},
             "settings": asdict(s), "seconds": round(time.time() - started, 1),
             "versions": {"sacrebleu": sacrebleu.__version__, "langid": "1.1.6", "torch": torch.__version__}}
         if RANK == 0:

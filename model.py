@@ -9,7 +9,7 @@ V vocabulary, r LoRA rank.
 import json, math, os, re, shutil, zlib
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
-
+from pathlib import Path
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -25,7 +25,6 @@ progress = partial(tqdm, disable=RANK > 0, dynamic_ncols=True)
 
 class InputError(ValueError):
     """The user's input is at fault: one sentence says what was found, where, and what to do."""
-
 def require(good, sentence):
     if not good:
         raise InputError(sentence)
@@ -39,7 +38,6 @@ def check(name, value, kind):
     number = kind in (int, float)
     require(type(value) in (int, kind) and 0 < value < 2 ** 31 if number else type(value) is kind,
             f"{name} = {value!r}; expected {'a positive ' * number}{kind.__name__}")
-
 def supported(path, name, value, values):
     require(value in values, f"{path}: {name} {value!r} is not supported; expected {' or '.join(map(repr, values))}")
 
@@ -64,7 +62,6 @@ class Config:
     eos_token_id: list = field(default_factory=lambda: [2])  # every id that ends a text
     model_type: str = "llama"
     rest: dict = field(default_factory=dict)  # whatever else the file says, written back as it came
-
     def __post_init__(self):
         for f in fields(self):
             if f.default is not None or getattr(self, f.name) is not None:
@@ -77,7 +74,6 @@ class Config:
         whole = self.num_attention_heads % self.num_key_value_heads == self.head_dim % 2 == 0
         require(whole and self.num_hidden_layers < 1000, f"{self.num_hidden_layers} layers, {self.num_attention_heads} heads "
                 f"{self.head_dim} wide, {self.num_key_value_heads} for keys; expected under 1,000, an even width, whole groups")
-
     @classmethod
     def load(cls, folder):
         """Read folder/config.json. Raises InputError for what this model would silently compute wrongly."""
@@ -100,7 +96,6 @@ class Config:
             return cls(**known)
         except (InputError, TypeError) as error:  # TypeError: a required field is missing
             raise InputError(f"{path}: {error}; expected the config.json of a LLaMA or Mistral") from None
-
     def save(self, folder, dtype):
         """Write config.json so that transformers reads the same network, RoPE in both schemas."""
         raw, dtype, eos = asdict(self), str(dtype).removeprefix("torch."), self.eos_token_id
@@ -111,12 +106,10 @@ class Config:
             "rope_parameters": (scaling or {"rope_type": "default"}) | {"rope_theta": self.rope_theta}})
 
 class Layout:
-    """Where each of T tokens belongs when B sequences of the given lengths lie end to end, without padding.
-
-    `start` [B] counts the tokens that a KV cache already holds. Only attention needs rectangles, so pad() and
-    unpad() are used there alone; padding is on the right, where causal order hides it. `visible` [B, 1, n, s]: the
-    slots that a query sees, where there is a cache or a sequence exceeds the sliding window; else None."""
-
+    """Where each of T tokens belongs when B sequences of the given lengths lie end to end, without padding. `start` [B]
+    counts the tokens that a KV cache already holds. Only attention needs rectangles, so pad() and unpad() are used there
+    alone; padding is on the right, where causal order hides it. `visible` [B, 1, n, s]: the slots that a query sees,
+    where there is a cache or a sequence exceeds the sliding window; else None."""
     def __init__(self, lengths, device=None, start=None, window=None):
         sizes = torch.as_tensor(lengths, device=device)
         self.B, self.n, self.T = len(lengths), int(max(lengths)), int(sum(lengths))
@@ -130,13 +123,11 @@ class Layout:
             slots = torch.arange(int((self.start + sizes).max()), device=device)                    # [s]
             query = self.start[:, None, None] + torch.arange(self.n, device=device)[None, :, None]  # [B, n, 1]
             self.visible = ((slots <= query) & (slots > query - (window or len(slots))))[:, None]   # [B, 1, n, s]
-
     def pad(self, x):
         """[T, H, d] -> [B, H, n, d]"""
         if self.even:
             return x.view(self.B, self.n, *x.shape[1:]).transpose(1, 2)
         return x.new_zeros(self.B, self.n, *x.shape[1:]).index_put((self.row, self.col), x).transpose(1, 2)
-
     def unpad(self, x):
         """[B, H, n, d] -> [T, H, d]"""
         x = x.transpose(1, 2)  # [B, n, H, d]
@@ -144,18 +135,15 @@ class Layout:
 
 class KVCache:
     """Keys and values of B growing sequences; a row's slot s holds its token s, whatever the other rows' lengths."""
-
     def __init__(self, config, B, slots, device=None, dtype=torch.float32):
         shape = (config.num_hidden_layers, B, config.num_key_value_heads, slots, config.head_dim)
         self.k, self.v = (torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))  # [L, B, K, S, d]
         self.used = torch.zeros(B, dtype=torch.long, device=device)                        # [B]
-
     def append(self, layer, k, v, layout):
         """Write k, v [T, K, d] into their slots; returns all that the queries may need, [B, K, s, d]."""
         for store, new in ((self.k[layer], k), (self.v[layer], v)):
             store[layout.row, :, layout.position] = new.to(store.dtype)
         return self.k[layer, :, :, :layout.visible.shape[-1]], self.v[layer, :, :, :layout.visible.shape[-1]]
-
     def keep(self, rows):
         """Drop every row but `rows` (an index tensor): finished sequences cost nothing further."""
         self.k, self.v, self.used = self.k[:, rows], self.v[:, rows], self.used[rows]
@@ -164,7 +152,6 @@ class RMSNorm(nn.Module):
     def __init__(self, width, eps):
         super().__init__()
         self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
-
     def forward(self, x):  # [T, D]; in fp32, since bf16 squares lose the small components
         h = x.float()
         return self.weight * (h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + self.eps)).to(x.dtype)
@@ -177,27 +164,17 @@ def rope_table(config, position):
         factor, low, high, trained = (config.rope_scaling[k] for k in LLAMA3_ROPE)
         ramp = ((trained * frequency / (2 * math.pi) - low) / (high - low)).clamp(0, 1)
         frequency = (1 - ramp) * frequency / factor + ramp * frequency
-    angle = position[:, None].float() * frequency  # [T, d/2]
-    angle = torch.cat([angle, angle], -1)[:, None]  # [T, 1, d]
+    angle = (position[:, None].float() * frequency).repeat(1, 2)[:, None]  # [T, d/2] -> [T, 1, d]
     return angle.cos(), angle.sin()
 
 def rotate(x, rope):
     """Rotate x [T, H, d] by its position; pairs are (first half, second half), not (even, odd)."""
-    cos, sin = rope
-    a, b = x.float().chunk(2, -1)  # [T, H, d/2] twice
+    (cos, sin), (a, b) = rope, x.float().chunk(2, -1)  # [T, 1, d] twice, [T, H, d/2] twice
     return (x * cos + torch.cat([-b, a], -1) * sin).to(x.dtype)
 
 class Linear(nn.Linear):
     """W x, and with LoRA (arXiv 2106.09685) W x + scale * B A x, where B starts at zero: at first nothing changes."""
     scale = None  # without LoRA
-
-    def attach(self, r, scale, dropout, device):
-        self.lora_A = nn.Linear(self.in_features, r, bias=False, device=device)   # [r, in]
-        self.lora_B = nn.Linear(r, self.out_features, bias=False, device=device)  # [out, r]
-        nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
-        nn.init.zeros_(self.lora_B.weight)
-        self.dropout, self.scale = nn.Dropout(dropout), scale
-
     def forward(self, x):
         y = F.linear(x, self.weight, self.bias)
         return y + self.lora_B(self.lora_A(self.dropout(x))) * self.scale if self.scale else y
@@ -205,13 +182,10 @@ class Linear(nn.Linear):
 class Attention(nn.Module):
     def __init__(self, config):
         super().__init__()
-        D, d, bias = config.hidden_size, config.head_dim, config.attention_bias
-        self.d = d
-        self.q_proj = Linear(D, config.num_attention_heads * d, bias)
-        self.k_proj = Linear(D, config.num_key_value_heads * d, bias)
-        self.v_proj = Linear(D, config.num_key_value_heads * d, bias)
-        self.o_proj = Linear(config.num_attention_heads * d, D, bias)
-
+        D, bias, self.d = config.hidden_size, config.attention_bias, config.head_dim
+        queries, keys = config.num_attention_heads * self.d, config.num_key_value_heads * self.d
+        self.q_proj, self.o_proj = Linear(D, queries, bias), Linear(queries, D, bias)
+        self.k_proj, self.v_proj = Linear(D, keys, bias), Linear(D, keys, bias)
     def forward(self, x, rope, layout, cache, layer):  # x [T, D]
         q, k, v = (p(x).view(x.shape[0], -1, self.d) for p in (self.q_proj, self.k_proj, self.v_proj))
         q, k = rotate(q, rope), rotate(k, rope)  # [T, H, d], [T, K, d]
@@ -223,27 +197,19 @@ class Attention(nn.Module):
         out = F.scaled_dot_product_attention(layout.pad(q), k.to(q.dtype), v.to(q.dtype), enable_gqa=True, **order)
         return self.o_proj(layout.unpad(out).flatten(1))  # [B, H, n, d] -> [T, H, d] -> [T, D]
 
-class MLP(nn.Module):
-    def __init__(self, config):
-        super().__init__()
-        self.gate_proj = Linear(config.hidden_size, config.intermediate_size, config.mlp_bias)
-        self.up_proj = Linear(config.hidden_size, config.intermediate_size, config.mlp_bias)
-        self.down_proj = Linear(config.intermediate_size, config.hidden_size, config.mlp_bias)
-
-    def forward(self, x):
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-
 class Block(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = Attention(config)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = MLP(config)
-
+        D, width, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.mlp = nn.ModuleDict({"gate_proj": Linear(D, width, bias), "up_proj": Linear(D, width, bias),
+                                  "down_proj": Linear(width, D, bias)})
     def forward(self, x, *where):  # [T, D]
         x = x + self.self_attn(self.input_layernorm(x), *where)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        h = self.post_attention_layernorm(x)
+        return x + self.mlp.down_proj(F.silu(self.mlp.gate_proj(h)) * self.mlp.up_proj(h))
 
 class LlamaForCausalLM(nn.Module):
     def __init__(self, config):
@@ -256,11 +222,9 @@ class LlamaForCausalLM(nn.Module):
                                     "norm": RMSNorm(config.hidden_size, config.rms_norm_eps)})
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.tie()
-
     def tie(self):
         if self.config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
-
     def forward(self, ids, lengths, cache=None, at=None):
         """Logits [R, V] of the next token. ids [T]: sequences end to end. lengths: B ints that sum to T. cache: a KVCache
         of B rows, which these tokens continue and are added to. at [R]: the positions in 0..T-1 whose logits are wanted
@@ -277,13 +241,11 @@ class LlamaForCausalLM(nn.Module):
         x = self.model.norm(x if at is None else x[at])  # [R, D]
         return self.lm_head(x)                           # [R, V]
 
-def add_lora(model, r, lora_alpha, target_modules, lora_dropout=0.0, rank_pattern=None, alpha_pattern=None,
-             use_rslora=False, device=None):
-    """Freeze the model and attach LoRA to every linear layer that `target_modules` names; raises InputError.
-
-    The rules are those of PEFT's adapter_config.json: target_modules is a list of last names (q_proj) or a regular
-    expression of whole names; the patterns, {regular expression: value}, set r and alpha of the layers whose names
-    end so; the scale is alpha / r, with use_rslora alpha / sqrt(r)."""
+def add_lora(model, r, lora_alpha, target_modules, lora_dropout=0.0, rank_pattern=None, alpha_pattern=None, use_rslora=False):
+    """Freeze the model and attach LoRA, on torch's default device, to every linear layer that `target_modules` names. The rules
+    are those of PEFT's adapter_config.json: target_modules is a list of last names (q_proj) or a regular expression of whole
+    names; the patterns, {regular expression: value}, set r and alpha of the layers whose names end so; the scale is alpha / r,
+    with use_rslora alpha / sqrt(r). Raises InputError."""
     linears, targets = {n: m for n, m in model.named_modules() if isinstance(m, Linear)}, target_modules
     found = {targets: [n for n in linears if re.fullmatch(targets, n)]} if isinstance(targets, str) else {
         t: [n for n in linears if f".{n}".endswith(f".{t}")] for t in targets}
@@ -296,8 +258,11 @@ def add_lora(model, r, lora_alpha, target_modules, lora_dropout=0.0, rank_patter
                        for values, default in ((rank_pattern, r), (alpha_pattern, lora_alpha)))
         check(f"rank of {name}", rank, int)
         check(f"lora_alpha of {name}", alpha, float)
-        scale, place = alpha / (rank ** 0.5 if use_rslora else rank), device or linears[name].weight.device
-        linears[name].attach(rank, scale, lora_dropout, place)
+        m = linears[name]
+        m.lora_A, m.lora_B = nn.Linear(m.in_features, rank, bias=False), nn.Linear(rank, m.out_features, bias=False)
+        nn.init.kaiming_uniform_(m.lora_A.weight, a=math.sqrt(5))  # [r, in]
+        nn.init.zeros_(m.lora_B.weight)                            # [out, r]
+        m.dropout, m.scale = nn.Dropout(lora_dropout), alpha / (rank ** 0.5 if use_rslora else rank)
     model.lora = {"r": r, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout, "target_modules": targets,
                   "rank_pattern": rank_pattern or {}, "alpha_pattern": alpha_pattern or {}, "use_rslora": use_rslora}
 
@@ -311,7 +276,6 @@ def merge_lora(model):
     model.config.tie_word_embeddings &= model.lm_head.weight is model.model.embed_tokens.weight  # else lm_head had LoRA
     model.lora = None
 
-# Weights in and out
 PEFT = "base_model.model."  # the prefix of every tensor name in PEFT's adapter files
 LORA = {"r", "lora_alpha", "lora_dropout", "target_modules", "rank_pattern", "alpha_pattern", "use_rslora"}
 INERT = {"task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
@@ -322,25 +286,19 @@ BESIDE = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special
 
 def read_json(path):
     try:
-        with open(path, encoding="utf-8") as f:
-            return dict(json.load(f).items())
+        return dict(json.loads(Path(path).read_text(encoding="utf-8")).items())
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         said = (getattr(error, "strerror", None) or str(error)).lower()
         raise InputError(f"{path}: {said}; expected a JSON object of a model folder in Hugging Face format") from None
-
 def write_json(path, value):
-    with open(path, "w", encoding="utf-8") as f:
-        f.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
+    Path(path).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 def checksum(tensor):
     return str(zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy()))
 
 def read_tensors(folder, stem, expected, dtype=None, device="cpu", spare=()):
     """Yield (name, tensor) of folder/stem.safetensors, or of the files in its index, which must together hold exactly
-    `expected`, {name: parameter}; each as sharded as its parameter.
-
-    dtype None: as stored. spare: names that may be absent. Every header is checked first, then tensors are converted
-    one by one: host memory holds one copy and a tensor more."""
+    `expected`, {name: parameter}; each as sharded as its parameter. dtype None: as stored. spare: names that may be absent. Every
+    header is checked first, then tensors are converted one by one: host memory holds one copy and a tensor more."""
     files, places = [os.path.join(folder, f"{stem}.safetensors")], {}
     index = files[0] + ".index.json"
     if not os.path.exists(files[0]) and os.path.exists(index):
@@ -353,8 +311,7 @@ def read_tensors(folder, stem, expected, dtype=None, device="cpu", spare=()):
             f = safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
             size = f"{os.path.getsize(path):,} bytes" if os.path.exists(path) else "no such file"
-            raise InputError(f"{path}: {size}, not a whole safetensors file ({error}); copy it again, or convert .bin files "
-                             "with transformers") from None
+            raise InputError(f"{path}: {size}; expected a whole safetensors file ({error}); copy it again") from None
         stated = {k: v for k, v in (f.metadata() or {}).items() if "crc32" in k}  # where write_tensors wrote the file
         for name in f.keys():
             if name.endswith("rotary_emb.inv_freq"):  # a constant that older conversions store
@@ -365,8 +322,7 @@ def read_tensors(folder, stem, expected, dtype=None, device="cpu", spare=()):
                     f"expected {wanted}, of floats, not {kind}; config and weights do not belong together")
             places[name] = path, stated and stated.get(f"crc32 {name}", "none")
     for name in [n for n in expected if n not in places and n not in spare]:
-        raise InputError(f"{files[0]}: tensor {name} is missing from {len(files)} file(s), expected shape "
-                         f"{tuple(expected[name].shape)}; config and weights do not belong together")
+        raise InputError(f"{files[0]}: tensor {name} of shape {tuple(expected[name].shape)} is missing from {len(files)} file(s)")
     for name, (path, crc) in progress(places.items(), desc="loading", unit="tensor", leave=False, delay=3):
         with safe_open(path, framework="pt") as f:  # anew for each tensor, or every page of the file stays mapped
             tensor, like = f.get_tensor(name), expected[name]
@@ -387,30 +343,29 @@ def load_model(folder, dtype=None, device="cpu", base=None, prepare=lambda model
         for name in sorted(lora.keys() - LORA - INERT):  # what would change the computation is refused by name
             supported(path, name, lora[name], PLAIN.get(name, [None, False, "", [], {}]))
         source = base or lora.get("base_model_name_or_path")
-        require(isinstance(source, str) and os.path.isdir(source),
-                f"{path}: its base model {source!r} is no folder here; name the folder with --model")
+        require(os.path.isdir(str(source)), f"{path}: its base model {source!r} is no folder here; name the folder with --model")
     config = Config.load(source)
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
     model.source = os.path.abspath(source)
-    try:
-        if lora:
-            add_lora(model, **{name: lora[name] for name in LORA & lora.keys()}, device=device)
-    except (InputError, TypeError, ValueError, AttributeError, re.error) as error:
-        raise InputError(f"{path}: {error}; expected the settings of a LoRA adapter in PEFT's format") from None
-    prepare(model)
-    base, adapter = {}, {}
-    for name, p in model.named_parameters(remove_duplicate=False):
-        (adapter if "lora_" in name else base)[PEFT * ("lora_" in name) + name] = p
-    head, table = "lm_head.weight", "model.embed_tokens.weight"
-    tensors = dict(read_tensors(source, "model", base, dtype, device, [head] * config.tie_word_embeddings))
-    require(not config.tie_word_embeddings or torch.equal(tensors.get(head, tensors[table]), tensors[table]),
+    with torch.device(device):  # LoRA is made there, the rest is still without memory
+        try:
+            if lora:
+                add_lora(model, **{name: lora[name] for name in LORA & lora.keys()})
+        except (InputError, TypeError, ValueError, AttributeError, re.error) as error:
+            raise InputError(f"{path}: {error}; expected the settings of a LoRA adapter in PEFT's format") from None
+        prepare(model)
+    parameters, head, table = dict(model.named_parameters(remove_duplicate=False)), "lm_head.weight", "model.embed_tokens.weight"
+    tensors, spare = {n: p for n, p in parameters.items() if "lora_" not in n}, [head] * config.tie_word_embeddings
+    tensors = dict(read_tensors(source, "model", tensors, dtype, device, spare))
+    require(not spare or torch.equal(tensors.setdefault(head, tensors[table]), tensors[table]),
             f"{source}: config.json ties the word embeddings, but {head} differs from {table}")
-    if lora:
-        found = read_tensors(folder, "adapter_model", adapter, torch.float32, device)
-        tensors |= {name.removeprefix(PEFT): tensor for name, tensor in found}
     model.load_state_dict(tensors, strict=False, assign=True)
     model.tie()
+    if lora:
+        tensors = {PEFT + n: p for n, p in parameters.items() if "lora_" in n}
+        tensors = read_tensors(folder, "adapter_model", tensors, torch.float32, device)
+        model.load_state_dict({n.removeprefix(PEFT): t for n, t in tensors}, strict=False, assign=True)
     return model
 
 def shard(model, device):
@@ -426,8 +381,8 @@ def whole(tensor):
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 def write_tensors(folder, stem, tensors, limit=5e9):
-    """Write {name: tensor} as safetensors with checksums, in files of about `limit` bytes, with an index where there are
-    several. All processes gather, the first one writes; memory holds one file's tensors."""
+    """Write {name: tensor} as safetensors with checksums, in files of about `limit` bytes, with an index if there are several.
+    All processes gather, the first one writes; memory holds one file's tensors."""
     os.makedirs(folder, exist_ok=True)
     total, parts, index = 0, {}, {}
     for name, p in tensors.items():

@@ -2,24 +2,21 @@
 
     python train.py --stage 1                  # MLE on English-centric pairs; makes runs/stage1
     python train.py --stage 2 --alpha 0.05     # + unlikelihood of conflicting twins; makes runs/stage2
-    python train.py --stage 2 --resume         # a stopped run, from its last checkpoint to the same end
+    python train.py --stage 2 --resume         # goes on with a stopped run from its last checkpoint
     torchrun --nproc-per-node 4 train.py ...   # on several GPUs, every weight split over them (FSDP2)
     python train.py --merge --init runs/stage2 # no tuning: the adapter in its base, a full model for vLLM and others
 """
 import glob, json, math, os, platform, random, resource, shutil, subprocess, time, zlib
 from dataclasses import asdict, dataclass, fields
-
 import torch
 import torch.distributed as dist
-
 import loss
-from data import DTYPES, TEMPLATES, Encoded, Tokenizer, draw_pairs, option, pick_device, read_corpus, run, run_setting
+from data import DTYPES, TEMPLATES, Encoded, Tokenizer, option, read_corpus, run, run_setting
 from model import (RANK, WORLD, InputError, add_lora, load_model, merge_lora, progress, read_json, read_tensors, require,
                    save_model, shard, whole, write_json, write_tensors)
 
 PEAK = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}  # bf16 FLOP/s
-FREE = {"resume", "save_every", "keep", "device", "dtype", "recompute", "micro_batch_tokens", "tensorboard", "lr", "clip",
-        "versions", "git"}  # what may differ when a run is resumed
+FREE = {"resume", "save_every", "keep", "device", "recompute", "micro_batch_tokens", "lr", "dtype", "versions"}
 
 @dataclass
 class Settings:
@@ -38,9 +35,8 @@ class Settings:
     resume: bool = option(False, "go on with the stopped run of --out from its last checkpoint")
     save_every: int = option(100, "steps between checkpoints; 0: none", least=0)
     keep: int = option(2, "how many checkpoints stay, the newest", least=1)
-    dev: list = option((), "files like --data: loss and OTR of all their directions are logged", type=str, nargs="+")
-    dev_every: int = option(20, "steps between two looks at --dev", least=1)
-    best: str = option("", "end with the step that is best by this figure of --dev; left out: the last", choices=["mle", "otr"])
+    dev: list = option((), "files like --data: each checkpoint's loss and OTR in all their directions", type=str, nargs="+")
+    best: str = option("", "end with the checkpoint best by this figure of --dev; left out: the last", choices=["mle", "otr"])
     full: bool = option(False, "tune every weight instead of LoRA")
     lora_rank: int = option(64, "rank r of LoRA", least=1)
     lora_alpha: float = option(128.0, "LoRA's scale is lora_alpha / lora_rank")
@@ -59,8 +55,6 @@ class Settings:
     dtype: str = option("auto", "auto: bf16 on CUDA, fp32 on CPU", choices=["auto", "fp32", "bf16", "fp16"])
     device: str = option("auto", "auto: cuda where there is one")
     seed: int = option(1, "of the pairs, their order, the twins, LoRA's start and dropout")
-    tensorboard: bool = option(False, "log for TensorBoard too, which must be installed")
-
     def __post_init__(self):
         for f in fields(self):
             if isinstance(getattr(self, f.name), tuple) and f.type is not list:  # (default of stage 1, of stage 2)
@@ -69,7 +63,6 @@ class Settings:
         self.out = (self.out or (f"{self.init}-merged" if self.merge else f"runs/stage{self.stage}")).rstrip("/")
         self.model = self.model or ("" if self.init else "demo/base")
         self.template = self.template or run_setting(self.init, "template", "alpaca")
-        pick_device(self)
         require(self.dev or not self.best, f"--best {self.best}: expected --dev with the files to measure it on")
 
 def learning_rate(step, steps, s):
@@ -79,23 +72,18 @@ def learning_rate(step, steps, s):
     return s.lr * ((step + 1) / rise if step < rise else fall)
 
 def remove(folder):
-    """Delete a folder, which first loses its name, so that a kill leaves no half of it under that name."""
+    """Delete a folder, which first loses its name: a kill leaves no half of it under that name."""
     shutil.rmtree(folder + ".old", ignore_errors=True)
     if os.path.exists(folder):
         os.rename(folder, folder + ".old")
         shutil.rmtree(folder + ".old")
-
 def publish(partial, out):
     """Give a folder its name once all of it is on the disk, so that whoever sees the name sees a whole folder."""
     os.sync()
     remove(out)
     os.rename(partial, out)
-
 def checkpoints(s):
     return sorted(glob.glob(os.path.join(glob.escape(s.out + ".partial"), "step-" + "[0-9]" * 6)))
-
-def seal(state):
-    return zlib.crc32(json.dumps(state).encode())
 
 def save_checkpoint(s, state, model, tokenizer, moments):
     """OUT.partial/step-N: the run so far (model or adapter, logs, settings), AdamW's moments, and `state`, which is all the
@@ -107,7 +95,8 @@ def save_checkpoint(s, state, model, tokenizer, moments):
     if RANK == 0:
         for file in ("settings.json", "log.jsonl", "speed.jsonl"):
             shutil.copy(os.path.join(out, file), partial)
-        write_json(os.path.join(partial, "state.json"), state | {"lora": model.lora, "crc32": seal(state | {"lora": model.lora})})
+        state = {"lora": model.lora} | state
+        write_json(os.path.join(partial, "state.json"), state | {"crc32": zlib.crc32(repr(state).encode())})
         publish(partial, folder)
         for old in checkpoints(s)[:-s.keep]:
             if int(old[-6:]) != state["best"][-1]:
@@ -124,10 +113,10 @@ def find_checkpoint(s, story):
     if not found:
         return None, {}
     state, then = (read_json(os.path.join(found[-1], name)) for name in ("state.json", "settings.json"))
-    good = state.pop("crc32", None) == seal(state)
+    good = state.pop("crc32", None) == zlib.crc32(repr(state).encode())
     require(good, f"{found[-1]}/state.json: damaged (wrong checksum); delete that checkpoint to go on from the one before it")
-    for name in [name for name in story if name not in FREE and then.get(name) != story[name]]:
-        raise InputError(f"--resume: {name} is {story[name]}, but {out} was begun with {then.get(name)}; choose another --out")
+    changed = [f"{n} is {story[n]}, was {then.get(n)}" for n in story if n not in FREE and then.get(n) != story[n]]
+    require(not changed, f"--resume: {'; '.join(changed)} when {out} was begun; choose another --out")
     print(f"resuming from {found[-1]}")
     return found[-1], state
 
@@ -139,13 +128,13 @@ def prepare(s, checkpoint=None):
         require(s.max_length <= model.config.max_position_embeddings,
                 f"--max-length {s.max_length}: the model has {model.config.max_position_embeddings} positions")
         if not s.full and not model.lora:
-            add_lora(model, s.lora_rank, s.lora_alpha, s.lora_targets.split(","), s.lora_dropout, device=s.device)
+            add_lora(model, s.lora_rank, s.lora_alpha, s.lora_targets.split(","), s.lora_dropout)
         if WORLD > 1 and not s.merge:
             shard(model, s.device)
     torch.manual_seed(s.seed)
-    start, stored = checkpoint or s.init or s.model, torch.float32 if s.full else DTYPES[s.dtype]  # fp32 master weights
-    model = load_model(start, None if s.merge else stored, "cpu" if s.merge else s.device, s.model, choose)
-    model.recompute = s.recompute
+    start, stored = s.init or s.model, None if s.merge else torch.float32 if s.full else DTYPES[s.dtype]  # fp32 master weights
+    model = load_model(checkpoint or start, stored, "cpu" if s.merge else s.device, s.model, choose)
+    model.source, model.recompute = model.source if model.lora else os.path.abspath(start), s.recompute  # checkpoints go
     return model, Tokenizer([start, model.source], model.config, s.template)
 
 def finish(s, model, tokenizer, story, best=0):
@@ -153,14 +142,13 @@ def finish(s, model, tokenizer, story, best=0):
     partial = s.out + ".partial"
     if not best:
         save_model(model, partial, tokenizer.folder)
-    if RANK == 0 and best:
-        print(f"the best step by {s.best} of --dev is {best}")
+    elif RANK == 0:
         shutil.copytree(os.path.join(partial, f"step-{best:06}"), partial, dirs_exist_ok=True,
                         ignore=shutil.ignore_patterns("optimizer*", "state.json", "*.jsonl"))
     if RANK == 0:
         write_json(os.path.join(partial, "settings.json"), story)
         publish(partial, s.out)
-    print(f"saved {s.out}")
+    print(f"saved {s.out}" + f", which is step {best}, the best by {s.best} of --dev" * bool(best))
 
 def forward(model, batch, s):
     """The two sums of losses of a micro-batch, positives and twins in one forward pass."""
@@ -173,26 +161,25 @@ def forward(model, batch, s):
 @torch.no_grad()
 def look(model, dev, s):
     """{"dev_mle": nats per response token, "dev_otr": % of greedy translations} over all directions of --dev."""
-    import evaluate  # here, since only this needs decoding and langid
+    from evaluate import Settings, identifier, translate  # here, since only this needs decoding and langid
     model.eval()
+    samples, how = [item[0] for item in dev.items], Settings(ckpt=[], device=s.device)
+    identify = identifier(sorted({*how.candidates.split(",")} | {code for x in samples for code in x.direction}))
     batches = dev.micro_batches(dev.items, s.micro_batch_tokens, world=WORLD)[RANK]
     terms = sum(torch.tensor([forward(model, b, s)[0], b.weight.sum()], dtype=torch.float64) for b in batches).to(s.device)
     if WORLD > 1:
         dist.all_reduce(terms)
-    samples, how = [item[0] for item in dev.items], evaluate.Settings(ckpt=[], device=s.device)
-    identify = evaluate.identifier(sorted({*how.candidates.split(",")} | {code for x in samples for code in x.direction}))
     with torch.autocast(s.device.split(":")[0], DTYPES[s.dtype], enabled=s.dtype != "fp32"):
         with progress(total=len(samples), desc="dev", unit="sentence", leave=False) as bar:  # together: weights are sharded
-            texts, _ = evaluate.translate(model, dev.tokenizer, samples, how, bar)
+            texts, _ = translate(model, dev.tokenizer, samples, how, bar)
     model.train()
     wrong = sum(identify(text) != x.direction[1] for text, x in zip(texts, samples))
     return {"dev_mle": (terms[0] / terms[1]).item(), "dev_otr": 100 * wrong / len(samples)}
 
 def train(s):
-    run_like = not os.path.exists(s.out) or os.path.exists(os.path.join(s.out, "settings.json"))
-    require(run_like, f"{s.out} exists and is no run of train.py; choose another --out")
+    partial, ours = s.out + ".partial", not os.path.exists(s.out) or os.path.exists(os.path.join(s.out, "settings.json"))
+    require(ours, f"{s.out} exists and is no run of train.py; choose another --out")
     require(os.path.isdir(s.init or "."), f"{s.init}: no such run; make it with `python train.py --stage 1`, or choose --init")
-    partial = s.out + ".partial"
     if s.merge:
         model, tokenizer = prepare(s)
         merge_lora(model)
@@ -201,23 +188,22 @@ def train(s):
     if s.resume and os.path.exists(s.out) and not os.path.exists(partial):
         return print(f"{s.out} is finished, there is nothing to resume")
     corpus, _ = read_corpus(s.data, s.directions)
-    samples = draw_pairs(corpus, s.pairs, s.seed)
-    git = ["git", "-C", os.path.dirname(os.path.abspath(__file__)), "describe", "--always", "--dirty", "--abbrev=40"]
+    git = f"git -C '{os.path.dirname(os.path.abspath(__file__))}' describe --always --dirty --abbrev=40"
     story = json.loads(json.dumps(asdict(s))) | {
-        "supervised": ["-".join(pair) for pair in corpus], "samples_crc32": zlib.crc32(repr(samples).encode()),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "processes": WORLD},
-        "git": shutil.which("git") and subprocess.run(git, capture_output=True, text=True).stdout.strip()}
+        "supervised": ["-".join(pair) for pair in corpus], "data_crc32": zlib.crc32(repr(corpus).encode()),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "processes": WORLD,
+                     "git": subprocess.getoutput(git)}}
     checkpoint, state = find_checkpoint(s, story)
     model, tokenizer = prepare(s, checkpoint)
-    encoded = Encoded(samples, tokenizer, s.max_length)
-    dev = s.dev and Encoded(draw_pairs(read_corpus(s.dev)[0], 0, 0), tokenizer, s.max_length)
+    encoded = Encoded(corpus, tokenizer, s.max_length, s.pairs, s.seed)
+    dev = s.dev and Encoded(read_corpus(s.dev)[0], tokenizer, s.max_length)
     unlikely, cuda = s.stage == 2 and s.alpha > 0, s.device.startswith("cuda")
     total = s.steps * s.batch_size or math.ceil(s.epochs * len(encoded.items))  # samples to visit
     steps = math.ceil(total / s.batch_size)
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     print(f"stage {s.stage}: {s.init or s.model} -> {s.out}, {len(encoded.items):,} samples, template {s.template}, "
-          + (f"twins with alpha {s.alpha:g}, --conflict {s.conflict}" if unlikely else "MLE alone"))
-    print(f"{sum(p.numel() for p in trainable.values()):,} of {sum(p.numel() for p in model.parameters()):,} parameters, "
+          + (f"twins with alpha {s.alpha:g}, --conflict {s.conflict}" if unlikely else "MLE alone") +
+          f"\n{sum(p.numel() for p in trainable.values()):,} of {sum(p.numel() for p in model.parameters()):,} parameters, "
           f"{'full' if s.full else 'LoRA'}, {s.dtype} on {WORLD} {s.device}, {steps} steps of {s.batch_size}, rate {s.lr:g}")
     optimizer = torch.optim.AdamW(trainable.values(), lr=s.lr, weight_decay=s.weight_decay, fused=cuda)
     scaler = torch.amp.GradScaler(s.device.split(":")[0], enabled=s.dtype == "fp16")
@@ -235,9 +221,6 @@ def train(s):
     logs = [open(os.path.join(partial, name) if RANK == 0 else os.devnull, "wb", 0) for name in ("log.jsonl", "speed.jsonl")]
     for file in logs if checkpoint else ():  # what a stopped run did after its checkpoint is done again
         file.write(open(os.path.join(checkpoint, os.path.basename(file.name)), "rb").read())
-    if s.tensorboard:
-        from torch.utils.tensorboard import SummaryWriter  # optional
-        writer = SummaryWriter(partial, purge_step=state["step"] + 1) if RANK == 0 else None
     # Model FLOPs of a token and parameter: 2 forward, 2 for the gradients of activations, 2 for those of trained weights
     flops, gpu = 6 if s.full else 4, torch.cuda.get_device_name(s.device) if cuda else ""
     peak = next((peak * WORLD for name, peak in PEAK.items() if name in gpu), None)
@@ -284,20 +267,17 @@ def train(s):
         row = {"step": step + 1, "loss": mle + s.alpha * (ul or 0), "mle": mle, "ul": ul,
                "grad_norm": norm if math.isfinite(norm) else None, "lr": optimizer.param_groups[0]["lr"],
                "response_tokens": sum(b.positives for b in real), "tokens": state["seen"]}
-        seconds, better = time.time() - started, False
-        if dev and (step + 1) % s.dev_every == 0:
+        seconds, due = time.time() - started, s.save_every and (step + 1) % s.save_every == 0
+        if dev and due:
             row |= look(model, dev, s)
-            new = [row["dev_otr"] if s.best == "otr" else 0, row["dev_mle"], step + 1]
-            state["best"], better = min(state["best"], new), bool(s.best) and new < state["best"]
+            state["best"] = min(state["best"], [row["dev_otr"] if s.best == "otr" else 0, row["dev_mle"], step + 1])
         memory = torch.cuda.max_memory_allocated() if cuda else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         pace = {"step": step + 1, "seconds": seconds, "tokens_per_s": tokens / seconds, "peak_memory_gib": memory / 2 ** 30,
                 "mfu": peak and flops * (body * tokens + head * responses) / seconds / peak}
         for file, line in zip(logs, (row, pace)):
             file.write((json.dumps(line) + "\n").encode())
-        for name, value in (row | pace).items() if s.tensorboard and RANK == 0 else ():
-            writer.add_scalar(name, math.nan if value is None else value, step + 1)
         bar.set_postfix_str(f"mle {mle:.3f}, " + (f"ul {ul:.3f}, " if T_ul else "") + f"{tokens / seconds:,.0f} tokens/s")
-        if better or s.save_every and (step + 1) % s.save_every == 0 and step + 1 < steps:
+        if due and (step + 1 < steps or s.best):
             save_checkpoint(s, state, model, tokenizer, moments)
     finish(s, model, tokenizer, story, s.best and state["best"][-1])
 

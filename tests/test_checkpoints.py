@@ -252,7 +252,7 @@ def test_the_demo_base_translates_the_same_in_transformers(tokenizer):
     ({"num_hidden_layers": 10 ** 9}, "1000000000 layers"), ({"num_attention_heads": 3}, "3 heads"),
     ({"num_key_value_heads": 0}, "num_key_value_heads = 0"), ({"rms_norm_eps": float("nan")}, "rms_norm_eps = nan"),
     ({"tie_word_embeddings": 1}, "tie_word_embeddings = 1; expected bool"), ({"eos_token_id": "x"}, "eos_token_id"),
-    ({"vocab_size": True}, "vocab_size = True"), ({"attention_bias": True}, "layers.0.self_attn.q_proj.bias is missing")])
+    ({"vocab_size": True}, "vocab_size = True"), ({"attention_bias": True}, "layers.0.self_attn.q_proj.bias of shape .* is missing")])
 def test_a_config_that_would_be_computed_wrongly_is_refused_by_name(tmp_path, changes, said):
     save_model(tiny(), tmp_path)
     change_config(tmp_path, **changes)
@@ -263,23 +263,21 @@ def test_a_config_that_would_be_computed_wrongly_is_refused_by_name(tmp_path, ch
 
 
 @pytest.mark.parametrize("cut", [0, 4, 100, -1, None])
-def test_a_cut_weight_file_is_named_with_both_sizes(tmp_path, cut):
+def test_a_cut_weight_file_is_named_with_its_size(tmp_path, cut):
     save_model(tiny(), tmp_path)
     path = tmp_path / "model.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole[:len(whole) // 2 if cut is None else cut])
-    with pytest.raises(InputError, match="model.safetensors: not a whole safetensors file: .* bytes found, .* expected") as error:
+    size = f"{path.stat().st_size:,}"
+    with pytest.raises(InputError, match=f"model.safetensors: {size} bytes; expected a whole safetensors file .*; copy it again"):
         load_model(tmp_path)
-    assert f"{os.path.getsize(path):,} bytes found" in str(error.value)
-    if cut in (-1, None):
-        assert f"{len(whole):,} expected" in str(error.value)
 
 
 @pytest.mark.parametrize("damage, said", [
-    (lambda t: t.pop("model.norm.weight"), "model.norm.weight is missing, expected shape \\(32,\\)"),
+    (lambda t: t.pop("model.norm.weight"), "tensor model.norm.weight of shape \\(32,\\) is missing"),
     (lambda t: t.update(extra=torch.zeros(1)), "extra has shape \\(1,\\), expected no such tensor"),
     (lambda t: t.update({"model.norm.weight": torch.zeros(31)}), "model.norm.weight has shape \\(31,\\), expected \\(32,\\)"),
-    (lambda t: t.update({"model.norm.weight": torch.zeros(32, dtype=torch.int8)}), "norm.weight has dtype I8, expected F64 or F32"),
+    (lambda t: t.update({"model.norm.weight": torch.zeros(32, dtype=torch.int8)}), "norm.weight has shape .*, of floats, not I8"),
     (lambda t: t["model.norm.weight"].fill_(float("nan")), "tensor model.norm.weight is damaged"),
     (lambda t: t.update({"lm_head.weight": torch.zeros(4000, 32)}), "ties the word embeddings, but lm_head.weight differs"),
     (lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone()}), None)])
@@ -300,8 +298,7 @@ def test_missing_files_and_broken_indices_are_named(tmp_path):
     index = json.loads(path.read_text())
     first, last = sorted(set(index["weight_map"].values()))[::len(set(index["weight_map"].values())) - 1]
     for weight_map, said in [
-            (index["weight_map"] | {"model.norm.weight": first}, "norm.weight has file .*, expected model-00001"),
-            ({k: v for k, v in index["weight_map"].items() if k != "model.norm.weight"}, "expected none, by the index"),
+            ({k: first for k in index["weight_map"]}, "is missing from 1 file"),
             ({}, "no weight_map"), (7, "no weight_map"), ({"model.norm.weight": 3}, "no weight_map"),
             (index["weight_map"] | {"x": "../other.safetensors"}, "other.safetensors: no such file")]:
         path.write_text(json.dumps(index | {"weight_map": weight_map}))
@@ -312,7 +309,7 @@ def test_missing_files_and_broken_indices_are_named(tmp_path):
     with pytest.raises(InputError, match=f"{last}: no such file"):
         load_model(tmp_path)
     os.remove(path)
-    with pytest.raises(InputError, match="model.safetensors: no such file; expected safetensors"):
+    with pytest.raises(InputError, match="model.safetensors: no such file; expected a whole safetensors file"):
         load_model(tmp_path)
 
 

@@ -97,11 +97,11 @@ def test_a_direction_without_pairs_is_said_and_skipped_unless_it_was_asked_for(t
 def test_over_long_pairs_are_counted_aloud(capsys, tokenizer):
     samples = [Sample(("en", "it"), "open the file " * 100, "apri"), Sample(("it", "en"), "apri", "open the file " * 100),
                Sample(("en", "it"), "open", "apri")]
-    encoded = Encoded(samples, tokenizer, 120)
-    assert [item[0] for item in encoded.items] == [samples[0], samples[2]]
+    encoded = Encoded({("en", "it"): samples[::2], ("it", "en"): samples[1:2]}, tokenizer, 120)
+    assert {item[0] for item in encoded.items} == {samples[0], samples[2]}
     assert encoded.instructions == Counter({("en", "it"): 2})
     said = capsys.readouterr().out
-    assert "over-long sources cut: en-it 1\n" in said and "over-long pairs left out for their response: it-en 1\n" in said
+    assert "  en-it: 1 over-long sources cut\n" in said and "  it-en: 1 over-long pairs left out for their response\n" in said
 
 
 # Every bad input of formats.md, and the sentence that it gets
@@ -128,7 +128,7 @@ def test_over_long_pairs_are_counted_aloud(capsys, tokenizer):
     ("b.json", '[{"translation": {"en": "a", "it": null}}]', "b.json, line 1, entry 1: the it side is None; expected text"),
     ("b.json", '[{"translation": {"en": "a", "it": 3}}]', "the it side is 3; expected text"),
     ("b.json", '[{"translation": ["a", "b"]}]', "b.json, line 1, entry 1: .*; expected {'translation': {code: text}}"),
-    ("b.json", "[1, 2]", "b.json, line 1, entry 1: {}; expected {'translation'"),
+    ("b.json", "[1, 2]", "b.json, line 1, entry 1: 1; expected {'translation'"),
     ("q.json", '[{"translation": {"en": "a, "it": "b"}}]', "q.json, line 1: not valid JSON"),
     ("q.json", '[{"translation":\n {"en": "a",\n "it": "b"}}', "q.json, line 3: not valid JSON"),
     ("q.jsonl", '{"translation": {"en": "a", "it": "b"}}\n{"translation":', "q.jsonl, line 2: not valid JSON"),

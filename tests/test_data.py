@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import TSV
 
-from data import Encoded, Sample, collate, draw_conflict, draw_pairs, read_corpus, write_prompt
+from data import Encoded, Sample, collate, draw_conflict, read_corpus, write_prompt
 from model import InputError
 
 FOUR = ["en", "it", "nl", "ro"]
@@ -20,7 +20,7 @@ def write(path, data):
 @pytest.fixture
 def encoded(tmp_path, tokenizer):
     corpus, _ = read_corpus([write(tmp_path / "train.tsv", TSV)], "supervised")
-    return Encoded(draw_pairs(corpus, 20, 1), tokenizer, 512)
+    return Encoded(corpus, tokenizer, 512, pairs=20, seed=1)
 
 
 # Prompts and supervision
@@ -34,35 +34,38 @@ def test_the_prompt_is_the_papers(tokenizer):
 
 
 def test_only_the_response_and_its_eos_are_supervised_literal_ids():
-    batch = collate([([1, 50, 51], [60, 61, 2]), ([1, 70], [80, 2]), ([1, 52, 53], [60, 61, 2])], positives=2)
+    sequences = [([1, 50, 51], [60, 61, 2]), ([1, 70], [80, 2]), ([1, 52, 53], [60, 61, 2])]
+    batch = collate(sequences, ["a", "b"])  # two samples, and a twin of the first
     assert batch.ids.tolist() == [1, 50, 51, 60, 61, 2, 1, 70, 80, 2, 1, 52, 53, 60, 61, 2]
     assert batch.lengths == [6, 4, 6]
     assert batch.at.tolist() == [2, 3, 4, 7, 8, 12, 13, 14]
     assert batch.y.tolist() == [60, 61, 2, 80, 2, 60, 61, 2]
-    assert torch.equal(batch.ids[batch.at + 1], batch.y) and batch.positives == 5
+    assert torch.equal(batch.ids[batch.at + 1], batch.y) and batch.positives == 5 and batch.weight.tolist() == [1] * 8
+    assert collate(sequences, ["a", "b"], "sentence").weight.tolist() == pytest.approx([1 / 3] * 3 + [1 / 2] * 2 + [1 / 3] * 3)
 
 
 def test_prompt_and_response_are_tokenized_apart_and_eos_is_an_id(tokenizer):
     quoted = Sample(("en", "it"), '"Hi"', '"Ciao" </s>')
-    (_, prompt, response), = Encoded([quoted, ], tokenizer, 512).items
+    (_, prompt, response), = Encoded({("en", "it"): [quoted]}, tokenizer, 512).items
     assert prompt == tokenizer.bos + tokenizer.encode(write_prompt("alpaca", ("en", "it"), '"Hi"'))
     assert response == tokenizer.encode('"Ciao" </s>') + [tokenizer.eos]
     assert response.count(tokenizer.eos) == 1 and tokenizer.decode(response) == '"Ciao" </s>'  # the text stays text
 
 
-def test_truncation_cuts_the_source_and_never_the_response(tokenizer):
+def test_truncation_cuts_the_source_and_never_the_response(tokenizer, capsys):
     long = Sample(("en", "it"), "open the file " * 100, "apri il file " * 5)
-    (_, whole, response), = Encoded([long], tokenizer, 2000).items
-    encoded = Encoded([long], tokenizer, 120)
-    (_, cut, same), = encoded.items
-    assert encoded.cut == {("en", "it"): 1} and not encoded.dropped
+    (_, whole, response), = Encoded({("en", "it"): [long]}, tokenizer, 2000).items
+    assert "over-long" not in capsys.readouterr().out
+    (_, cut, same), = Encoded({("en", "it"): [long]}, tokenizer, 120).items
+    assert capsys.readouterr().out == "  en-it: 1 over-long sources cut\n"
     assert same == response and len(cut) + len(same) <= 120 < len(whole)
     assert tokenizer.decode(cut).endswith("\n\n### Response:") and "open the file open" in tokenizer.decode(cut)
     short = Sample(("en", "it"), "a", "b")
-    both = Encoded([short, Sample(("en", "it"), "a", "apri il file " * 50)], tokenizer, 120)
-    assert both.dropped == {("en", "it"): 1} and [item[0] for item in both.items] == [short]
+    both = Encoded({("en", "it"): [short, Sample(("en", "it"), "a", "apri il file " * 50)]}, tokenizer, 120)
+    assert [item[0] for item in both.items] == [short]
+    assert capsys.readouterr().out == "  en-it: 1 over-long pairs left out for their response\n"
     with pytest.raises(InputError, match="none of 1 samples fits --max-length 20"):
-        Encoded([short], tokenizer, 20)
+        Encoded({("en", "it"): [short]}, tokenizer, 20)
 
 
 # Directions and conflicting instructions
@@ -80,12 +83,16 @@ def test_directions_with_english_are_supervised_and_the_rest_is_zero_shot(tmp_pa
         read_corpus([str(tmp_path / "no_english.tsv")], "supervised")
 
 
-def test_pairs_are_n_per_direction_and_drawn_by_the_seed(tmp_path):
+def test_pairs_are_n_per_direction_and_drawn_by_the_seed(tmp_path, tokenizer):
     corpus, _ = read_corpus([write(tmp_path / "train.tsv", TSV)], "supervised")
-    chosen = draw_pairs(corpus, 7, seed=1)
+    before = {pair: list(found) for pair, found in corpus.items()}
+
+    def drawn(pairs, seed):
+        return [item[0] for item in Encoded(corpus, tokenizer, 512, pairs, seed).items]
+    chosen = drawn(7, 1)
     assert Counter(s.direction for s in chosen) == {d: 7 for d in ENGLISH}
-    assert len(set(chosen)) == 42 and chosen == draw_pairs(corpus, 7, seed=1) != draw_pairs(corpus, 7, seed=2)
-    assert set(draw_pairs(corpus, 0, seed=1)) == {s for samples in corpus.values() for s in samples}
+    assert len(set(chosen)) == 42 and chosen == drawn(7, 1) != drawn(7, 2)
+    assert set(drawn(0, 1)) == {s for samples in corpus.values() for s in samples} and corpus == before
 
 
 @pytest.mark.parametrize("mode", ["any", "target"])
@@ -107,7 +114,7 @@ def test_frequent_instructions_are_drawn_more_often():
 
 @pytest.mark.parametrize("mode, counts", [("any", {("en", "it"): 9}), ("target", {("en", "it"): 9, ("nl", "it"): 9})])
 def test_a_corpus_without_a_conflicting_instruction_is_refused(mode, counts):
-    with pytest.raises(InputError, match=f"no instruction in the tuning data conflicts with en-it \\(--conflict {mode}\\)"):
+    with pytest.raises(InputError, match=f"no instruction in the tuning data conflicts with en-it \\(--conflict {mode}\\); add"):
         draw_conflict(("en", "it"), counts, mode, random.Random(0))
 
 
@@ -124,17 +131,17 @@ def test_every_epoch_is_a_new_permutation_of_all_samples(encoded):
 
 def test_micro_batches_hold_each_item_once_within_the_budget_and_of_similar_length(encoded):
     items = encoded.step_items(0, 64, 64, seed=1)
-    batches = encoded.micro_batches(items, 800)
+    batches, = encoded.micro_batches(items, 800)
     assert len(batches) > 3 and all(len(b.ids) <= 800 and sum(b.lengths) == len(b.ids) for b in batches)
     assert sorted(sum((b.lengths for b in batches), [])) == sorted(len(p) + len(r) for _, p, r in items)
     assert all(max(a.lengths) <= min(b.lengths) for a, b in zip(batches, batches[1:]))
-    assert [len(b.lengths) for b in encoded.micro_batches(items, 1)] == [1] * 64  # a budget too small for one item
+    assert [len(b.lengths) for b in encoded.micro_batches(items, 1)[0]] == [1] * 64  # a budget too small for one item
 
 
 def test_a_twin_has_the_same_input_and_response_under_another_instruction_drawn_anew(encoded, tokenizer):
     items, seen = encoded.step_items(0, 8, 8, seed=1), set()
     for step in range(20):
-        batch, = encoded.micro_batches(items, 10 ** 6, "any", random.Random(step))
+        (batch,), = encoded.micro_batches(items, 10 ** 6, "any", random.Random(step))
         rows = [tokenizer.decode(row.tolist()) for row in batch.ids.split(batch.lengths)]
         positives, twins = rows[:8], rows[8:]
         for positive, twin in zip(positives, twins):

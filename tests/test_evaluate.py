@@ -41,7 +41,7 @@ def test_averages_are_over_directions_and_the_table_shows_every_checkpoint():
     def report(shift):
         results = {f"{s}-{t}": {"bleu": 10.0 * i + shift, "otr": 20.0 * i, "floor": 2.0, "off_target": {"english": i},
                                 "sentences": 50} for i, (s, t) in enumerate([("en", "it"), ("it", "nl"), ("nl", "it")])}
-        return {"directions": results, "average": {k: average(results, pairs) for k, pairs in parts.items()}}
+        return {"directions": results, "average": {k: average([results["-".join(p)] for p in pairs]) for k, pairs in parts.items()}}
     parts = {"supervised": [("en", "it")], "zero-shot": [("it", "nl"), ("nl", "it")]}
     one = report(0)
     assert one["average"]["zero-shot"] == {"bleu": 15.0, "otr": 30.0, "floor": 2.0, "off_target": {"english": 3}, 

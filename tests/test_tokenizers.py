@@ -154,16 +154,16 @@ def test_a_missing_broken_or_foreign_tokenizer_is_named(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no tokenizer.model and no tokenizer.json"):
         Tokenizer([str(tmp_path)], config)
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(InputError, match="tokenizer.json: 2 bytes that, .* make no tokenizer .*copy both again"):
+    with pytest.raises(InputError, match="tokenizer.json: no tokenizer can be read .*copy it and tokenizer_config.json again"):
         Tokenizer([str(tmp_path)], config)
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(InputError, match="tokenizer.json: one more package reads it; pip install tokenizers"):
+    with pytest.raises(InputError, match="tokenizer.json: no tokenizer can be read .*; pip install tokenizers"):
         Tokenizer([str(tmp_path)], config)
     (tmp_path / "tokenizer.model").write_bytes(b"not a model")
-    with pytest.raises(InputError, match="tokenizer.model: 11 bytes that, .* make no tokenizer"):
+    with pytest.raises(InputError, match="tokenizer.model: no tokenizer can be read"):
         Tokenizer([str(tmp_path)], config)
     shutil.copy(MISTRAL / PIECES[0], tmp_path / "tokenizer.model")
-    with pytest.raises(InputError, match="pieces, BOS .* the model's vocabulary has 4,000: tokenizer and model do not"):
+    with pytest.raises(InputError, match="pieces, BOS .* do not belong to a model with a vocabulary of 4,000"):
         Tokenizer([str(tmp_path)], config)
     for stated in ({"added_tokens_decoder": 3}, {"added_tokens_decoder": {"x": {"content": "y"}}}, {"eos_token": {}}):
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(stated))

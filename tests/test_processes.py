@@ -1,0 +1,142 @@
+"""One global batch, however it is split: over micro-batches, and over processes under torchrun (gloo, on the CPU)."""
+import json
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import BASE, ROOT, TSV, tiny
+from safetensors.torch import load_file
+
+import loss
+from data import Encoded, read_corpus
+from model import load_model, save_model
+from train import Settings, forward
+
+RAGGED = "\n".join(line.replace(" adesso", " adesso il file" * (i % 9)).replace(" acum", " acum" * (i % 7))
+                   for i, line in enumerate(TSV.split("\n")))
+SPLITS = [(1, 10 ** 6), (1, 900), (1, 1), (2, 10 ** 6), (2, 900), (2, 1), (4, 10 ** 6), (4, 900), (4, 1)]  # processes, tokens
+
+
+def launch(processes, name, *args, cwd=ROOT):
+    """A script as a user runs it, under torchrun where there are several processes."""
+    command = [sys.executable] if processes == 1 else [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", processes, "--master-port", random.randint(20000, 40000)]
+    return subprocess.run([*map(str, command), os.path.join(ROOT, name), *map(str, args)], cwd=cwd, capture_output=True,
+                          text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    save_model(tiny(), folder / "model", BASE)
+    save_model(tiny(tied=False), folder / "untied", BASE)
+    (folder / "train.tsv").write_text(RAGGED, encoding="utf-8")
+    return folder
+
+
+def shares_of(place, tokenizer, world, tokens, twins, reduction):
+    encoded = Encoded(read_corpus([place / "train.tsv"], "en-it,en-ro,it-en,ro-en")[0], tokenizer, 512, 6, 1)
+    items = encoded.step_items(0, 14, 14, 1)
+    return encoded.micro_batches(items, tokens, "any" if twins else None, random.Random(0), reduction, world)
+
+
+def gradient(place, shares, normalise):
+    """The gradient that the processes' shares add up to; normalise(batch, sums, all batches) is its loss."""
+    model, s = load_model(place / "model"), Settings(device="cpu", dtype="fp32")
+    batches = [b for share in shares for b in share]
+    for b in batches:
+        normalise(b, forward(model, b, s), batches).backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+def ours(b, sums, batches):
+    T = [sum(x.weight[part(x)].double().sum().item() for x in batches) for part in (
+        lambda x: slice(x.positives), lambda x: slice(x.positives, None))]
+    return loss.language_aware(sums[0], T[0], sums[1], T[1], 0.3)
+
+
+def mean_of_means(b, sums, batches):
+    real = [x for x in batches if x.samples]
+    counts = b.weight[:b.positives].sum(), b.weight[b.positives:].sum()
+    return (sums[0] / counts[0].clamp(min=1e-9) + 0.3 * sums[1] / counts[1].clamp(min=1e-9)) / len(real)
+
+
+@pytest.mark.parametrize("twins", [False, True])
+@pytest.mark.parametrize("reduction", ["token", "sentence"])
+def test_the_gradient_is_the_same_for_every_split_and_a_mean_of_means_is_not(place, tokenizer, twins, reduction):
+    grads, counts = [], set()
+    for world, tokens in SPLITS:
+        shares = shares_of(place, tokenizer, world, tokens, twins, reduction)
+        assert len(shares) == world and len({len(share) for share in shares}) == 1  # FSDP: as many forwards on each
+        grads.append(gradient(place, shares, ours))
+        counts.add(sum(len(share) for share in shares))
+    assert len(counts) >= 5 and grads[0].abs().max() > 0.01
+    for g in grads[1:]:
+        assert (g - grads[0]).abs().max() < 1e-6
+    if reduction == "token":  # the mistake that this test is for is larger than its tolerance by far
+        wrong = [gradient(place, shares_of(place, tokenizer, *split, twins, reduction), mean_of_means) for split in SPLITS[1:6:4]]
+        assert all((g - grads[0]).abs().max() > 1e-3 for g in wrong)
+
+
+def test_the_sentence_mean_weighs_every_sentence_alike(place, tokenizer):
+    batches = [b for share in shares_of(place, tokenizer, 2, 900, True, "sentence") for b in share]
+    assert sum(b.weight.sum().item() for b in batches) == pytest.approx(2 * 14) and sum(len(b.samples) for b in batches) == 14
+    tokens = torch.cat([b.weight for share in shares_of(place, tokenizer, 2, 900, True, "token") for b in share])
+    assert {*tokens.tolist()} <= {0.0, 1.0}
+
+
+def first_gradient(run):
+    """AdamW's first moment after its first step is a tenth of the gradient: read it from the run's own checkpoint."""
+    return {n: 10 * t for n, t in load_file(run / "step-000001" / "optimizer.safetensors").items() if n.endswith("exp_avg")}
+
+
+TWO = ["--stage", 2, "--init", "model", "--alpha", 0.3]
+CASES = {"stage 1, LoRA": ["--lora-rank", 4, "--lora-alpha", 8], "stage 1, full, sentence": ["--full", "--loss-reduction", "sentence"],
+         "stage 2, full, untied": [*TWO, "--full", "--init", "untied", "--recompute"],
+         "stage 2, LoRA, sentence": [*TWO, "--lora-rank", 4, "--lora-alpha", 8, "--loss-reduction", "sentence"]}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_processes_under_torchrun_take_the_same_steps_as_one(place, case):
+    """The gradient, the log and the trained weights of train.py, with 1, 2 and 4 processes that share out each batch."""
+    args = ["--model", "model", "--data", "train.tsv", "--pairs", 6, "--batch-size", 14, "--steps", 3, "--save-every", 1, "--lr",
+            0.001, "--clip", 0, "--device", "cpu", "--micro-batch-tokens", 700, *CASES[case]]
+    found = {}
+    for processes in (1, 2, 4):
+        run = place / f"{case} {processes}"
+        result = launch(processes, "train.py", *args, "--out", run, "--keep", 9, cwd=place)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.count("saved") == 1  # the first process speaks for all
+        log = [json.loads(line) for line in open(run / "log.jsonl")]
+        name = "adapter_model" if "LoRA" in case else "model"
+        found[processes] = first_gradient(run), log, load_file(run / f"{name}.safetensors")
+    gradients, log, weights = found[1]
+    assert max(g.abs().max() for g in gradients.values()) > 1e-3
+    for processes in (2, 4):
+        theirs = found[processes]
+        assert gradients.keys() == theirs[0].keys() and weights.keys() == theirs[2].keys()
+        assert max((gradients[n] - theirs[0][n]).abs().max() for n in gradients) < 1e-6
+        for mine, other in zip(log, theirs[1]):
+            assert mine.keys() == other.keys()
+            assert all(mine[k] == (other[k] and pytest.approx(other[k], rel=1e-4)) for k in mine), (mine, other)
+        assert all(torch.allclose(weights[n], theirs[2][n], atol=1e-3) for n in weights)
+
+
+def test_evaluation_shares_the_directions_out_and_reports_as_one(place):
+    reports = []
+    for processes in (1, 2, 4):
+        result = launch(processes, "evaluate.py", "--ckpt", "untied", "--data", "train.tsv", "--rows", 3, "--max-new-tokens", 5,
+                        "--directions", "en-it,it-en,it-ro", "--device", "cpu", cwd=place)
+        assert result.returncode == 0, result.stderr
+        report = json.load(open(place / "untied" / "eval-train" / "scores.json"))
+        reports.append((result.stdout[result.stdout.index("| direction"):], report["directions"], report["average"]))
+        assert result.stdout.count("| direction") == 1
+    assert reports[0] == reports[1] == reports[2] and list(reports[0][1]) == ["en-it", "it-en", "it-ro"]
+
+
+def test_bad_input_is_said_once_by_several_processes(place):
+    result = launch(2, "train.py", "--data", "none.tsv", "--out", "x", "--device", "cpu", cwd=place)
+    assert result.returncode != 0 and result.stderr.count("error: none.tsv: no such file") == 1
