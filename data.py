@@ -1,8 +1,5 @@
-"""From parallel text to batches: prompts, tokenizer, corpora, conflicting twins.
-
-Everything random is a pure function of the seed and the step, so a step's samples and its conflicting
-instructions are the same however the run got there.
-"""
+"""From parallel text to batches: prompts, tokenizer, corpora, conflicting twins. Everything random is a pure function of the seed
+and the step, so a step's samples and its conflicting instructions are the same however the run got there."""
 import argparse, glob, json, os, random, re, sys, time
 from collections import Counter, namedtuple
 from dataclasses import field, fields
@@ -128,11 +125,10 @@ def read_rows(path):
     return "multi-parallel TSV", (path,), rows
 
 def read_corpus(paths, wanted="all", supervised=None):
-    """({direction: samples}, the supervised ones of all directions) of data files; prints what was found.
-
-    wanted: "en-it,it-en", "all", "supervised" or "zero-shot". supervised: the directions that count as such, by default
-    those with English. A file named en-it gives it->en too, unless another file is named it-en. Pairs with a blank side
-    are left out, duplicates are kept; both are counted aloud. Raises InputError."""
+    """({direction: samples}, the supervised ones of all directions) of data files; prints what was found. wanted:
+    "en-it,it-en", "all", "supervised" or "zero-shot". supervised: the directions that count as such, by default those with
+    English. A file named en-it gives it->en too, unless another file is named it-en. Pairs with a blank side are left out,
+    duplicates are kept; both are counted aloud. Raises InputError."""
     files = {used: (form, rows) for form, used, rows in map(read_rows, map(os.fspath, paths))}
     named = {used: re.findall(r"([a-z]{2})-([a-z]{2})(?![a-z])", os.path.basename(used[0]))[:1] for used in files}
     samples, blank = {}, Counter()
@@ -164,11 +160,10 @@ def read_corpus(paths, wanted="all", supervised=None):
     return {pair: samples[pair] for pair in chosen if samples[pair]}, supervised
 
 def draw_conflict(direction, instructions, mode, rng):
-    """The instruction I~ != I of a conflicting sample (paper, section 3), from those of the tuning set.
-
-    instructions: {direction: number of samples}; frequent ones are drawn more often, as from the data itself. mode
-    'any' is the paper's I~ != I, which may keep the target language (it->en under nl->en punishes a right-language
-    output); 'target' never keeps it. Raises InputError."""
+    """The instruction I~ != I of a conflicting sample (paper, section 3), from those of the tuning set,
+    {direction: number of samples}; frequent ones are drawn more often, as from the data itself. mode 'any' is the paper's
+    I~ != I, which may keep the target language (it->en under nl->en punishes a right-language output); 'target' never
+    keeps it. Raises InputError."""
     wrong = {d: n for d, n in instructions.items() if (d != direction if mode == "any" else d[1] != direction[1])}
     require(wrong, f"no instruction in the tuning data conflicts with {'-'.join(direction)} (--conflict {mode}); add more")
     return rng.choices(list(wrong), wrong.values())[0]
@@ -284,12 +279,14 @@ def run(main, settings):
             dist.init_process_group("nccl" if s.device.startswith("cuda") else "gloo")
         if s.device.startswith("cuda"):
             torch.cuda.set_device(s.device)
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True, warn_only=True)  # a resumed run ends with the same bits
         main(s)
         return dist.destroy_process_group() if WORLD > 1 else None
     except (InputError, ImportError, OSError, SafetensorError, torch.OutOfMemoryError) as error:
-        said, code = f"error: {error}", 2
+        hint = "; nothing that was whole is lost: make room or allow writing there, then repeat"
+        said, code = f"error: {error}" + hint * isinstance(error, (OSError, SafetensorError)), 2
     except KeyboardInterrupt:
         said, code = "interrupted", 130
     time.sleep(5 * (RANK > 0))  # where all processes fail alike, torchrun ends this one before it repeats the first
-    print(said, file=sys.stderr)
-    sys.exit(code)
+    sys.exit(print(said, file=sys.stderr) or code)

@@ -4,8 +4,7 @@
     torchrun --nproc-per-node 4 evaluate.py --ckpt runs/stage2  # a share of the directions on each GPU
 
 An output is off-target when langid, choosing among --candidates, does not name the target language; an empty output is
-off-target too. The references' own OTR is printed as the floor: langid errs on short text.
-"""
+off-target too. The references' own OTR is printed as the floor: langid errs on short text."""
 import os, time
 from collections import Counter
 from dataclasses import asdict, dataclass

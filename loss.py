@@ -1,8 +1,7 @@
 """The paper's loss (arXiv 2403.14399, Eq. 1 to 3): pure functions of logits, summed over tokens with their count.
 
-Sums, not means: a step divides the sum over its whole batch by the count over its whole batch, so how the batch was
-split into micro-batches and over processes cannot change the gradient.
-"""
+Sums, not means: a step divides the sum over its whole batch by the count over its whole batch, so how the batch was split
+into micro-batches and over processes cannot change the gradient."""
 import torch
 import torch.nn.functional as F
 

@@ -1,11 +1,9 @@
 """LLaMA by hand: the decoder, its KV cache, LoRA, and weights in and out of Hugging Face folders.
 
-Module and attribute names are the checkpoint's tensor names (model.layers.0.self_attn.q_proj.weight), so loading is a
-strict copy without a rename table. A batch is not padded: its sequences lie end to end in one row of tokens, and a
-Layout says which token belongs to which sequence. Symbols in shape comments: B sequences, T tokens of all of them
-together, n tokens of the longest, S cache slots, R response tokens, D width, H heads, K key/value heads, d head width,
-V vocabulary, r LoRA rank.
-"""
+Module and attribute names are the checkpoint's tensor names (model.layers.0.self_attn.q_proj.weight), so loading is a strict
+copy without a rename table. A batch is not padded: its sequences lie end to end in one row of tokens, and a Layout says which
+token belongs to which sequence. Symbols in shape comments: B sequences, T tokens of all of them together, n tokens of the
+longest, S cache slots, R response tokens, D width, H heads, K key/value heads, d head width, V vocabulary, r LoRA rank."""
 import json, math, os, re, shutil, zlib
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
@@ -235,9 +233,8 @@ class LlamaForCausalLM(nn.Module):
         x = self.model.embed_tokens(ids)  # [T, D]
         rope = rope_table(self.config, layout.position)
         for i, block in enumerate(self.model.layers):
-            if self.recompute and torch.is_grad_enabled():
-                block = partial(checkpoint, block, use_reentrant=False)
-            x = block(x, rope, layout, cache, i)
+            run = partial(checkpoint, block, use_reentrant=False) if self.recompute and torch.is_grad_enabled() else block
+            x = run(x, rope, layout, cache, i)
         x = self.model.norm(x if at is None else x[at])  # [R, D]
         return self.lm_head(x)                           # [R, V]
 

@@ -4,19 +4,20 @@
     python train.py --stage 2 --alpha 0.05     # + unlikelihood of conflicting twins; makes runs/stage2
     python train.py --stage 2 --resume         # goes on with a stopped run from its last checkpoint
     torchrun --nproc-per-node 4 train.py ...   # on several GPUs, every weight split over them (FSDP2)
-    python train.py --merge --init runs/stage2 # no tuning: the adapter in its base, a full model for vLLM and others
-"""
-import glob, json, math, os, platform, random, resource, shutil, subprocess, time, zlib
+    python train.py --merge --init runs/stage2 # no tuning: the adapter in its base, a full model for vLLM and others"""
+import glob, json, math, os, platform, random, resource, shutil, subprocess, sys, time, zlib
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 import loss
 from data import DTYPES, TEMPLATES, Encoded, Tokenizer, option, read_corpus, run, run_setting
 from model import (RANK, WORLD, InputError, add_lora, load_model, merge_lora, progress, read_json, read_tensors, require,
                    save_model, shard, whole, write_json, write_tensors)
 
 PEAK = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}  # bf16 FLOP/s
-FREE = {"resume", "save_every", "keep", "device", "recompute", "micro_batch_tokens", "lr", "dtype", "versions"}
+FREE = {"out", "resume", "save_every", "keep", "device", "recompute", "micro_batch_tokens", "lr", "dtype", "versions"}
 
 @dataclass
 class Settings:
@@ -90,17 +91,21 @@ def save_checkpoint(s, state, model, tokenizer, moments):
     rest: order, twins and dropout masks are functions of the seed and the step, so no generator has a state."""
     out, name = s.out + ".partial", f"step-{state['step']:06}"
     folder, partial = os.path.join(out, name), os.path.join(out, name + ".partial")
-    save_model(model, partial, tokenizer.folder)
-    write_tensors(partial, "optimizer", moments)
-    if RANK == 0:
-        for file in ("settings.json", "log.jsonl", "speed.jsonl"):
-            shutil.copy(os.path.join(out, file), partial)
-        state = {"lora": model.lora} | state
-        write_json(os.path.join(partial, "state.json"), state | {"crc32": zlib.crc32(repr(state).encode())})
-        publish(partial, folder)
-        for old in checkpoints(s)[:-s.keep]:
-            if int(old[-6:]) != state["best"][-1]:
-                remove(old)
+    try:
+        save_model(model, partial, tokenizer.folder)
+        write_tensors(partial, "optimizer", moments)
+        if RANK == 0:
+            for file in ("settings.json", "log.jsonl", "speed.jsonl"):
+                shutil.copy(os.path.join(out, file), partial)
+            state = {"lora": model.lora} | state
+            write_json(os.path.join(partial, "state.json"), state | {"crc32": zlib.crc32(repr(state).encode())})
+            publish(partial, folder)
+            for old in checkpoints(s)[:-s.keep]:
+                if int(old[-6:]) != state["best"][-1]:
+                    remove(old)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise InputError(f"{folder} was not written ({error}); older ones are untouched: make room, then --resume") from None
     return folder
 
 def find_checkpoint(s, story):
@@ -195,6 +200,7 @@ def train(s):
                      "git": subprocess.getoutput(git)}}
     checkpoint, state = find_checkpoint(s, story)
     model, tokenizer = prepare(s, checkpoint)
+    require(not checkpoint or state["lora"] == model.lora, f"{checkpoint}/adapter_config.json: not as saved; delete {checkpoint}")
     encoded = Encoded(corpus, tokenizer, s.max_length, s.pairs, s.seed)
     dev = s.dev and Encoded(read_corpus(s.dev)[0], tokenizer, s.max_length)
     unlikely, cuda = s.stage == 2 and s.alpha > 0, s.device.startswith("cuda")
@@ -218,10 +224,10 @@ def train(s):
     if RANK == 0:
         os.makedirs(partial, exist_ok=True)
         write_json(os.path.join(partial, "settings.json"), story)
-    logs = [open(os.path.join(partial, name) if RANK == 0 else os.devnull, "wb", 0) for name in ("log.jsonl", "speed.jsonl")]
-    for file in logs if checkpoint else ():  # what a stopped run did after its checkpoint is done again
-        file.write(open(os.path.join(checkpoint, os.path.basename(file.name)), "rb").read())
-    # Model FLOPs of a token and parameter: 2 forward, 2 for the gradients of activations, 2 for those of trained weights
+    logs = {n: open(os.path.join(partial, n) if RANK == 0 else os.devnull, "wb", 0) for n in ("log.jsonl", "speed.jsonl")}
+    for name, file in logs.items() if checkpoint else ():  # what a stopped run did after its checkpoint is done again
+        file.write(Path(checkpoint, name).read_bytes())
+    # Model FLOPs of a token and parameter: 2 forward, 2 for the gradients of activations, 2 for those of weights if trained
     flops, gpu = 6 if s.full else 4, torch.cuda.get_device_name(s.device) if cuda else ""
     peak = next((peak * WORLD for name, peak in PEAK.items() if name in gpu), None)
     body, head = (sum(p.numel() for p in part.parameters()) for part in (model.model.layers, model.lm_head))
@@ -230,8 +236,7 @@ def train(s):
     for step in bar:
         started = time.time()
         torch.manual_seed(random.Random(f"{s.seed} dropout {step} {RANK}").getrandbits(63))
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(state["updates"], steps, s)
+        optimizer.param_groups[0]["lr"] = learning_rate(state["updates"], steps, s)
         # One global batch: its response tokens are counted first, so that any split gives the same gradient.
         shares = encoded.micro_batches(
             encoded.step_items(step, s.batch_size, total, s.seed), s.micro_batch_tokens, s.conflict if unlikely else None,
@@ -260,7 +265,7 @@ def train(s):
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
         real = [b for b in batches if b.samples]
-        tokens, responses = (sum(len(x) for x in part) for part in ([b.ids for b in real], [b.y for b in real]))
+        tokens, responses = sum(len(b.ids) for b in real), sum(len(b.y) for b in real)
         state = {"step": step + 1, "updates": state["updates"] + (scaler.get_scale() >= scale),  # fp16 may skip a step
                  "seen": state["seen"] + tokens, "best": state["best"], "scaler": scaler.state_dict()}
         mle, ul = terms[:, 0].sum().item() / T_mle, terms[:, 1].sum().item() / T_ul if T_ul else None
@@ -271,10 +276,10 @@ def train(s):
         if dev and due:
             row |= look(model, dev, s)
             state["best"] = min(state["best"], [row["dev_otr"] if s.best == "otr" else 0, row["dev_mle"], step + 1])
-        memory = torch.cuda.max_memory_allocated() if cuda else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        memory = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(0).ru_maxrss * 1024 ** (sys.platform != "darwin")
         pace = {"step": step + 1, "seconds": seconds, "tokens_per_s": tokens / seconds, "peak_memory_gib": memory / 2 ** 30,
                 "mfu": peak and flops * (body * tokens + head * responses) / seconds / peak}
-        for file, line in zip(logs, (row, pace)):
+        for file, line in zip(logs.values(), (row, pace)):
             file.write((json.dumps(line) + "\n").encode())
         bar.set_postfix_str(f"mle {mle:.3f}, " + (f"ul {ul:.3f}, " if T_ul else "") + f"{tokens / seconds:,.0f} tokens/s")
         if due and (step + 1 < steps or s.best):
