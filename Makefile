@@ -1,4 +1,5 @@
 # make demo: stage 1, control, stage 2 and the table, on the embedded demo.   make test: the tests.
+# make stress: kill training forty times and compare what --resume makes of it.
 PYTHON ?= python3
 PY = .venv/bin/python
 # glibc gives large blocks back to the system after each use; keeping them makes training on a CPU about a third faster.
@@ -16,6 +17,9 @@ demo: .venv/run
 test: .venv/test
 	$(PY) -m pytest -q -rs tests
 
+stress: .venv/test
+	$(PY) tests/stress.py
+
 .venv/run: requirements.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install -q -r requirements.txt
@@ -28,4 +32,4 @@ test: .venv/test
 clean:
 	rm -rf .venv runs demo/base/eval-*
 
-.PHONY: demo test clean
+.PHONY: demo test stress clean

@@ -275,18 +275,19 @@ def run(main, settings):
     sys.stdout = open(os.devnull, "w") if RANK else sys.stdout  # the first process speaks for all
     try:
         s = parse(settings)
-        if WORLD > 1:
-            dist.init_process_group("nccl" if s.device.startswith("cuda") else "gloo")
         if s.device.startswith("cuda"):
             torch.cuda.set_device(s.device)
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)  # a resumed run ends with the same bits
+        if WORLD > 1:
+            dist.init_process_group("nccl" if s.device.startswith("cuda") else "gloo")
         main(s)
         return dist.destroy_process_group() if WORLD > 1 else None
-    except (InputError, ImportError, OSError, SafetensorError, torch.OutOfMemoryError) as error:
+    except BaseException as error:
+        time.sleep(5 * (RANK > 0))  # torchrun ends this process before it can repeat what the first one says
+        if isinstance(error, KeyboardInterrupt):
+            sys.exit(print("interrupted", file=sys.stderr) or 130)
+        if not isinstance(error, (InputError, ImportError, OSError, SafetensorError, torch.OutOfMemoryError)):
+            raise
         hint = "; nothing that was whole is lost: make room or allow writing there, then repeat"
-        said, code = f"error: {error}" + hint * isinstance(error, (OSError, SafetensorError)), 2
-    except KeyboardInterrupt:
-        said, code = "interrupted", 130
-    time.sleep(5 * (RANK > 0))  # where all processes fail alike, torchrun ends this one before it repeats the first
-    sys.exit(print(said, file=sys.stderr) or code)
+        sys.exit(print(f"error: {error}" + hint * isinstance(error, (OSError, SafetensorError)), file=sys.stderr) or 2)

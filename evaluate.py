@@ -162,8 +162,7 @@ def evaluate(s):
         if RANK == 0:
             write_json(os.path.join(out, "scores.json"), report)
     signatures = " and ".join(sorted({r["signature"] for r in results.values()}))
-    print(table(reports, parts))
-    print(f"\n{' '.join(s.data)}, greedy. SacreBLEU {signatures}. OTR in %, langid among {s.candidates}.\n"
+    print(f"{table(reports, parts)}\n\n{' '.join(s.data)}, greedy. SacreBLEU {signatures}. OTR in %, langid among {s.candidates}.\n"
           f"Hypotheses and scores.json: eval-{split}/ in each checkpoint's folder.")
 
 if __name__ == "__main__":

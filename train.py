@@ -36,7 +36,7 @@ class Settings:
     resume: bool = option(False, "go on with the stopped run of --out from its last checkpoint")
     save_every: int = option(100, "steps between checkpoints; 0: none", least=0)
     keep: int = option(2, "how many checkpoints stay, the newest", least=1)
-    dev: list = option((), "files like --data: each checkpoint's loss and OTR in all their directions", type=str, nargs="+")
+    dev: list = option((), "files like --data; at each checkpoint: loss and OTR in all their directions", type=str, nargs="+")
     best: str = option("", "end with the checkpoint best by this figure of --dev; left out: the last", choices=["mle", "otr"])
     full: bool = option(False, "tune every weight instead of LoRA")
     lora_rank: int = option(64, "rank r of LoRA", least=1)
@@ -64,7 +64,7 @@ class Settings:
         self.out = (self.out or (f"{self.init}-merged" if self.merge else f"runs/stage{self.stage}")).rstrip("/")
         self.model = self.model or ("" if self.init else "demo/base")
         self.template = self.template or run_setting(self.init, "template", "alpaca")
-        require(self.dev or not self.best, f"--best {self.best}: expected --dev with the files to measure it on")
+        require((self.dev or not self.best) and (self.save_every or not self.dev), "--best needs --dev, --dev needs --save-every")
 
 def learning_rate(step, steps, s):
     """Linear warm-up over the first share of the steps, then half a cosine to zero."""
@@ -188,7 +188,7 @@ def train(s):
     if s.merge:
         model, tokenizer = prepare(s)
         merge_lora(model)
-        remove(partial)
+        _ = find_checkpoint(s, {}), remove(partial)  # the first refuses, if it would delete a stopped run
         return finish(s, model, tokenizer, asdict(s) | {"supervised": run_setting(s.init, "supervised", [])})
     if s.resume and os.path.exists(s.out) and not os.path.exists(partial):
         return print(f"{s.out} is finished, there is nothing to resume")
@@ -213,7 +213,7 @@ def train(s):
           f"{'full' if s.full else 'LoRA'}, {s.dtype} on {WORLD} {s.device}, {steps} steps of {s.batch_size}, rate {s.lr:g}")
     optimizer = torch.optim.AdamW(trainable.values(), lr=s.lr, weight_decay=s.weight_decay, fused=cuda)
     scaler = torch.amp.GradScaler(s.device.split(":")[0], enabled=s.dtype == "fp16")
-    state = state or {"step": 0, "updates": 0, "seen": 0, "best": [math.inf, math.inf, 0], "scaler": scaler.state_dict()}
+    state = state or {"step": 0, "updates": 0, "seen": 0, "best": [1e30, 1e30, 0], "scaler": scaler.state_dict()}
     scaler.load_state_dict(state["scaler"])
     moments = {f"{name}.{m}": torch.zeros_like(p) for name, p in trainable.items() for m in ("exp_avg", "exp_avg_sq")}
     for name, tensor in read_tensors(checkpoint, "optimizer", moments, None, s.device) if checkpoint else ():
@@ -272,7 +272,7 @@ def train(s):
         row = {"step": step + 1, "loss": mle + s.alpha * (ul or 0), "mle": mle, "ul": ul,
                "grad_norm": norm if math.isfinite(norm) else None, "lr": optimizer.param_groups[0]["lr"],
                "response_tokens": sum(b.positives for b in real), "tokens": state["seen"]}
-        seconds, due = time.time() - started, s.save_every and (step + 1) % s.save_every == 0
+        seconds, due = time.time() - started, s.save_every and ((step + 1) % s.save_every == 0 or step + 1 == steps)
         if dev and due:
             row |= look(model, dev, s)
             state["best"] = min(state["best"], [row["dev_otr"] if s.best == "otr" else 0, row["dev_mle"], step + 1])

@@ -64,7 +64,7 @@ def same(folder, a="whole", b="run"):
 def test_killed_runs_end_as_the_uninterrupted_one_bit_for_bit(tmp_path, name):
     """Four of the kills of tests/stress.py, half of them while a checkpoint is being written."""
     stress.make(tmp_path)
-    done, _ = stress.torture(tmp_path, name, stress.SETTINGS[name], 4, random.Random(1))
+    done, _ = stress.torture(tmp_path, name, stress.SETTINGS[name], 4, random.Random(1), steps=150)
     assert done == 4
 
 
@@ -90,6 +90,12 @@ def test_deleting_checkpoints_goes_further_back(stopped):
 def test_a_stopped_run_is_not_overwritten(stopped):
     result = script("train.py", *ARGS, "--out", "run", cwd=stopped)
     assert result.returncode == 2 and "run.partial: a stopped run; --resume goes on with it" in result.stderr
+    assert resume(stopped).returncode == 0 and same(stopped)
+
+
+def test_merging_does_not_delete_a_stopped_run(stopped):
+    result = script("train.py", "--merge", "--init", "whole", "--out", "run", cwd=stopped)
+    assert result.returncode == 2 and "run.partial: a stopped run" in result.stderr, result.stderr
     assert resume(stopped).returncode == 0 and same(stopped)
 
 
@@ -203,10 +209,11 @@ def test_fp16_skips_steps_without_advancing_the_schedule(finished, tmp_path):
 # The story that a run tells
 
 def test_the_figures_of_dev_are_those_of_evaluate_and_the_best_checkpoint_is_the_run(finished, tmp_path):
-    result = script("train.py", *ARGS, "--out", tmp_path / "run", "--dev", "dev.tsv", "--best", "mle", "--lr", 0.3, cwd=finished)
+    args = ["--out", tmp_path / "run", "--dev", "dev.tsv", "--best", "mle", "--lr", 0.3, "--save-every", 3]
+    result = script("train.py", *ARGS, *args, cwd=finished)
     assert result.returncode == 0, result.stderr
     rows = [row for row in log(tmp_path / "run") if "dev_mle" in row]
-    assert [row["step"] for row in rows] == [2, 4, 6, 8]
+    assert [row["step"] for row in rows] == [3, 6, 8]  # and at the end
     best = min(rows, key=lambda row: row["dev_mle"])["step"]
     assert f"which is step {best}, the best by mle of --dev" in result.stdout
     for row in rows:
@@ -232,6 +239,20 @@ def test_a_run_folder_tells_its_story(finished):
     assert [row["step"] for row in speed] == list(range(1, 9))
     assert all(row["tokens_per_s"] > 0 and row["peak_memory_gib"] > 0.01 and row["mfu"] is None for row in speed)
     assert {*log(finished / "whole")[0]} == {"step", "loss", "mle", "ul", "grad_norm", "lr", "response_tokens", "tokens"}
+
+
+def test_tensorboard_shows_what_the_logs_say(finished):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for _ in range(2):  # a second call shows the same points again, not others
+        result = script("experiments/tensorboard.py", finished / "whole")
+        assert result.returncode == 0 and "whole: 8 steps" in result.stdout, result.stderr
+    events = accumulator.EventAccumulator(str(finished / "whole"))
+    events.Reload()
+    shown = {e.step: e.value for e in events.Scalars("mle")}
+    assert shown == {row["step"]: pytest.approx(row["mle"]) for row in log(finished / "whole")}
+    assert {"tokens_per_s", "lr", "grad_norm"} <= {*events.Tags()["scalars"]}
+    result = script("experiments/tensorboard.py", finished)
+    assert result.returncode == 1 and "log.jsonl: no such file" in result.stderr
 
 
 def test_several_processes_resume_each_others_checkpoints(stopped):
