@@ -182,8 +182,8 @@ class Attention(nn.Module):
         super().__init__()
         D, bias, self.d = config.hidden_size, config.attention_bias, config.head_dim
         queries, keys = config.num_attention_heads * self.d, config.num_key_value_heads * self.d
-        self.q_proj, self.o_proj = Linear(D, queries, bias), Linear(queries, D, bias)
-        self.k_proj, self.v_proj = Linear(D, keys, bias), Linear(D, keys, bias)
+        self.q_proj, self.k_proj, self.v_proj = (Linear(D, width, bias) for width in (queries, keys, keys))
+        self.o_proj = Linear(queries, D, bias)
     def forward(self, x, rope, layout, cache, layer):  # x [T, D]
         q, k, v = (p(x).view(x.shape[0], -1, self.d) for p in (self.q_proj, self.k_proj, self.v_proj))
         q, k = rotate(q, rope), rotate(k, rope)  # [T, H, d], [T, K, d]
