@@ -1,5 +1,5 @@
-"""From parallel text to batches: prompts, tokenizer, corpora, conflicting twins. Everything random is a pure function of the seed
-and the step, so a step's samples and its conflicting instructions are the same however the run got there."""
+"""From parallel text to batches: prompts, tokenizer, corpora, conflicting twins. Everything random is a pure function of the
+seed and the step, so a step's samples and its conflicting instructions are the same however the run got there."""
 import argparse, glob, json, os, random, re, sys, time
 from collections import Counter, namedtuple
 from dataclasses import field, fields
@@ -20,7 +20,7 @@ def write_prompt(template, direction, text):
     several languages (ptl) speaks the target language and has its own names of the others."""
     names, lines = LANGUAGES, TEMPLATES.get(template, {})
     if isinstance(lines, dict):
-        require({*direction} <= {*lines}, f"--template {template}: no prompt for {'-'.join(direction)}; it has {' '.join(lines)}")
+        require({*direction} <= {*lines}, f"--template {template}: no prompt for {direction}; it has {' '.join(lines)}")
         names, lines = lines[direction[1]]["names"], lines[direction[1]]["prompt"]
     return "\n".join(lines).format(source=names[direction[0]], target=names[direction[1]], input=text)
 
@@ -117,8 +117,8 @@ def read_rows(path):
                 rows.append((where, read_record(record, f"{path}, {where}"), "translation" not in record))
         return ("Alpaca JSON" if any(row[2] for row in rows) else "translation JSON"), (path,), rows
     header, *cells = [line.split("\t") for line in lines or [""]]
-    require(len(set(header)) >= max(2, len(header)), f"{path}, line 1: {first[:60]!r}; expected JSON, a TSV whose first line is "
-            "different language codes, or paired files named like train.en-it.en and train.en-it.it")
+    require(len(set(header)) >= max(2, len(header)), f"{path}, line 1: {first[:60]!r}; expected JSON, a TSV whose first line "
+            "is different language codes, or paired files named like train.en-it.en and train.en-it.it")
     for n, row in enumerate(cells, start=2):
         require(len(row) == len(header), f"{path}, line {n}: {len(row)} columns, expected {len(header)}: {' '.join(header)}")
         rows.append((f"line {n}", dict(zip(header, row)), False))

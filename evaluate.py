@@ -60,7 +60,7 @@ def translate(model, tokenizer, samples, s, bar):
     """(hypotheses of the samples in their order, how many sources were cut); decoded in batches of similar length."""
     room, new, ends = model.config.max_position_embeddings, s.max_new_tokens, {tokenizer.eos, *model.config.eos_token_id}
     prompts, cut = zip(*(tokenizer.prompt(x.direction, x.source, room - new) for x in samples))
-    require(None not in prompts, f"--max-new-tokens {new} leaves no room for the prompt in the model's {room} positions; lower it")
+    require(None not in prompts, f"--max-new-tokens {new} leaves no room for the prompt in {room} positions; lower it")
     order = sorted(range(len(samples)), key=lambda i: len(prompts[i]))
     hypotheses = [""] * len(samples)
     for start in range(0, len(order), s.batch_size):
@@ -132,7 +132,7 @@ def evaluate(s):
     samples = {pair: found[:s.rows or None] for pair, found in samples.items()}
     parts = {"supervised": [p for p in samples if p in tuned], "zero-shot": [p for p in samples if p not in tuned]}
     languages, candidates = {code for pair in samples for code in pair}, s.candidates.split(",")
-    require(languages < {*candidates}, f"--candidates {s.candidates}: expected {' '.join(languages)} and at least one more language")
+    require(languages < {*candidates}, f"--candidates {s.candidates}: expected {' '.join(languages)} and at least one more")
     identify = identifier(candidates)
     _ = [bleu_metric(target) for _, target in samples]  # fails before hours of decoding, not after
     split, reports = os.path.splitext(os.path.basename(s.data[0]))[0], {}
@@ -162,8 +162,8 @@ def evaluate(s):
         if RANK == 0:
             write_json(os.path.join(out, "scores.json"), report)
     signatures = " and ".join(sorted({r["signature"] for r in results.values()}))
-    print(f"{table(reports, parts)}\n\n{' '.join(s.data)}, greedy. SacreBLEU {signatures}. OTR in %, langid among {s.candidates}.\n"
-          f"Hypotheses and scores.json: eval-{split}/ in each checkpoint's folder.")
+    print(f"{table(reports, parts)}\n\n{' '.join(s.data)}, greedy. SacreBLEU {signatures}. OTR in %, langid among "
+          f"{s.candidates}.\nHypotheses and scores.json: eval-{split}/ in each checkpoint's folder.")
 
 if __name__ == "__main__":
     run(evaluate, Settings)

@@ -69,8 +69,8 @@ class Config:
         require(all(type(i) is int for i in self.eos_token_id), f"eos_token_id = {self.eos_token_id!r}; expected id(s)")
         self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
         self.head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
-        whole = self.num_attention_heads % self.num_key_value_heads == self.head_dim % 2 == 0
-        require(whole and self.num_hidden_layers < 1000, f"{self.num_hidden_layers} layers, {self.num_attention_heads} heads "
+        good = self.num_attention_heads % self.num_key_value_heads == self.head_dim % 2 == 0
+        require(good and self.num_hidden_layers < 1000, f"{self.num_hidden_layers} layers, {self.num_attention_heads} heads "
                 f"{self.head_dim} wide, {self.num_key_value_heads} for keys; expected under 1,000, an even width, whole groups")
     @classmethod
     def load(cls, folder):
@@ -294,8 +294,8 @@ def checksum(tensor):
 
 def read_tensors(folder, stem, expected, dtype=None, device="cpu", spare=()):
     """Yield (name, tensor) of folder/stem.safetensors, or of the files in its index, which must together hold exactly
-    `expected`, {name: parameter}; each as sharded as its parameter. dtype None: as stored. spare: names that may be absent. Every
-    header is checked first, then tensors are converted one by one: host memory holds one copy and a tensor more."""
+    `expected`, {name: parameter}; each as sharded as its parameter. dtype None: as stored. spare: names that may be absent.
+    Every header is checked first, then tensors are converted one by one: host memory holds one copy and a tensor more."""
     files, places = [os.path.join(folder, f"{stem}.safetensors")], {}
     index = files[0] + ".index.json"
     if not os.path.exists(files[0]) and os.path.exists(index):
@@ -319,7 +319,7 @@ def read_tensors(folder, stem, expected, dtype=None, device="cpu", spare=()):
                     f"expected {wanted}, of floats, not {kind}; config and weights do not belong together")
             places[name] = path, stated and stated.get(f"crc32 {name}", "none")
     for name in [n for n in expected if n not in places and n not in spare]:
-        raise InputError(f"{files[0]}: tensor {name} of shape {tuple(expected[name].shape)} is missing from {len(files)} file(s)")
+        raise InputError(f"{files[0]}: tensor {name} of shape {tuple(expected[name].shape)} is missing in {len(files)} files")
     for name, (path, crc) in progress(places.items(), desc="loading", unit="tensor", leave=False, delay=3):
         with safe_open(path, framework="pt") as f:  # anew for each tensor, or every page of the file stays mapped
             tensor, like = f.get_tensor(name), expected[name]
@@ -340,7 +340,7 @@ def load_model(folder, dtype=None, device="cpu", base=None, prepare=lambda model
         for name in sorted(lora.keys() - LORA - INERT):  # what would change the computation is refused by name
             supported(path, name, lora[name], PLAIN.get(name, [None, False, "", [], {}]))
         source = base or lora.get("base_model_name_or_path")
-        require(os.path.isdir(str(source)), f"{path}: its base model {source!r} is no folder here; name the folder with --model")
+        require(os.path.isdir(str(source)), f"{path}: base model {source!r} is no folder here; name the folder with --model")
     config = Config.load(source)
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
@@ -352,15 +352,15 @@ def load_model(folder, dtype=None, device="cpu", base=None, prepare=lambda model
         except (InputError, TypeError, ValueError, AttributeError, re.error) as error:
             raise InputError(f"{path}: {error}; expected the settings of a LoRA adapter in PEFT's format") from None
         prepare(model)
-    parameters, head, table = dict(model.named_parameters(remove_duplicate=False)), "lm_head.weight", "model.embed_tokens.weight"
-    tensors, spare = {n: p for n, p in parameters.items() if "lora_" not in n}, [head] * config.tie_word_embeddings
+    head, table, named = "lm_head.weight", "model.embed_tokens.weight", dict(model.named_parameters(remove_duplicate=False))
+    tensors, spare = {n: p for n, p in named.items() if "lora_" not in n}, [head] * config.tie_word_embeddings
     tensors = dict(read_tensors(source, "model", tensors, dtype, device, spare))
     require(not spare or torch.equal(tensors.setdefault(head, tensors[table]), tensors[table]),
             f"{source}: config.json ties the word embeddings, but {head} differs from {table}")
     model.load_state_dict(tensors, strict=False, assign=True)
     model.tie()
     if lora:
-        tensors = {PEFT + n: p for n, p in parameters.items() if "lora_" in n}
+        tensors = {PEFT + n: p for n, p in named.items() if "lora_" in n}
         tensors = read_tensors(folder, "adapter_model", tensors, torch.float32, device)
         model.load_state_dict({n.removeprefix(PEFT): t for n, t in tensors}, strict=False, assign=True)
     return model
@@ -410,6 +410,6 @@ def save_model(model, folder, tokenizer_from=None, limit=5e9):
             "fan_in_fan_out": False, "inference_mode": True})
     elif RANK == 0:
         model.config.save(folder, model.lm_head.weight.dtype)
-    for path in [os.path.join(place, file) for place in (not lora and model.source, tokenizer_from) for file in BESIDE if place]:
+    for path in [os.path.join(d, file) for d in (not lora and model.source, tokenizer_from) if d for file in BESIDE]:
         if RANK == 0 and os.path.exists(path) and os.path.dirname(os.path.realpath(path)) != os.path.realpath(folder):
             shutil.copy(path, folder)

@@ -6,7 +6,7 @@
     torchrun --nproc-per-node 4 train.py ...   # on several GPUs, every weight split over them (FSDP2)
     python train.py --merge --init runs/stage2 # no tuning: the adapter in its base, a full model for vLLM and others"""
 import glob, json, math, os, platform, random, resource, shutil, subprocess, sys, time, zlib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 import torch
 import torch.distributed as dist
@@ -21,10 +21,10 @@ FREE = {"out", "resume", "save_every", "keep", "device", "recompute", "micro_bat
 
 @dataclass
 class Settings:
-    stage: int = option(1, "1: MLE; 2: MLE + alpha * unlikelihood, from the stage-1 run", choices=[1, 2])
+    stage: int = option(1, "1: MLE; 2: MLE + alpha * unlikelihood; a default like 2 / 3 is 2 in stage 1", choices=[1, 2])
     alpha: float = option(0.05, "weight of the unlikelihood in stage 2 (Eq. 3); 0 is the control", least=0)
     conflict: str = option("target", "twins' instructions: any other, or of another target", choices=["any", "target"])
-    loss_reduction: str = option("token", "mean over a step's tokens, or of its sentences' means", choices=["token", "sentence"])
+    loss_reduction: str = option("token", "mean over a step's tokens, or of sentence means", choices=["token", "sentence"])
     model: str = option("", "base model, a Hugging Face folder; left out: demo/base, or the base that --init names")
     data: list = option(("demo/data/train.tsv",), "files: TSV, JSON, paired plain files (README)", type=str, nargs="+")
     directions: str = option("supervised", "en-it,it-en or supervised (those with English), zero-shot, all")
@@ -64,7 +64,7 @@ class Settings:
         self.out = (self.out or (f"{self.init}-merged" if self.merge else f"runs/stage{self.stage}")).rstrip("/")
         self.model = self.model or ("" if self.init else "demo/base")
         self.template = self.template or run_setting(self.init, "template", "alpaca")
-        require((self.dev or not self.best) and (self.save_every or not self.dev), "--best needs --dev, --dev needs --save-every")
+        require((self.dev or not self.best) and (self.save_every or not self.dev), "--best needs --dev; --dev, --save-every")
 
 def learning_rate(step, steps, s):
     """Linear warm-up over the first share of the steps, then half a cosine to zero."""
@@ -73,14 +73,14 @@ def learning_rate(step, steps, s):
     return s.lr * ((step + 1) / rise if step < rise else fall)
 
 def remove(folder):
-    """Delete a folder, which first loses its name: a kill leaves no half of it under that name."""
+    """Delete a folder, when all that replaces it is on the disk; it first loses its name, so a kill leaves no half of it."""
+    os.sync()
     shutil.rmtree(folder + ".old", ignore_errors=True)
     if os.path.exists(folder):
         os.rename(folder, folder + ".old")
         shutil.rmtree(folder + ".old")
 def publish(partial, out):
     """Give a folder its name once all of it is on the disk, so that whoever sees the name sees a whole folder."""
-    os.sync()
     remove(out)
     os.rename(partial, out)
 def checkpoints(s):
@@ -128,7 +128,7 @@ def find_checkpoint(s, story):
 def prepare(s, checkpoint=None):
     """The model (trainable parameters chosen, sharded) and its tokenizer: of a checkpoint, of --init or of --model."""
     def choose(model):
-        require(bool(model.lora) or not s.merge, f"{start} is a full model; expected a LoRA run for --merge, which --init names")
+        require(bool(model.lora) or not s.merge, f"{start} is a full model; expected --init with a LoRA run for --merge")
         require(not model.lora or not s.full, f"{start} is a LoRA run; expected a full model for --full (--merge makes one)")
         require(s.max_length <= model.config.max_position_embeddings,
                 f"--max-length {s.max_length}: the model has {model.config.max_position_embeddings} positions")
@@ -188,7 +188,7 @@ def train(s):
     if s.merge:
         model, tokenizer = prepare(s)
         merge_lora(model)
-        _ = find_checkpoint(s, {}), remove(partial)  # the first refuses, if it would delete a stopped run
+        _ = find_checkpoint(replace(s, resume=False), {}), remove(partial)  # the first refuses to delete a stopped run
         return finish(s, model, tokenizer, asdict(s) | {"supervised": run_setting(s.init, "supervised", [])})
     if s.resume and os.path.exists(s.out) and not os.path.exists(partial):
         return print(f"{s.out} is finished, there is nothing to resume")
@@ -200,7 +200,7 @@ def train(s):
                      "git": subprocess.getoutput(git)}}
     checkpoint, state = find_checkpoint(s, story)
     model, tokenizer = prepare(s, checkpoint)
-    require(not checkpoint or state["lora"] == model.lora, f"{checkpoint}/adapter_config.json: not as saved; delete {checkpoint}")
+    require(not checkpoint or state["lora"] == model.lora, f"{checkpoint}/adapter_config.json: damaged; delete {checkpoint}")
     encoded = Encoded(corpus, tokenizer, s.max_length, s.pairs, s.seed)
     dev = s.dev and Encoded(read_corpus(s.dev)[0], tokenizer, s.max_length)
     unlikely, cuda = s.stage == 2 and s.alpha > 0, s.device.startswith("cuda")
@@ -214,7 +214,7 @@ def train(s):
     optimizer = torch.optim.AdamW(trainable.values(), lr=s.lr, weight_decay=s.weight_decay, fused=cuda)
     scaler = torch.amp.GradScaler(s.device.split(":")[0], enabled=s.dtype == "fp16")
     state = state or {"step": 0, "updates": 0, "seen": 0, "best": [1e30, 1e30, 0], "scaler": scaler.state_dict()}
-    scaler.load_state_dict(state["scaler"])
+    scaler.load_state_dict(state["scaler"] or scaler.state_dict())
     moments = {f"{name}.{m}": torch.zeros_like(p) for name, p in trainable.items() for m in ("exp_avg", "exp_avg_sq")}
     for name, tensor in read_tensors(checkpoint, "optimizer", moments, None, s.device) if checkpoint else ():
         moments[name] = tensor
@@ -258,8 +258,8 @@ def train(s):
             fine = all(whole(t.detach().isfinite().all()) for t in [*trainable.values(), *moments.values()])
             saved = save_checkpoint(s, state, model, tokenizer, moments) if fine else "no checkpoint"
             texts = [f"{'-'.join(x.direction)} {x.source:.40}" for b in bad or batches for x in b.samples]
-            raise InputError(f"step {step + 1}: loss {terms.sum().item()}, gradient norm {norm}; {saved} holds the state before "
-                             f"it; lower --lr {s.lr:g} or leave fp16, then --resume; samples: {' | '.join(texts)[:300]}")
+            raise InputError(f"step {step + 1}: loss {terms.sum().item()}, gradient norm {norm}; {saved} holds the state "
+                             f"before it; lower --lr {s.lr:g} or leave fp16, then --resume; samples: {' | '.join(texts)[:300]}")
         scale = scaler.get_scale()
         scaler.step(optimizer)
         scaler.update()
@@ -276,8 +276,8 @@ def train(s):
         if dev and due:
             row |= look(model, dev, s)
             state["best"] = min(state["best"], [row["dev_otr"] if s.best == "otr" else 0, row["dev_mle"], step + 1])
-        memory = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(0).ru_maxrss * 1024 ** (sys.platform != "darwin")
-        pace = {"step": step + 1, "seconds": seconds, "tokens_per_s": tokens / seconds, "peak_memory_gib": memory / 2 ** 30,
+        used = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(0).ru_maxrss << 10 * (sys.platform != "darwin")
+        pace = {"step": step + 1, "seconds": seconds, "tokens_per_s": tokens / seconds, "peak_memory_gib": used / 2 ** 30,
                 "mfu": peak and flops * (body * tokens + head * responses) / seconds / peak}
         for file, line in zip(logs.values(), (row, pace)):
             file.write((json.dumps(line) + "\n").encode())

@@ -298,7 +298,7 @@ def test_missing_files_and_broken_indices_are_named(tmp_path):
     index = json.loads(path.read_text())
     first, last = sorted(set(index["weight_map"].values()))[::len(set(index["weight_map"].values())) - 1]
     for weight_map, said in [
-            ({k: first for k in index["weight_map"]}, "is missing from 1 file"),
+            ({k: first for k in index["weight_map"]}, "is missing in 1 files"),
             ({}, "no weight_map"), (7, "no weight_map"), ({"model.norm.weight": 3}, "no weight_map"),
             (index["weight_map"] | {"x": "../other.safetensors"}, "other.safetensors: no such file")]:
         path.write_text(json.dumps(index | {"weight_map": weight_map}))

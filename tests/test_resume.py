@@ -93,6 +93,14 @@ def test_a_stopped_run_is_not_overwritten(stopped):
     assert resume(stopped).returncode == 0 and same(stopped)
 
 
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_the_dtype_and_the_rate_may_change_on_the_way(stopped, dtype):
+    result = resume(stopped, "--dtype", dtype, "--lr", 0.001)
+    assert result.returncode == 0, result.stderr
+    rates = [row["lr"] for row in log(stopped / "run")]
+    assert rates[:4] == [row["lr"] for row in log(stopped / "whole")][:4] and rates[4] < 0.001
+
+
 def test_merging_does_not_delete_a_stopped_run(stopped):
     result = script("train.py", "--merge", "--init", "whole", "--out", "run", cwd=stopped)
     assert result.returncode == 2 and "run.partial: a stopped run" in result.stderr, result.stderr
@@ -258,7 +266,7 @@ def test_tensorboard_shows_what_the_logs_say(finished):
 def test_several_processes_resume_each_others_checkpoints(stopped):
     """A checkpoint holds whole tensors, so the number of processes may change on the way; dropout masks then do too."""
     still = ["--lora-dropout", 0, "--steps", 6]
-    for run, processes, until in (("whole2", 2, 6), ("part", 1, 6)):
+    for run, processes in (("whole2", 2), ("part", 1)):
         result = launch(processes, "train.py", *ARGS, *still, "--out", run, cwd=stopped)
         assert result.returncode == 0, result.stderr
     for run, processes in (("again", 2), ("other", 1)):

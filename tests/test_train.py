@@ -225,13 +225,13 @@ def cut(f):
     (corpus("en\txx\na\tb\n"), [], "line 2: found en xx; expected some of"),
     (corpus("en\tit\tnl\tro\na\tb\n"), [], "line 2: 2 columns, expected 4"),
     (None, ["--directions", "en-de"], "--directions en-de: pairs found in"),
-    (None, ["--merge"], "is a full model; expected a LoRA run"),
+    (None, ["--merge"], "is a full model; expected --init with a LoRA run"),
     (None, ["--stage", "2", "--init", "nowhere"], "nowhere: no such run"),
     (None, ["--max-length", "513"], "--max-length 513: the model has 512 positions"),
     (None, ["--alpha", "-1"], "--alpha -1.0: expected at least 0"),
     (None, ["--device", "tpu"], "--device tpu: not possible here; expected cpu"),
     (None, ["--best", "otr"], "--best needs --dev"),
-    (None, ["--dev", "train.tsv", "--save-every", "0"], "--dev needs --save-every"),
+    (None, ["--dev", "train.tsv", "--save-every", "0"], "--dev, --save-every"),
     (None, ["--keep", "0"], "--keep 0: expected at least 1"),
     (None, ["--lora-targets", "query"], "LoRA targets ['query']: expected some of"),
     (None, ["--lora-dropout", "2"], "LoRA dropout 2.0: expected 0 to 1"),
@@ -264,7 +264,7 @@ def test_a_model_without_a_run_takes_no_settings_from_the_current_folder(folder,
 
 @pytest.mark.parametrize("args, said", [
     (["--ckpt", "nowhere"], "nowhere: no such folder"),
-    (["--candidates", "en,it,nl,ro"], "and at least one more language"),
+    (["--candidates", "en,it,nl,ro"], "and at least one more"),
     (["--candidates", "en,it,nl,ro,qq"], "langid has no qq"),
     (["--max-new-tokens", "600"], "leaves no room for the prompt")])
 def test_bad_input_to_evaluate(folder, args, said):
