@@ -252,14 +252,14 @@ def test_a_run_folder_tells_its_story(finished):
 def test_tensorboard_shows_what_the_logs_say(finished):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     for _ in range(2):  # a second call shows the same points again, not others
-        result = script("experiments/tensorboard.py", finished / "whole")
+        result = script("experiments/to_tensorboard.py", finished / "whole")
         assert result.returncode == 0 and "whole: 8 steps" in result.stdout, result.stderr
     events = accumulator.EventAccumulator(str(finished / "whole"))
     events.Reload()
     shown = {e.step: e.value for e in events.Scalars("mle")}
     assert shown == {row["step"]: pytest.approx(row["mle"]) for row in log(finished / "whole")}
     assert {"tokens_per_s", "lr", "grad_norm"} <= {*events.Tags()["scalars"]}
-    result = script("experiments/tensorboard.py", finished)
+    result = script("experiments/to_tensorboard.py", finished)
     assert result.returncode == 1 and "log.jsonl: no such file" in result.stderr
 
 
