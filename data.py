@@ -13,6 +13,7 @@ from model import RANK, WORLD, InputError, progress, read_json, require
 
 LANGUAGES, TEMPLATES = read_json(os.path.join(os.path.dirname(os.path.abspath(__file__)), "prompts.json")).values()
 CODES = {name: code for code, name in LANGUAGES.items()}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Sample = namedtuple("Sample", "direction source target")  # direction: (source code, target code)
 
 def write_prompt(template, direction, text):
@@ -47,7 +48,8 @@ class Tokenizer:
             else:
                 import tokenizers  # optional: only for a folder without tokenizer.model
                 bpe = tokenizers.Tokenizer.from_file(path)
-                _ = bpe.no_truncation(), bpe.no_padding()  # whatever the file is set to
+                bpe.no_truncation()  # whatever the file is set to
+                bpe.no_padding()
                 bpe.encode_special_tokens, size = True, bpe.get_vocab_size(with_added_tokens=False)
                 self.encode, self.decode = (lambda text: bpe.encode(text, add_special_tokens=False).ids), bpe.decode
                 self.bos = bpe.encode("a").ids[:bpe.encode("a").ids.index(self.encode("a")[0])]
@@ -240,8 +242,6 @@ class Encoded:
         idle = shares[0][0]._replace(weight=torch.zeros_like(shares[0][0].weight), samples=[])  # FSDP counts forwards
         return [share + [idle] * (max(map(len, shares)) - len(share)) for share in shares]
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 def option(default, help, **extra):
     """A settings field whose flag has this default, help and `least` value; extra goes to argparse."""
     return field(default=default, metadata={"help": help, **extra})
@@ -283,11 +283,10 @@ def run(main, settings):
             dist.init_process_group("nccl" if s.device.startswith("cuda") else "gloo")
         main(s)
         return dist.destroy_process_group() if WORLD > 1 else None
-    except BaseException as error:
+    except BaseException as e:
         time.sleep(5 * (RANK > 0))  # torchrun ends this process before it can repeat what the first one says
-        if isinstance(error, KeyboardInterrupt):
-            sys.exit(print("interrupted", file=sys.stderr) or 130)
-        if not isinstance(error, (InputError, ImportError, OSError, SafetensorError, torch.OutOfMemoryError)):
+        if not isinstance(e, (InputError, ImportError, OSError, SafetensorError, torch.OutOfMemoryError, KeyboardInterrupt)):
             raise
         hint = "; nothing that was whole is lost: make room or allow writing there, then repeat"
-        sys.exit(print(f"error: {error}" + hint * isinstance(error, (OSError, SafetensorError)), file=sys.stderr) or 2)
+        print(f"error: {str(e) or 'interrupted'}" + hint * isinstance(e, (OSError, SafetensorError)), file=sys.stderr)
+        sys.exit(130 if isinstance(e, KeyboardInterrupt) else 2)

@@ -134,7 +134,8 @@ def evaluate(s):
     languages, candidates = {code for pair in samples for code in pair}, s.candidates.split(",")
     require(languages < {*candidates}, f"--candidates {s.candidates}: expected {' '.join(languages)} and at least one more")
     identify = identifier(candidates)
-    _ = [bleu_metric(target) for _, target in samples]  # fails before hours of decoding, not after
+    for _, target in samples:
+        bleu_metric(target)  # fails before hours of decoding, not after
     split, reports = os.path.splitext(os.path.basename(s.data[0]))[0], {}
     mine = sorted(samples, key=lambda pair: -len(samples[pair]))[RANK::WORLD]  # the directions of this process
     for ckpt in s.ckpt:

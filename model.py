@@ -394,8 +394,7 @@ def write_tensors(folder, stem, tensors, limit=5e9):
             save_file(part, os.path.join(folder, file), {"format": "pt"} | {f"crc32 {n}": checksum(p) for n, p in part.items()})
         index |= dict.fromkeys(part, file)
     if RANK == 0 and len(parts) > 1:
-        write_json(os.path.join(folder, f"{stem}.safetensors.index.json"),
-                   {"metadata": {"total_size": total}, "weight_map": index})
+        write_json(f"{folder}/{stem}.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": index})
 
 def save_model(model, folder, tokenizer_from=None, limit=5e9):
     """Write the adapter alone (PEFT's format) if the model has LoRA layers, else a full Hugging Face folder; beside it

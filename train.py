@@ -188,7 +188,8 @@ def train(s):
     if s.merge:
         model, tokenizer = prepare(s)
         merge_lora(model)
-        _ = find_checkpoint(replace(s, resume=False), {}), remove(partial)  # the first refuses to delete a stopped run
+        find_checkpoint(replace(s, resume=False), {})  # refuses if there is a stopped run, which would be deleted now
+        remove(partial)
         return finish(s, model, tokenizer, asdict(s) | {"supervised": run_setting(s.init, "supervised", [])})
     if s.resume and os.path.exists(s.out) and not os.path.exists(partial):
         return print(f"{s.out} is finished, there is nothing to resume")
