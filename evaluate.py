@@ -147,14 +147,14 @@ def evaluate(s):
         with progress(total=sum(len(samples[pair]) for pair in mine), desc=ckpt, unit="sentence") as bar:
             for pair in [pair for pair in samples if pair in mine]:
                 hypotheses, cut = translate(model, tokenizer, samples[pair], s, bar)
-                if cut:
-                    bar.write(f"{'-'.join(pair)}: {cut:,} over-long sources cut")
                 results["-".join(pair)] = score(hypotheses, samples[pair], pair, identify) | {"sources_cut": cut}
                 Path(out, "-".join(pair) + ".txt").write_text("".join(h + "\n" for h in hypotheses), encoding="utf-8")
         shares = [results] * WORLD
         if WORLD > 1:
             dist.all_gather_object(shares, results)
         results = {name: share[name] for name in map("-".join, samples) for share in shares if name in share}
+        for name in [name for name in results if results[name]["sources_cut"]]:
+            print(f"{ckpt}, {name}: {results[name]['sources_cut']:,} over-long sources cut")
         name = os.path.basename(os.path.normpath(ckpt))
         reports[name if name not in reports else ckpt] = report = {"directions": results,
             "average": {title: average([results["-".join(p)] for p in pairs]) for title, pairs in parts.items() if pairs},

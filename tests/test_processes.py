@@ -127,14 +127,16 @@ def test_processes_under_torchrun_take_the_same_steps_as_one(place, case):
 
 def test_evaluation_shares_the_directions_out_and_reports_as_one(place):
     reports = []
+    (place / "long.tsv").write_text("en\tit\tro\n" + f"open{' the file' * 300}\tapri\tdeschide\nfile\tfile\tfișier\n")
     for processes in (1, 2, 4):
-        result = launch(processes, "evaluate.py", "--ckpt", "untied", "--data", "train.tsv", "--rows", 3, "--max-new-tokens", 5,
-                        "--directions", "en-it,it-en,it-ro", "--device", "cpu", cwd=place)
+        result = launch(processes, "evaluate.py", "--ckpt", "untied", "--data", "long.tsv", "--max-new-tokens", 5,
+                        "--directions", "en-it,it-en,en-ro", "--device", "cpu", cwd=place)
         assert result.returncode == 0, result.stderr
-        report = json.load(open(place / "untied" / "eval-train" / "scores.json"))
+        report = json.load(open(place / "untied" / "eval-long" / "scores.json"))
+        assert "en-it: 1 over-long sources cut" in result.stdout and "en-ro: 1 over-long" in result.stdout  # whoever cut it
         reports.append((result.stdout[result.stdout.index("| direction"):], report["directions"], report["average"]))
         assert result.stdout.count("| direction") == 1
-    assert reports[0] == reports[1] == reports[2] and list(reports[0][1]) == ["en-it", "it-en", "it-ro"]
+    assert reports[0] == reports[1] == reports[2] and list(reports[0][1]) == ["en-it", "it-en", "en-ro"]
 
 
 def test_bad_input_is_said_once_by_several_processes(place):
