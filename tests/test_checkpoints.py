@@ -1,6 +1,7 @@
 """Folders of transformers and PEFT in both directions: their logits are the oracle."""
 import json
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -304,6 +305,10 @@ def test_missing_files_and_broken_indices_are_named(tmp_path):
         path.write_text(json.dumps(index | {"weight_map": weight_map}))
         with pytest.raises(InputError, match=said):
             load_model(tmp_path)
+    shutil.copy(tmp_path / first, tmp_path / "twice.safetensors")  # the same tensors in two shards: which would count?
+    path.write_text(json.dumps(index | {"weight_map": index["weight_map"] | {"x": "twice.safetensors"}}))
+    with pytest.raises(InputError, match="twice.safetensors: tensor .* expected no such tensor"):
+        load_model(tmp_path)
     path.write_text(json.dumps(index))
     os.remove(tmp_path / last)
     with pytest.raises(InputError, match=f"{last}: no such file"):
