@@ -138,8 +138,8 @@ def read_corpus(paths, wanted="all", supervised=None):
         print(f"{' + '.join(used)}: {form}, {len(rows):,} rows")
         theirs = [(t, s) for s, t in named[used] if [(t, s)] in named.values()]  # the direction of another file
         for where, texts, directed in rows:
-            known = len(texts) > 1 and texts.keys() <= LANGUAGES.keys()
-            require(known, known or f"{used[0]}, {where}: found {' '.join(texts)}; expected some of {' '.join(LANGUAGES)}")
+            if len(texts) < 2 or not texts.keys() <= LANGUAGES.keys():
+                raise InputError(f"{used[0]}, {where}: found {' '.join(texts)}; expected some of {' '.join(LANGUAGES)}")
             for code, text in texts.items():
                 if not isinstance(text, str) or re.search("[\0\ud800-\udfff]", text):
                     raise InputError(f"{used[0]}, {where}: the {code} side is {text!r:.60}; expected text without NUL")

@@ -145,7 +145,7 @@ def evaluate(s):
         out = os.path.join(ckpt, f"eval-{split}")
         os.makedirs(out, exist_ok=True)
         with progress(total=sum(len(samples[pair]) for pair in mine), desc=ckpt, unit="sentence") as bar:
-            for pair in [pair for pair in samples if pair in mine]:
+            for pair in mine:
                 hypotheses, cut = translate(model, tokenizer, samples[pair], s, bar)
                 results["-".join(pair)] = score(hypotheses, samples[pair], pair, identify) | {"sources_cut": cut}
                 Path(out, "-".join(pair) + ".txt").write_text("".join(h + "\n" for h in hypotheses), encoding="utf-8")

@@ -6,7 +6,7 @@
     torchrun --nproc-per-node 4 train.py ...   # on several GPUs, every weight split over them (FSDP2)
     python train.py --merge --init runs/stage2 # no tuning: the adapter in its base, a full model for vLLM and others"""
 import glob, json, math, os, platform, random, resource, shutil, subprocess, sys, time, zlib
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 import torch
 import torch.distributed as dist
@@ -111,7 +111,6 @@ def save_checkpoint(s, state, model, tokenizer, moments):
 def find_checkpoint(s, story):
     """(folder, state) of the newest whole checkpoint of the stopped run of --out; (None, {}) to start at the first step."""
     out, found = s.out + ".partial", checkpoints(s)
-    require(s.resume or not found, f"{out}: a stopped run; --resume goes on with it, deleting the folder starts anew")
     for path in glob.glob(os.path.join(glob.escape(out), "step-*.*")):
         print(f"{path}: an incomplete checkpoint, ignored")
         shutil.rmtree(path, ignore_errors=True)
@@ -168,7 +167,7 @@ def look(model, dev, s):
     """{"dev_mle": nats per response token, "dev_otr": % of greedy translations} over all directions of --dev."""
     from evaluate import Settings, identifier, translate  # here, since only this needs decoding and langid
     model.eval()
-    samples, how = [item[0] for item in dev.items], Settings(ckpt=[], device=s.device)
+    samples, how = [item[0] for item in dev.items], Settings(ckpt=[])
     identify = identifier(sorted({*how.candidates.split(",")} | {code for x in samples for code in x.direction}))
     batches = dev.micro_batches(dev.items, s.micro_batch_tokens, world=WORLD)[RANK]
     terms = sum(torch.tensor([forward(model, b, s)[0], b.weight.sum()], dtype=torch.float64) for b in batches).to(s.device)
@@ -185,20 +184,21 @@ def train(s):
     partial, ours = s.out + ".partial", not os.path.exists(s.out) or os.path.exists(os.path.join(s.out, "settings.json"))
     require(ours, f"{s.out} exists and is no run of train.py; choose another --out")
     require(os.path.isdir(s.init or "."), f"{s.init}: no such run; make it with `python train.py --stage 1`, or choose --init")
+    stopped = checkpoints(s) and (s.merge or not s.resume)
+    require(not stopped, f"{partial}: a stopped run; --resume goes on with it, deleting the folder starts anew")
     if s.merge:
         model, tokenizer = prepare(s)
         merge_lora(model)
-        find_checkpoint(replace(s, resume=False), {})  # refuses if there is a stopped run, which would be deleted now
         remove(partial)
         return finish(s, model, tokenizer, asdict(s) | {"supervised": run_setting(s.init, "supervised", [])})
     if s.resume and os.path.exists(s.out) and not os.path.exists(partial):
         return print(f"{s.out} is finished, there is nothing to resume")
     corpus, _ = read_corpus(s.data, s.directions)
-    git = f"git -C '{os.path.dirname(os.path.abspath(__file__))}' describe --always --dirty --abbrev=40"
     story = json.loads(json.dumps(asdict(s))) | {
-        "supervised": ["-".join(pair) for pair in corpus], "data_crc32": zlib.crc32(repr(corpus).encode()),
+        "supervised": ["-".join(pair) for pair in corpus],
+        "data_crc32": {"-".join(pair): zlib.crc32(repr(found).encode()) for pair, found in corpus.items()},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "processes": WORLD,
-                     "git": subprocess.getoutput(git)}}
+                     "git": subprocess.getoutput(f"git -C '{Path(__file__).parent}' describe --always --dirty --abbrev=40")}}
     checkpoint, state = find_checkpoint(s, story)
     model, tokenizer = prepare(s, checkpoint)
     require(not checkpoint or state["lora"] == model.lora, f"{checkpoint}/adapter_config.json: damaged; delete {checkpoint}")
