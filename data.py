@@ -1,10 +1,8 @@
 """From parallel text to batches: prompts, tokenizer, corpora, conflicting twins. Everything random is a pure function of the
 seed and the step, so a step's samples and its conflicting instructions are the same however the run got there."""
-import argparse, glob, json, os, random, re, sys, time
+import argparse, functools, glob, itertools, json, os, random, re, sys, time
 from collections import Counter, namedtuple
 from dataclasses import field, fields
-from functools import lru_cache
-from itertools import permutations
 import sentencepiece
 import torch
 import torch.distributed as dist
@@ -143,7 +141,7 @@ def read_corpus(paths, wanted="all", supervised=None):
             for code, text in texts.items():
                 if not isinstance(text, str) or re.search("[\0\ud800-\udfff]", text):
                     raise InputError(f"{used[0]}, {where}: the {code} side is {text!r:.60}; expected text without NUL")
-            for s, t in [p for p in ([tuple(texts)] if directed else permutations(texts, 2)) if p not in theirs]:
+            for s, t in [p for p in ([tuple(texts)] if directed else itertools.permutations(texts, 2)) if p not in theirs]:
                 sample = Sample((s, t), texts[s].strip(), texts[t].strip())
                 samples.setdefault((s, t), []).extend([sample] * all(sample))
                 blank[s, t] += not all(sample)
@@ -187,7 +185,7 @@ def collate(sequences, samples, reduction="token"):
     ids, at, y, weight = map(torch.tensor, (ids, at, y, weight))
     return Batch(ids, lengths, at, y, weight, sum(len(response) for _, response in sequences[:len(samples)]), samples)
 
-@lru_cache(2)
+@functools.lru_cache(2)
 def shuffled(n, seed):
     return random.Random(seed).sample(range(n), n)
 
@@ -273,6 +271,7 @@ def run_setting(folder, name, default):
 def run(main, settings):
     """Run a script's main, perhaps as one of torchrun's processes; a user's error, a full disk or memory is one sentence."""
     sys.stdout = open(os.devnull, "w") if RANK else sys.stdout  # the first process speaks for all
+    code = 0
     try:
         s = parse(settings)
         if s.device.startswith("cuda"):
@@ -282,11 +281,16 @@ def run(main, settings):
         if WORLD > 1:
             dist.init_process_group("nccl" if s.device.startswith("cuda") else "gloo")
         main(s)
-        return dist.destroy_process_group() if WORLD > 1 else None
+        if WORLD > 1:
+            dist.destroy_process_group()
     except BaseException as e:
         time.sleep(5 * (RANK > 0))  # torchrun ends this process before it can repeat what the first one says
         if not isinstance(e, (InputError, ImportError, OSError, SafetensorError, torch.OutOfMemoryError, KeyboardInterrupt)):
             raise
         hint = "; nothing that was whole is lost: make room or allow writing there, then repeat"
         print(f"error: {str(e) or 'interrupted'}" + hint * isinstance(e, (OSError, SafetensorError)), file=sys.stderr)
-        sys.exit(130 if isinstance(e, KeyboardInterrupt) else 2)
+        code = 130 if isinstance(e, KeyboardInterrupt) else 2
+    if WORLD > 1:  # threads of gloo outlive their group; one that lets go of a tensor while Python ends would abort the process
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)

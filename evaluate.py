@@ -5,10 +5,9 @@
 
 An output is off-target when langid, choosing among --candidates, does not name the target language; an empty output is
 off-target too. The references' own OTR is printed as the floor: langid errs on short text."""
-import os, time
+import os, pathlib, time
 from collections import Counter
 from dataclasses import asdict, dataclass
-from pathlib import Path
 import langid.langid
 import sacrebleu
 import torch
@@ -148,7 +147,7 @@ def evaluate(s):
             for pair in mine:
                 hypotheses, cut = translate(model, tokenizer, samples[pair], s, bar)
                 results["-".join(pair)] = score(hypotheses, samples[pair], pair, identify) | {"sources_cut": cut}
-                Path(out, "-".join(pair) + ".txt").write_text("".join(h + "\n" for h in hypotheses), encoding="utf-8")
+                pathlib.Path(out, "-".join(pair) + ".txt").write_text("".join(h + "\n" for h in hypotheses), encoding="utf-8")
         shares = [results] * WORLD
         if WORLD > 1:
             dist.all_gather_object(shares, results)

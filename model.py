@@ -4,10 +4,8 @@ Module and attribute names are the checkpoint's tensor names (model.layers.0.sel
 copy without a rename table. A batch is not padded: its sequences lie end to end in one row of tokens, and a Layout says which
 token belongs to which sequence. Symbols in shape comments: B sequences, T tokens of all of them together, n tokens of the
 longest, S cache slots, R response tokens, D width, H heads, K key/value heads, d head width, V vocabulary, r LoRA rank."""
-import json, math, os, re, shutil, zlib
+import functools, json, math, os, pathlib, re, shutil, zlib
 from dataclasses import asdict, dataclass, field, fields
-from functools import partial
-from pathlib import Path
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -19,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # set by torchrun
-progress = partial(tqdm, disable=RANK > 0, dynamic_ncols=True)
+progress = functools.partial(tqdm, disable=RANK > 0, dynamic_ncols=True)
 
 class InputError(ValueError):
     """The user's input is at fault: one sentence says what was found, where, and what to do."""
@@ -233,8 +231,8 @@ class LlamaForCausalLM(nn.Module):
         x = self.model.embed_tokens(ids)  # [T, D]
         rope = rope_table(self.config, layout.position)
         for i, block in enumerate(self.model.layers):
-            run = partial(checkpoint, block, use_reentrant=False) if self.recompute and torch.is_grad_enabled() else block
-            x = run(x, rope, layout, cache, i)
+            where, again = (rope, layout, cache, i), self.recompute and torch.is_grad_enabled()
+            x = checkpoint(block, x, *where, use_reentrant=False) if again else block(x, *where)
         x = self.model.norm(x if at is None else x[at])  # [R, D]
         return self.lm_head(x)                           # [R, V]
 
@@ -283,12 +281,12 @@ BESIDE = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special
 
 def read_json(path):
     try:
-        return dict(json.loads(Path(path).read_text(encoding="utf-8")).items())
+        return dict(json.loads(pathlib.Path(path).read_text(encoding="utf-8")).items())
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         said = (getattr(error, "strerror", None) or str(error)).lower()
         raise InputError(f"{path}: {said}; expected a JSON object of a model folder in Hugging Face format") from None
 def write_json(path, value):
-    Path(path).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    pathlib.Path(path).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 def checksum(tensor):
     return str(zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy()))
 

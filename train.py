@@ -5,9 +5,8 @@
     python train.py --stage 2 --resume         # goes on with a stopped run from its last checkpoint
     torchrun --nproc-per-node 4 train.py ...   # on several GPUs, every weight split over them (FSDP2)
     python train.py --merge --init runs/stage2 # no tuning: the adapter in its base, a full model for vLLM and others"""
-import glob, json, math, os, platform, random, resource, shutil, subprocess, sys, time, zlib
+import glob, json, math, os, pathlib, platform, random, resource, shutil, subprocess, sys, time, zlib
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
@@ -100,9 +99,8 @@ def save_checkpoint(s, state, model, tokenizer, moments):
             state = {"lora": model.lora} | state
             write_json(os.path.join(partial, "state.json"), state | {"crc32": zlib.crc32(repr(state).encode())})
             publish(partial, folder)
-            for old in checkpoints(s)[:-s.keep]:
-                if int(old[-6:]) != state["best"][-1]:
-                    remove(old)
+            for old in [path for path in checkpoints(s)[:-s.keep] if int(path[-6:]) != state["best"][-1]]:
+                remove(old)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise InputError(f"{folder} was not written ({error}); older ones are untouched: make room, then --resume") from None
@@ -154,10 +152,12 @@ def finish(s, model, tokenizer, story, best=0):
         publish(partial, s.out)
     print(f"saved {s.out}" + f", which is step {best}, the best by {s.best} of --dev" * bool(best))
 
+def autocast(s):
+    return torch.autocast(s.device.split(":")[0], DTYPES[s.dtype], enabled=s.dtype != "fp32")
 def forward(model, batch, s):
     """The two sums of losses of a micro-batch, positives and twins in one forward pass."""
     ids, at, y, w = (tensor.to(s.device) for tensor in (batch.ids, batch.at, batch.y, batch.weight))
-    with torch.autocast(s.device.split(":")[0], DTYPES[s.dtype], enabled=s.dtype != "fp32"):
+    with autocast(s):
         logits = model(ids, batch.lengths, at=at)  # [R, V]
     n = batch.positives
     return loss.mle(logits[:n], y[:n], w[:n])[0], loss.unlikelihood(logits[n:], y[n:], w[n:])[0]  # under I, under I~
@@ -173,9 +173,8 @@ def look(model, dev, s):
     terms = sum(torch.tensor([forward(model, b, s)[0], b.weight.sum()], dtype=torch.float64) for b in batches).to(s.device)
     if WORLD > 1:
         dist.all_reduce(terms)
-    with torch.autocast(s.device.split(":")[0], DTYPES[s.dtype], enabled=s.dtype != "fp32"):
-        with progress(total=len(samples), desc="dev", unit="sentence", leave=False) as bar:  # together: weights are sharded
-            texts, _ = translate(model, dev.tokenizer, samples, how, bar)
+    with autocast(s), progress(total=len(samples), desc="dev", unit="sentence", leave=False) as bar:
+        texts, _ = translate(model, dev.tokenizer, samples, how, bar)  # by every process, since weights are sharded
     model.train()
     wrong = sum(identify(text) != x.direction[1] for text, x in zip(texts, samples))
     return {"dev_mle": (terms[0] / terms[1]).item(), "dev_otr": 100 * wrong / len(samples)}
@@ -197,8 +196,8 @@ def train(s):
     story = json.loads(json.dumps(asdict(s))) | {
         "supervised": ["-".join(pair) for pair in corpus],
         "data_crc32": {"-".join(pair): zlib.crc32(repr(found).encode()) for pair, found in corpus.items()},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "processes": WORLD,
-                     "git": subprocess.getoutput(f"git -C '{Path(__file__).parent}' describe --always --dirty --abbrev=40")}}
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "processes": WORLD, "git":
+                     subprocess.getoutput(f"git -C '{os.path.dirname(__file__)}' describe --always --dirty --abbrev=40")}}
     checkpoint, state = find_checkpoint(s, story)
     model, tokenizer = prepare(s, checkpoint)
     require(not checkpoint or state["lora"] == model.lora, f"{checkpoint}/adapter_config.json: damaged; delete {checkpoint}")
@@ -217,8 +216,7 @@ def train(s):
     state = state or {"step": 0, "updates": 0, "seen": 0, "best": [1e30, 1e30, 0], "scaler": scaler.state_dict()}
     scaler.load_state_dict(state["scaler"] or scaler.state_dict())
     moments = {f"{name}.{m}": torch.zeros_like(p) for name, p in trainable.items() for m in ("exp_avg", "exp_avg_sq")}
-    for name, tensor in read_tensors(checkpoint, "optimizer", moments, None, s.device) if checkpoint else ():
-        moments[name] = tensor
+    moments |= read_tensors(checkpoint, "optimizer", moments, None, s.device) if checkpoint else {}
     for name, p in trainable.items():  # AdamW's state is there before the first step, so that every checkpoint has it
         optimizer.state[p] = {"step": torch.tensor(float(state["updates"]), device=s.device if cuda else "cpu"),
                               "exp_avg": moments[f"{name}.exp_avg"], "exp_avg_sq": moments[f"{name}.exp_avg_sq"]}
@@ -227,7 +225,7 @@ def train(s):
         write_json(os.path.join(partial, "settings.json"), story)
     logs = {n: open(os.path.join(partial, n) if RANK == 0 else os.devnull, "wb", 0) for n in ("log.jsonl", "speed.jsonl")}
     for name, file in logs.items() if checkpoint else ():  # what a stopped run did after its checkpoint is done again
-        file.write(Path(checkpoint, name).read_bytes())
+        file.write(pathlib.Path(checkpoint, name).read_bytes())
     # Model FLOPs of a token and parameter: 2 forward, 2 for the gradients of activations, 2 for those of weights if trained
     flops, gpu = 6 if s.full else 4, torch.cuda.get_device_name(s.device) if cuda else ""
     peak = next((peak * WORLD for name, peak in PEAK.items() if name in gpu), None)
