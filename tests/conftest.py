@@ -1,4 +1,6 @@
+import json
 import os
+import subprocess
 import sys
 
 import pytest
@@ -25,6 +27,22 @@ def tiny(seed=0, kv_heads=2, tied=True, **changes):
         if p.ndim == 2:
             torch.nn.init.normal_(p, std=0.08)  # far from uniform, so that a wrong token shows
     return model.eval()
+
+
+def script(name, *args, cwd=ROOT):
+    return subprocess.run([sys.executable, os.path.join(ROOT, name), *map(str, args)], cwd=cwd, capture_output=True, text=True)
+
+
+def launch(processes, name, *args, cwd=ROOT):
+    """A script under torchrun, on a free port, where there are several processes."""
+    command = [sys.executable] if processes == 1 else [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
+    return subprocess.run([*map(str, command), os.path.join(ROOT, name), *map(str, args)], cwd=cwd, capture_output=True,
+                          text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
+
+
+def log(run):
+    return [json.loads(line) for line in open(run / "log.jsonl")]
 
 
 @pytest.fixture(scope="session")

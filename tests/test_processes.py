@@ -1,13 +1,10 @@
 """One global batch, however it is split: over micro-batches, and over processes under torchrun (gloo, on the CPU)."""
 import json
-import os
 import random
-import subprocess
-import sys
 
 import pytest
 import torch
-from conftest import BASE, ROOT, TSV, tiny
+from conftest import BASE, ROOT, TSV, launch, log, tiny
 from safetensors.torch import load_file
 
 import loss
@@ -18,14 +15,6 @@ from train import Settings, forward
 RAGGED = "\n".join(line.replace(" adesso", " adesso il file" * (i % 9)).replace(" acum", " acum" * (i % 7))
                    for i, line in enumerate(TSV.split("\n")))
 SPLITS = [(1, 10 ** 6), (1, 900), (1, 1), (2, 10 ** 6), (2, 900), (2, 1), (4, 10 ** 6), (4, 900), (4, 1)]  # processes, tokens
-
-
-def launch(processes, name, *args, cwd=ROOT):
-    """A script as a user runs it, under torchrun where there are several processes."""
-    command = [sys.executable] if processes == 1 else [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", processes, "--master-port", random.randint(20000, 40000)]
-    return subprocess.run([*map(str, command), os.path.join(ROOT, name), *map(str, args)], cwd=cwd, capture_output=True,
-                          text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -110,16 +99,15 @@ def test_processes_under_torchrun_take_the_same_steps_as_one(place, case):
         result = launch(processes, "train.py", *args, "--out", run, "--keep", 9, cwd=place)
         assert result.returncode == 0, result.stderr
         assert result.stdout.count("saved") == 1  # the first process speaks for all
-        log = [json.loads(line) for line in open(run / "log.jsonl")]
         name = "adapter_model" if "LoRA" in case else "model"
-        found[processes] = first_gradient(run), log, load_file(run / f"{name}.safetensors")
-    gradients, log, weights = found[1]
+        found[processes] = first_gradient(run), log(run), load_file(run / f"{name}.safetensors")
+    gradients, rows, weights = found[1]
     assert max(g.abs().max() for g in gradients.values()) > 1e-3
     for processes in counts[1:]:
         theirs = found[processes]
         assert gradients.keys() == theirs[0].keys() and weights.keys() == theirs[2].keys()
         assert max((gradients[n] - theirs[0][n]).abs().max() for n in gradients) < 1e-6
-        for mine, other in zip(log, theirs[1]):
+        for mine, other in zip(rows, theirs[1]):
             assert mine.keys() == other.keys()
             assert all(mine[k] == (other[k] and pytest.approx(other[k], rel=1e-4)) for k in mine), (mine, other)
         assert all(torch.allclose(weights[n], theirs[2][n], atol=1e-3) for n in weights)

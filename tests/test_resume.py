@@ -11,10 +11,8 @@ import sys
 import pytest
 import stress
 import torch
-from conftest import BASE, ROOT, TSV, tiny
+from conftest import BASE, ROOT, TSV, launch, log, script, tiny
 from safetensors.torch import load_file
-from test_processes import launch
-from test_train import log, script
 
 from data import Encoded, Tokenizer, read_corpus
 from model import load_model, save_model

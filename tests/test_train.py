@@ -2,12 +2,10 @@
 import json
 import math
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
-from conftest import BASE, ROOT, tiny
+from conftest import BASE, log, script, tiny
 from safetensors.torch import load_file
 
 from data import collate, read_corpus
@@ -18,18 +16,10 @@ from train import Settings, forward, learning_rate
 FAST = ["--pairs", "20", "--steps", "3", "--batch-size", "8", "--lora-rank", "4", "--device", "cpu"]
 
 
-def script(name, *args, cwd=ROOT):
-    return subprocess.run([sys.executable, os.path.join(ROOT, name), *map(str, args)], cwd=cwd, capture_output=True, text=True)
-
-
 def train(folder, *args):
     result = script("train.py", "--data", folder / "train.tsv", "--model", folder / "model", *FAST, *args)
     assert result.returncode == 0, result.stderr
     return result.stdout
-
-
-def log(run):
-    return [json.loads(line) for line in open(run / "log.jsonl")]
 
 
 @pytest.fixture(scope="module")
