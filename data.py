@@ -19,7 +19,8 @@ def write_prompt(template, direction, text):
     several languages (ptl) speaks the target language and has its own names of the others."""
     names, lines = LANGUAGES, TEMPLATES.get(template, {})
     if isinstance(lines, dict):
-        require({*direction} <= {*lines}, f"--template {template}: no prompt for {direction}; it has {' '.join(lines)}")
+        require({*direction} <= {*lines}, f"--template {template}: no prompt for {'-'.join(direction)}; "
+                f"it has {' '.join(lines)}")
         names, lines = lines[direction[1]]["names"], lines[direction[1]]["prompt"]
     return "\n".join(lines).format(source=names[direction[0]], target=names[direction[1]], input=text)
 

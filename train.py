@@ -192,7 +192,7 @@ def train(s):
         return finish(s, model, tokenizer, asdict(s) | {"supervised": run_setting(s.init, "supervised", [])})
     if s.resume and os.path.exists(s.out) and not os.path.exists(partial):
         return print(f"{s.out} is finished, there is nothing to resume")
-    corpus, _ = read_corpus(s.data, s.directions)
+    corpus, dev = read_corpus(s.data, s.directions)[0], s.dev and read_corpus(s.dev)[0]
     story = json.loads(json.dumps(asdict(s))) | {
         "supervised": ["-".join(pair) for pair in corpus],
         "data_crc32": {"-".join(pair): zlib.crc32(repr(found).encode()) for pair, found in corpus.items()},
@@ -202,7 +202,7 @@ def train(s):
     model, tokenizer = prepare(s, checkpoint)
     require(not checkpoint or state["lora"] == model.lora, f"{checkpoint}/adapter_config.json: damaged; delete {checkpoint}")
     encoded = Encoded(corpus, tokenizer, s.max_length, s.pairs, s.seed)
-    dev = s.dev and Encoded(read_corpus(s.dev)[0], tokenizer, s.max_length)
+    dev = dev and Encoded(dev, tokenizer, s.max_length)
     unlikely, cuda = s.stage == 2 and s.alpha > 0, s.device.startswith("cuda")
     total = s.steps * s.batch_size or math.ceil(s.epochs * len(encoded.items))  # samples to visit
     steps = math.ceil(total / s.batch_size)

@@ -8,7 +8,7 @@ import torch
 from conftest import BASE, log, script, tiny
 from safetensors.torch import load_file
 
-from data import collate, read_corpus
+from data import DTYPES, collate, read_corpus
 from evaluate import greedy
 from model import Config, LlamaForCausalLM, add_lora, load_model, save_model, write_json
 from train import Settings, forward, learning_rate
@@ -166,7 +166,7 @@ def step_of(config, device, dtype, tokens):
     torch.manual_seed(0)
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
-    model = model.to(dtype).to_empty(device=device)
+    model = model.to(DTYPES[dtype]).to_empty(device=device)
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.02) if p.ndim == 2 else torch.nn.init.ones_(p)
     with torch.device(device):
@@ -175,22 +175,21 @@ def step_of(config, device, dtype, tokens):
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-4)
     ids = list(range(3, tokens + 3))
     batch = collate([(ids[:tokens // 2], ids[tokens // 2:])], ["one sample"])
-    names = {torch.bfloat16: "bf16", torch.float32: "fp32"}
-    mle_sum, _ = forward(model, batch, Settings(device=device, dtype=names[dtype]))
+    mle_sum, _ = forward(model, batch, Settings(device=device, dtype=dtype))
     mle_sum.backward()
     optimizer.step()
     return mle_sum.item() / (tokens - tokens // 2)
 
 
 def test_a_lora_step_with_recomputation_on_a_small_random_model():
-    assert step_of(tiny(tied=False).config, "cpu", torch.float32, 64) == pytest.approx(math.log(4000), rel=0.1)
+    assert step_of(tiny(tied=False).config, "cpu", "fp32", 64) == pytest.approx(math.log(4000), rel=0.1)
 
 
 @cuda
 def test_lora_on_a_7b_shaped_model_fits_24_gb_on_cuda():
     config = Config(32000, 4096, 11008, 32, 32, max_position_embeddings=4096)
     torch.cuda.reset_peak_memory_stats()
-    assert step_of(config, "cuda", torch.bfloat16, 512) == pytest.approx(math.log(32000), rel=0.2)
+    assert step_of(config, "cuda", "bf16", 512) == pytest.approx(math.log(32000), rel=0.2)
     print(f"peak {torch.cuda.max_memory_allocated() / 1e9:.1f} GB")
     assert torch.cuda.max_memory_allocated() < 24e9
 
@@ -222,6 +221,7 @@ def cut(f):
     (None, ["--device", "tpu"], "--device tpu: not possible here; expected cpu"),
     (None, ["--best", "otr"], "--best needs --dev"),
     (None, ["--dev", "train.tsv", "--save-every", "0"], "--dev, --save-every"),
+    (None, ["--dev", "nowhere.tsv", "--model", "nowhere"], "nowhere.tsv: no such file"),  # before a model is loaded
     (None, ["--keep", "0"], "--keep 0: expected at least 1"),
     (None, ["--lora-targets", "query"], "LoRA targets ['query']: expected some of"),
     (None, ["--lora-dropout", "2"], "LoRA dropout 2.0: expected 0 to 1"),
