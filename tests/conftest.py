@@ -29,20 +29,15 @@ def tiny(seed=0, kv_heads=2, tied=True, **changes):
     return model.eval()
 
 
-def script(name, *args, cwd=ROOT):
-    return subprocess.run([sys.executable, os.path.join(ROOT, name), *map(str, args)], cwd=cwd, capture_output=True, text=True)
+def script(name, *args, cwd=ROOT, processes=1, **how):
+    """A script as a user runs it; under torchrun, on a free port, where there are several processes."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes] if processes > 1 else []
+    command = [sys.executable, *torchrun, os.path.join(ROOT, name), *args]
+    return subprocess.run([*map(str, command)], cwd=cwd, capture_output=True, text=True, timeout=300, **how)
 
 
-def launch(processes, name, *args, cwd=ROOT):
-    """A script under torchrun, on a free port, where there are several processes."""
-    command = [sys.executable] if processes == 1 else [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
-    return subprocess.run([*map(str, command), os.path.join(ROOT, name), *map(str, args)], cwd=cwd, capture_output=True,
-                          text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
-
-
-def log(run):
-    return [json.loads(line) for line in open(run / "log.jsonl")]
+def log(run, name="log.jsonl"):
+    return [json.loads(line) for line in open(run / name)]
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from conftest import BASE, ROOT, TSV, launch, log, tiny
+from conftest import BASE, ROOT, TSV, log, script, tiny
 from safetensors.torch import load_file
 
 import loss
@@ -96,7 +96,7 @@ def test_processes_under_torchrun_take_the_same_steps_as_one(place, case):
     found, counts = {}, (1, 2, 4) if "sentence" not in case else (1, 4)
     for processes in counts:
         run = place / f"{case} {processes}"
-        result = launch(processes, "train.py", *args, "--out", run, "--keep", 9, cwd=place)
+        result = script("train.py", *args, "--out", run, "--keep", 9, cwd=place, processes=processes)
         assert result.returncode == 0, result.stderr
         assert result.stdout.count("saved") == 1  # the first process speaks for all
         name = "adapter_model" if "LoRA" in case else "model"
@@ -117,8 +117,8 @@ def test_evaluation_shares_the_directions_out_and_reports_as_one(place):
     reports = []
     (place / "long.tsv").write_text("en\tit\tro\n" + f"open{' the file' * 300}\tapri\tdeschide\nfile\tfile\tfișier\n")
     for processes in (1, 2, 4):
-        result = launch(processes, "evaluate.py", "--ckpt", "untied", "--data", "long.tsv", "--max-new-tokens", 5,
-                        "--directions", "en-it,it-en,en-ro", "--device", "cpu", cwd=place)
+        result = script("evaluate.py", "--ckpt", "untied", "--data", "long.tsv", "--max-new-tokens", 5,
+                        "--directions", "en-it,it-en,en-ro", "--device", "cpu", cwd=place, processes=processes)
         assert result.returncode == 0, result.stderr
         report = json.load(open(place / "untied" / "eval-long" / "scores.json"))
         assert "en-it: 1 over-long sources cut" in result.stdout and "en-ro: 1 over-long" in result.stdout  # whoever cut it
@@ -128,7 +128,7 @@ def test_evaluation_shares_the_directions_out_and_reports_as_one(place):
 
 
 def test_bad_input_is_said_once_by_several_processes(place):
-    result = launch(2, "train.py", "--data", "none.tsv", "--out", "x", "--device", "cpu", cwd=place)
+    result = script("train.py", "--data", "none.tsv", "--out", "x", "--device", "cpu", cwd=place, processes=2)
     assert result.returncode != 0 and result.stderr.count("error: none.tsv: no such file") == 1
 
 
@@ -155,6 +155,6 @@ run(main, Settings)
 def test_python_does_not_end_while_threads_of_gloo_live(place, fails):
     """Such a thread may let go of a tensor late; in a Python that is ending this aborts the process (seen once in CI)."""
     (place / "script.py").write_text(ENDING.format(root=ROOT, model=str(place / "model"), fails=fails))
-    result = launch(2, place / "script.py", "--device", "cpu")
+    result = script(place / "script.py", "--device", "cpu", processes=2)
     assert (result.returncode != 0) == fails and result.stdout == "as far as here\n", result.stderr
     assert "gloo" not in result.stderr and ("error: and no further" in result.stderr) == fails

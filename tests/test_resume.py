@@ -5,13 +5,11 @@ import random
 import re
 import resource
 import shutil
-import subprocess
-import sys
 
 import pytest
 import stress
 import torch
-from conftest import BASE, ROOT, TSV, launch, log, script, tiny
+from conftest import BASE, TSV, log, script, tiny
 from safetensors.torch import load_file
 
 from data import Encoded, Tokenizer, read_corpus
@@ -166,8 +164,7 @@ def limited(bytes):
 def test_a_full_disk_is_one_sentence_and_older_checkpoints_are_untouched(finished, tmp_path, room, said):
     """Files may grow to so many bytes: then a checkpoint, or a log, cannot be written."""
     args = ["--out", tmp_path / "run", "--full", "--lora-dropout", 0]
-    result = subprocess.run([sys.executable, os.path.join(ROOT, "train.py"), *map(str, [*ARGS, *args])], cwd=finished,
-                            capture_output=True, text=True, preexec_fn=limited(room))
+    result = script("train.py", *ARGS, *args, cwd=finished, preexec_fn=limited(room))
     assert result.returncode == 2 and said in result.stderr and "Traceback" not in result.stderr, result.stderr
     assert not (tmp_path / "run").exists() and not list((tmp_path / "run.partial").glob("step-*"))
     result = script("train.py", *ARGS, *args, "--resume", cwd=finished)
@@ -241,7 +238,7 @@ def test_the_figures_of_dev_are_those_of_evaluate_and_the_best_checkpoint_is_the
 def test_a_run_folder_tells_its_story(finished):
     settings = json.load(open(finished / "whole" / "settings.json"))
     assert settings["seed"] == 1 and settings["versions"]["torch"] == torch.__version__ and settings["versions"]["git"]
-    speed = [json.loads(line) for line in open(finished / "whole" / "speed.jsonl")]
+    speed = log(finished / "whole", "speed.jsonl")
     assert [row["step"] for row in speed] == list(range(1, 9))
     assert all(row["tokens_per_s"] > 0 and row["peak_memory_gib"] > 0.01 and row["mfu"] is None for row in speed)
     assert {*log(finished / "whole")[0]} == {"step", "loss", "mle", "ul", "grad_norm", "lr", "response_tokens", "tokens"}
@@ -265,12 +262,12 @@ def test_several_processes_resume_each_others_checkpoints(stopped):
     """A checkpoint holds whole tensors, so the number of processes may change on the way; dropout masks then do too."""
     still = ["--lora-dropout", 0, "--steps", 6]
     for run, processes in (("whole2", 2), ("part", 1)):
-        result = launch(processes, "train.py", *ARGS, *still, "--out", run, cwd=stopped)
+        result = script("train.py", *ARGS, *still, "--out", run, cwd=stopped, processes=processes)
         assert result.returncode == 0, result.stderr
     for run, processes in (("again", 2), ("other", 1)):
         shutil.copytree(stopped / "whole2", stopped / f"{run}.partial")
         shutil.rmtree(stopped / f"{run}.partial" / "step-000004")
-        result = launch(processes, "train.py", *ARGS, *still, "--out", run, "--resume", cwd=stopped)
+        result = script("train.py", *ARGS, *still, "--out", run, "--resume", cwd=stopped, processes=processes)
         assert result.returncode == 0 and "step-000002" in result.stdout, result.stderr
     assert same(stopped, "whole2", "again")
     a, b = (load_file(stopped / run / "adapter_model.safetensors") for run in ("part", "other"))
