@@ -4,102 +4,16 @@ Module and attribute names are the checkpoint's tensor names (model.layers.0.sel
 copy without a rename table. A batch is not padded: its sequences lie end to end in one row of tokens, and a Layout says which
 token belongs to which sequence. Symbols in shape comments: B sequences, T tokens of all of them together, n tokens of the
 longest, S cache slots, R response tokens, D width, H heads, K key/value heads, d head width, V vocabulary, r LoRA rank."""
-import functools, json, math, os, pathlib, re, shutil, zlib
-from dataclasses import asdict, dataclass, field, fields
+import math, os, re, shutil
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor, init_device_mesh
 from torch.utils.checkpoint import checkpoint
-from tqdm import tqdm
-
-RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # set by torchrun
-progress = functools.partial(tqdm, disable=RANK > 0, dynamic_ncols=True)
-
-class InputError(ValueError):
-    """The user's input is at fault: one sentence says what was found, where, and what to do."""
-def require(good, sentence):
-    if not good:
-        raise InputError(sentence)
-
-ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
-MISTRAL = {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096}  # if the file is silent
-LLAMA3_ROPE = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-
-def check(name, value, kind):
-    """Raise InputError unless `value` is of the type `kind`; numbers must be positive and below 2^31."""
-    number = kind in (int, float)
-    require(type(value) in (int, kind) and 0 < value < 2 ** 31 if number else type(value) is kind,
-            f"{name} = {value!r}; expected {'a positive ' * number}{kind.__name__}")
-def supported(path, name, value, values):
-    require(value in values, f"{path}: {name} {value!r} is not supported; expected {' or '.join(map(repr, values))}")
-
-@dataclass
-class Config:
-    """The fields of config.json that shape the network; names as in the file. Raises InputError for a bad value."""
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int = None  # null: as many as heads
-    head_dim: int = None             # null: width / heads
-    rms_norm_eps: float = 1e-6
-    rope_theta: float = 10000.0
-    rope_scaling: dict = None        # of LLaMA-3.1, the fields LLAMA3_ROPE
-    max_position_embeddings: int = 2048
-    tie_word_embeddings: bool = False
-    attention_bias: bool = False
-    mlp_bias: bool = False
-    sliding_window: int = None       # Mistral-7B v0.1: a token sees so many tokens, itself included
-    eos_token_id: list = field(default_factory=lambda: [2])  # every id that ends a text
-    model_type: str = "llama"
-    rest: dict = field(default_factory=dict)  # whatever else the file says, written back as it came
-    def __post_init__(self):
-        for f in fields(self):
-            if f.default is not None or getattr(self, f.name) is not None:
-                check(f.name, getattr(self, f.name), f.type)
-        for name in LLAMA3_ROPE if self.rope_scaling else ():
-            check(f"RoPE's {name}", self.rope_scaling[name], float)
-        require(all(type(i) is int for i in self.eos_token_id), f"eos_token_id = {self.eos_token_id!r}; expected id(s)")
-        self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
-        self.head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
-        good = self.num_attention_heads % self.num_key_value_heads == self.head_dim % 2 == 0
-        require(good and self.num_hidden_layers < 1000, f"{self.num_hidden_layers} layers, {self.num_attention_heads} heads "
-                f"{self.head_dim} wide, {self.num_key_value_heads} for keys; expected under 1,000, an even width, whole groups")
-    @classmethod
-    def load(cls, folder):
-        """Read folder/config.json. Raises InputError for what this model would silently compute wrongly."""
-        path = os.path.join(folder, "config.json")
-        raw = read_json(path)
-        rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}  # newer and older schema
-        rope = rope if isinstance(rope, dict) else {"type": rope}
-        kind, eos = rope.get("rope_type", rope.get("type", "default")), raw.get("eos_token_id", 2)
-        supported(path, "model_type", raw.get("model_type"), list(ARCHITECTURES))
-        supported(path, "hidden_act", raw.get("hidden_act", "silu"), ["silu"])
-        supported(path, "quantization_config", raw.get("quantization_config"), [None])
-        supported(path, "RoPE type", kind, ["default", "llama3"])
-        supported(path, "partial_rotary_factor", (raw | rope).get("partial_rotary_factor"), [None, 1])
-        said = MISTRAL | raw if raw["model_type"] == "mistral" else raw | {"sliding_window": None}  # LLaMA has none
-        known = {f.name: said[f.name] for f in fields(cls) if f.name in said}
-        known |= {"rope_theta": (raw | rope).get("rope_theta", 10000.0), "rest": raw,
-                  "rope_scaling": {k: rope.get(k) for k in LLAMA3_ROPE} if kind == "llama3" else None,
-                  "eos_token_id": eos if isinstance(eos, list) else [] if eos is None else [eos]}
-        try:
-            return cls(**known)
-        except (InputError, TypeError) as error:  # TypeError: a required field is missing
-            raise InputError(f"{path}: {error}; expected the config.json of a LLaMA or Mistral") from None
-    def save(self, folder, dtype):
-        """Write config.json so that transformers reads the same network, RoPE in both schemas."""
-        raw, dtype, eos = asdict(self), str(dtype).removeprefix("torch."), self.eos_token_id
-        scaling = self.rope_scaling and {"rope_type": "llama3"} | self.rope_scaling
-        write_json(os.path.join(folder, "config.json"), raw.pop("rest") | raw | {
-            "architectures": [ARCHITECTURES[self.model_type]], "dtype": dtype, "torch_dtype": dtype,
-            "eos_token_id": eos[0] if len(eos) == 1 else eos or None, "hidden_act": "silu", "rope_scaling": scaling,
-            "rope_parameters": (scaling or {"rope_type": "default"}) | {"rope_theta": self.rope_theta}})
+from plumbing.distributed import RANK
+from plumbing.errors import InputError, check, require, supported
+from plumbing.files import read_json, write_json
+from plumbing.folders import BESIDE, INERT, LLAMA3_ROPE, LORA, PEFT, PLAIN, Config
+from plumbing.weights import read_tensors, write_tensors
 
 class Layout:
     """Where each of T tokens belongs when B sequences of the given lengths lie end to end, without padding. `start` [B]
@@ -271,63 +185,6 @@ def merge_lora(model):
     model.config.tie_word_embeddings &= model.lm_head.weight is model.model.embed_tokens.weight  # else lm_head had LoRA
     model.lora = None
 
-PEFT = "base_model.model."  # the prefix of every tensor name in PEFT's adapter files
-LORA = {"r", "lora_alpha", "lora_dropout", "target_modules", "rank_pattern", "alpha_pattern", "use_rslora"}
-INERT = {"task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
-         "megatron_core", "qalora_group_size"}  # fields of adapter_config.json that do not change what is computed
-PLAIN = {"peft_type": ["LORA"], "bias": ["none"], "init_lora_weights": [True, False, "gaussian"]}
-BESIDE = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-          "chat_template.jinja", "generation_config.json")  # files that go with the weights
-
-def read_json(path):
-    try:
-        return dict(json.loads(pathlib.Path(path).read_text(encoding="utf-8")).items())
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        said = (getattr(error, "strerror", None) or str(error)).lower()
-        raise InputError(f"{path}: {said}; expected a JSON object of a model folder in Hugging Face format") from None
-def write_json(path, value):
-    pathlib.Path(path).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-def checksum(tensor):
-    return str(zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy()))
-
-def read_tensors(folder, stem, expected, dtype=None, device="cpu", spare=()):
-    """Yield (name, tensor) of folder/stem.safetensors, or of the files in its index, which must together hold exactly
-    `expected`, {name: parameter}; each as sharded as its parameter. dtype None: as stored. spare: names that may be absent.
-    Every header is checked first, then tensors are converted one by one: host memory holds one copy and a tensor more."""
-    files, places = [os.path.join(folder, f"{stem}.safetensors")], {}
-    index = files[0] + ".index.json"
-    if not os.path.exists(files[0]) and os.path.exists(index):
-        names = read_json(index).get("weight_map")
-        good = isinstance(names, dict) and names and all(isinstance(v, str) for v in names.values())
-        require(good, f"{index}: no weight_map from tensors to files; copy it again")
-        files = [os.path.join(folder, name) for name in sorted(set(names.values()))]
-    for path in files:
-        try:
-            f = safe_open(path, framework="pt")
-        except (SafetensorError, OSError) as error:
-            size = f"{os.path.getsize(path):,} bytes" if os.path.exists(path) else "no such file"
-            raise InputError(f"{path}: {size}; expected a whole safetensors file ({error}); copy it again") from None
-        stated = {k: v for k, v in (f.metadata() or {}).items() if "crc32" in k}  # where write_tensors wrote the file
-        for name in f.keys():
-            if name.endswith("rotary_emb.inv_freq"):  # a constant that older conversions store
-                continue
-            shape, kind = tuple(f.get_slice(name).get_shape()), f.get_slice(name).get_dtype()
-            wanted = tuple(expected[name].shape) if name in expected and name not in places else "no such tensor"
-            require(shape == wanted and kind in ("F64", "F32", "F16", "BF16"), f"{path}: tensor {name} has shape {shape}, "
-                    f"expected {wanted}, of floats, not {kind}; config and weights do not belong together")
-            places[name] = path, stated and stated.get(f"crc32 {name}", "none")
-    for name in [n for n in expected if n not in places and n not in spare]:
-        raise InputError(f"{files[0]}: tensor {name} of shape {tuple(expected[name].shape)} is missing in {len(files)} files")
-    for name, (path, crc) in progress(places.items(), desc="loading", unit="tensor", leave=False, delay=3):
-        with safe_open(path, framework="pt") as f:  # anew for each tensor, or every page of the file stays mapped
-            tensor, like = f.get_tensor(name), expected[name]
-        good = (not crc or crc == checksum(tensor)) and all(map(torch.isfinite, tensor.aminmax()))
-        require(good, f"{path}: tensor {name} is damaged (wrong checksum, or NaN); copy it again")
-        tensor = tensor.to(device, dtype, copy=True)
-        if isinstance(like, DTensor):  # every process reads the file and keeps its part
-            tensor = distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
-        yield name, tensor
-
 def load_model(folder, dtype=None, device="cpu", base=None, prepare=lambda model: None):
     """The model of a Hugging Face folder, or of a LoRA folder on `base` (default: the base that it names), in `dtype`
     (None: as stored; LoRA is fp32). Every tensor must be there, in the right shape, and no other; else InputError.
@@ -362,37 +219,6 @@ def load_model(folder, dtype=None, device="cpu", base=None, prepare=lambda model
         tensors = read_tensors(folder, "adapter_model", tensors, torch.float32, device)
         model.load_state_dict({n.removeprefix(PEFT): t for n, t in tensors}, strict=False, assign=True)
     return model
-
-def shard(model, device):
-    """Split every parameter over the processes of torchrun (FSDP2): a block's weights are whole only while it computes."""
-    mesh = init_device_mesh(torch.device(device).type, (WORLD,))
-    for part in (*model.model.layers, model):
-        fully_shard(part, mesh=mesh)
-        part.set_gradient_divide_factor(1.0)  # gradients are sums over processes
-        part.set_force_sum_reduction_for_comms(True)
-
-def whole(tensor):
-    """A parameter, its gradient or a norm of them, gathered from all processes; each of them must call this."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-def write_tensors(folder, stem, tensors, limit=5e9):
-    """Write {name: tensor} as safetensors with checksums, in files of about `limit` bytes, with an index if there are several.
-    All processes gather, the first one writes; memory holds one file's tensors."""
-    os.makedirs(folder, exist_ok=True)
-    total, parts, index = 0, {}, {}
-    for name, p in tensors.items():
-        parts.setdefault(total // limit, {})[name] = p
-        total += p.nbytes
-    for i, part in enumerate(parts.values(), start=1):
-        file = stem + f"-{i:05}-of-{len(parts):05}" * (len(parts) > 1) + ".safetensors"
-        for name in part:
-            p = whole(part[name].detach())
-            part[name] = p.cpu().contiguous() if RANK == 0 else p.new_empty(0)
-        if RANK == 0:
-            save_file(part, os.path.join(folder, file), {"format": "pt"} | {f"crc32 {n}": checksum(p) for n, p in part.items()})
-        index |= dict.fromkeys(part, file)
-    if RANK == 0 and len(parts) > 1:
-        write_json(f"{folder}/{stem}.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": index})
 
 def save_model(model, folder, tokenizer_from=None, limit=5e9):
     """Write the adapter alone (PEFT's format) if the model has LoRA layers, else a full Hugging Face folder; beside it

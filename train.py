@@ -11,9 +11,15 @@ import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
 import loss
-from data import DTYPES, TEMPLATES, Encoded, Tokenizer, option, read_corpus, run, run_setting
-from model import (RANK, WORLD, InputError, add_lora, load_model, merge_lora, progress, read_json, read_tensors, require,
-                   save_model, shard, whole, write_json, write_tensors)
+from data import Encoded, Tokenizer
+from model import add_lora, load_model, merge_lora, save_model
+from plumbing.cli import DTYPES, option, run
+from plumbing.corpora import TEMPLATES, read_corpus
+from plumbing.distributed import RANK, WORLD, progress, shard, whole
+from plumbing.errors import InputError, require
+from plumbing.files import publish, read_json, remove, write_json
+from plumbing.runs import run_setting
+from plumbing.weights import read_tensors, write_tensors
 
 PEAK = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}  # bf16 FLOP/s
 FREE = {"out", "resume", "save_every", "keep", "device", "recompute", "micro_batch_tokens", "lr", "dtype", "versions"}
@@ -71,17 +77,6 @@ def learning_rate(step, steps, s):
     fall = 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
     return s.lr * ((step + 1) / rise if step < rise else fall)
 
-def remove(folder):
-    """Delete a folder, when all that replaces it is on the disk; it first loses its name, so a kill leaves no half of it."""
-    os.sync()
-    shutil.rmtree(folder + ".old", ignore_errors=True)
-    if os.path.exists(folder):
-        os.rename(folder, folder + ".old")
-        shutil.rmtree(folder + ".old")
-def publish(partial, out):
-    """Give a folder its name once all of it is on the disk, so that whoever sees the name sees a whole folder."""
-    remove(out)
-    os.rename(partial, out)
 def checkpoints(s):
     return sorted(glob.glob(os.path.join(glob.escape(s.out + ".partial"), "step-" + "[0-9]" * 6)))
 

@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
-from model import Config, LlamaForCausalLM, load_model, save_model  # noqa: E402
+from model import LlamaForCausalLM, load_model, save_model  # noqa: E402
+from plumbing.folders import Config  # noqa: E402
 
 NAMES = {"en": "English", "it": "Italian", "nl": "Dutch", "ro": "Romanian"}
 PROMPT = ("Below is an instruction that describes a task, paired with an input that provides further context. Write a "

@@ -10,7 +10,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 os.environ["HF_HUB_OFFLINE"] = "1"
 from data import Tokenizer  # noqa: E402
-from model import Config, LlamaForCausalLM, save_model  # noqa: E402
+from model import LlamaForCausalLM, save_model  # noqa: E402
+from plumbing.folders import Config  # noqa: E402
 
 BASE = os.path.join(ROOT, "demo", "base")
 TSV = ("en\tit\tnl\tro\n" + "".join(

@@ -20,7 +20,8 @@ import torch
 from conftest import BASE, ROOT, TSV, tiny
 from safetensors.torch import load_file
 
-from model import load_model, read_json, save_model
+from model import load_model, save_model
+from plumbing.files import read_json
 
 COMMON = ["--data", "train.tsv", "--model", "model", "--device", "cpu", "--pairs", 20, "--batch-size", 8,
           "--save-every", 3, "--lr", 0.002, "--lora-rank", 4, "--resume"]

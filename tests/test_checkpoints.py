@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from data import write_prompt
 from evaluate import greedy
-from model import Config, InputError, add_lora, load_model, merge_lora, save_model
+from model import add_lora, load_model, merge_lora, save_model
+from plumbing.errors import InputError
+from plumbing.folders import Config
 
 transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

@@ -5,8 +5,9 @@ from collections import Counter
 import pytest
 from conftest import TSV
 
-from data import Encoded, Sample, read_corpus
-from model import InputError
+from data import Encoded
+from plumbing.corpora import Sample, read_corpus
+from plumbing.errors import InputError
 
 EN, IT = ["open file", "a\u2028b", '"x'], ["apri il file", "c\x85d", "</s>"]
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 from conftest import TSV
 
-from data import Encoded, Sample, collate, draw_conflict, read_corpus, write_prompt
-from model import InputError
+from data import Encoded, collate, draw_conflict, write_prompt
+from plumbing.corpora import Sample, read_corpus
+from plumbing.errors import InputError
 
 FOUR = ["en", "it", "nl", "ro"]
 ENGLISH = [(s, t) for s in FOUR for t in FOUR if s != t and "en" in (s, t)]

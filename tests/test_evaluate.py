@@ -1,7 +1,8 @@
 import sacrebleu
 
-from data import Sample
-from evaluate import average, identifier, off_target, score, table
+from plumbing.corpora import Sample
+from evaluate import identifier, off_target, score
+from plumbing.report import average, table
 
 IDENTIFY = identifier(["de", "en", "fr", "it", "nl", "ro", "zh"])
 TEXT = {"en": "The file could not be opened because it is damaged.", "it": "Impossibile aprire il file perché è danneggiato.",

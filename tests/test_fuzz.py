@@ -13,8 +13,11 @@ import torch
 from conftest import BASE, tiny
 from safetensors.torch import load_file
 
-from data import LANGUAGES, Tokenizer, read_corpus, write_prompt
-from model import Config, InputError, add_lora, load_model, save_model
+from data import Tokenizer, write_prompt
+from plumbing.corpora import LANGUAGES, read_corpus
+from model import add_lora, load_model, save_model
+from plumbing.errors import InputError
+from plumbing.folders import Config
 
 
 def damaged(blob, rng):

@@ -3,7 +3,9 @@ import torch
 from conftest import BASE, tiny
 
 from evaluate import greedy
-from model import Config, InputError, RMSNorm, add_lora, load_model, merge_lora, rope_table, rotate, save_model
+from model import RMSNorm, add_lora, load_model, merge_lora, rope_table, rotate, save_model
+from plumbing.errors import InputError
+from plumbing.folders import Config
 
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

@@ -8,7 +8,8 @@ from conftest import BASE, ROOT, TSV, log, script, tiny
 from safetensors.torch import load_file
 
 import loss
-from data import Encoded, read_corpus
+from data import Encoded
+from plumbing.corpora import read_corpus
 from model import load_model, save_model
 from train import Settings, forward
 
@@ -137,8 +138,10 @@ import atexit, glob, sys
 import torch
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from data import run
-from model import InputError, load_model, shard
+from plumbing.cli import run
+from model import load_model
+from plumbing.distributed import shard
+from plumbing.errors import InputError
 from train import Settings
 atexit.register(lambda: print(*[Path(f).read_text() for f in glob.glob("/proc/self/task/*/comm")], file=sys.stderr))
 def main(s):

@@ -12,7 +12,8 @@ import torch
 from conftest import BASE, TSV, log, script, tiny
 from safetensors.torch import load_file
 
-from data import Encoded, Tokenizer, read_corpus
+from data import Encoded, Tokenizer
+from plumbing.corpora import read_corpus
 from model import load_model, save_model
 from train import Settings, forward
 

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 from conftest import BASE
 
-from data import LANGUAGES, TEMPLATES, Tokenizer, write_prompt
-from model import Config, InputError, load_model
+from data import Tokenizer, write_prompt
+from plumbing.corpora import LANGUAGES, TEMPLATES
+from model import load_model
+from plumbing.errors import InputError
+from plumbing.folders import Config
 
 mistral_common = pytest.importorskip("mistral_common", reason="needs mistral-common, which wants Python 3.11")
 llama_models, tokenizers = pytest.importorskip("llama_models"), pytest.importorskip("tokenizers")

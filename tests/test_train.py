@@ -8,9 +8,13 @@ import torch
 from conftest import BASE, log, script, tiny
 from safetensors.torch import load_file
 
-from data import DTYPES, collate, read_corpus
+from data import collate
+from plumbing.cli import DTYPES
+from plumbing.corpora import read_corpus
 from evaluate import greedy
-from model import Config, LlamaForCausalLM, add_lora, load_model, save_model, write_json
+from model import LlamaForCausalLM, add_lora, load_model, save_model
+from plumbing.files import write_json
+from plumbing.folders import Config
 from train import Settings, forward, learning_rate
 
 FAST = ["--pairs", "20", "--steps", "3", "--batch-size", "8", "--lora-rank", "4", "--device", "cpu"]
