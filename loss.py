@@ -2,8 +2,10 @@
 
 Sums, not means: a step divides the sum over its whole batch by the count over its whole batch, so how the batch was split
 into micro-batches and over processes cannot change the gradient."""
+
 import torch
 import torch.nn.functional as F
+
 
 def mle(logits, y, w=None):
     """Eq. 1, L_MLE = - sum_t log p(y_t | I, x, y_<t). logits [R, V] under the right instruction I, at the positions before
@@ -11,6 +13,7 @@ def mle(logits, y, w=None):
     in nats, a fp32 or fp64 scalar; sum of w)."""
     z = logits.to(torch.promote_types(logits.dtype, torch.float32))  # [R, V], fp32 at least
     return weighted(F.cross_entropy(z, y, reduction="none"), w)
+
 
 def unlikelihood(logits, y, w=None):
     """Eq. 2, L_UL = - sum_t log(1 - p(y_t | I~, x, y_<t)). logits [R, V] under the conflicting instruction I~; y [R] the
@@ -20,13 +23,15 @@ def unlikelihood(logits, y, w=None):
     -logsigmoid(-m): exact where p rounds to 1, which is where the model is most wrong. Its gradient in m is p itself."""
     z = logits.to(torch.promote_types(logits.dtype, torch.float32))
     others = z.scatter(-1, y[:, None], -torch.inf).logsumexp(-1)  # [R]
-    margin = z.gather(-1, y[:, None])[:, 0] - others              # [R]
+    margin = z.gather(-1, y[:, None])[:, 0] - others  # [R]
     return weighted(-F.logsigmoid(-margin), w)
+
 
 def language_aware(mle_sum, mle_count, ul_sum, ul_count, alpha):
     """Eq. 3, L = L_MLE + alpha * L_UL, each the mean over its own response tokens in the step. The sums may be those of
     one micro-batch; the counts are the whole step's. Stage 1 is alpha = 0."""
     return mle_sum / (mle_count or 1) + alpha * ul_sum / (ul_count or 1)
+
 
 def weighted(losses, w):
     return (losses.sum(), losses.numel()) if w is None else ((losses * w).sum(), w.sum())

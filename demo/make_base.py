@@ -7,6 +7,7 @@ PHASES is the diet (README.md says why it matters): one-language documents, Engl
 phase mostly without labels, and a small share of pairs without English. It sets how ill stage 1 makes the model
 and how well stage 2 can cure it. Rows of dev and test are never read for training.
 """
+
 import copy
 import json
 import os
@@ -26,16 +27,40 @@ from model import LlamaForCausalLM, load_model, save_model  # noqa: E402
 from plumbing.folders import Config  # noqa: E402
 
 NAMES = {"en": "English", "it": "Italian", "nl": "Dutch", "ro": "Romanian"}
-PROMPT = ("Below is an instruction that describes a task, paired with an input that provides further context. Write a "
-          "response that appropriately completes the request.\n\n### Instruction:\nTranslate the following sentences "
-          "from English to Italian.\n\n### Input:\n\n\n### Response:")  # only so that its words are single pieces
+PROMPT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. Write a "
+    "response that appropriately completes the request.\n\n### Instruction:\nTranslate the following sentences "
+    "from English to Italian.\n\n### Input:\n\n\n### Response:"
+)  # only so that its words are single pieces
 PHASES = [  # steps, of which the last so many with a falling learning rate, and the diet: kind of document, share
     (600, 0, {"one language": 0.15, "with English": 0.83, "without English": 0.02}),
-    (600, 450, {"one language": 0.10, "with English": 0.31, "with English, no labels": 0.50, "without English": 0.03,
-                "without English, no labels": 0.06})]
-JOINED, DROPOUT = 0.4, 0.1  # share of documents whose lines join two messages; both against learning rows by heart
-CONFIG = dict(vocab_size=4000, hidden_size=256, intermediate_size=704, num_hidden_layers=6, num_attention_heads=4,
-              num_key_value_heads=2, rms_norm_eps=1e-5, max_position_embeddings=512, tie_word_embeddings=True)
+    (
+        600,
+        450,
+        {
+            "one language": 0.10,
+            "with English": 0.31,
+            "with English, no labels": 0.50,
+            "without English": 0.03,
+            "without English, no labels": 0.06,
+        },
+    ),
+]
+JOINED, DROPOUT = (
+    0.4,
+    0.1,
+)  # share of documents whose lines join two messages; both against learning rows by heart
+CONFIG = dict(
+    vocab_size=4000,
+    hidden_size=256,
+    intermediate_size=704,
+    num_hidden_layers=6,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    rms_norm_eps=1e-5,
+    max_position_embeddings=512,
+    tie_word_embeddings=True,
+)
 STEP_TOKENS, MICRO_TOKENS, POOL_STEPS = 8192, 2048, 16
 LEARNING_RATE, WARMUP = 3e-3, 100
 SEED = 1
@@ -53,34 +78,56 @@ def make_tokenizer(rows, path):
     lines += [line for line in PROMPT.split("\n") if line] * 200
     with open(path, "wb") as f:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines), model_writer=f, model_type="bpe", vocab_size=CONFIG["vocab_size"],
-            byte_fallback=True, character_coverage=1.0, split_digits=True, normalization_rule_name="identity",
-            remove_extra_whitespaces=False, max_sentence_length=10000, num_threads=1, minloglevel=2)
+            sentence_iterator=iter(lines),
+            model_writer=f,
+            model_type="bpe",
+            vocab_size=CONFIG["vocab_size"],
+            byte_fallback=True,
+            character_coverage=1.0,
+            split_digits=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            max_sentence_length=10000,
+            num_threads=1,
+            minloglevel=2,
+        )
     return sentencepiece.SentencePieceProcessor(model_file=path)
 
 
 def documents(rows, tokenizer, rng, diet):
     """Endless documents as lists of ids: BOS, lines, EOS; their kind is drawn from the diet."""
+
     def message():
         row = rng.choice(rows)
         if len(rows) == 1 or rng.random() >= JOINED:
             return row
         second = rng.choice(rows)
-        return {c: f"{row[c]} {second[c]}" if len(row["en"]) + len(second["en"]) < 120 else row[c] for c in NAMES}
+        return {
+            c: f"{row[c]} {second[c]}" if len(row["en"]) + len(second["en"]) < 120 else row[c]
+            for c in NAMES
+        }
+
     others = [code for code in NAMES if code != "en"]
     while True:
         row, kind = message(), rng.choices(list(diet), diet.values())[0]
-        codes = ([rng.choice(list(NAMES))] if kind == "one language" else
-                 ["en", rng.choice(others)] if kind.startswith("with English") else rng.sample(others, 2))
+        codes = (
+            [rng.choice(list(NAMES))]
+            if kind == "one language"
+            else ["en", rng.choice(others)]
+            if kind.startswith("with English")
+            else rng.sample(others, 2)
+        )
         rng.shuffle(codes)
-        text = "\n".join(row[c] if kind.endswith("no labels") else f"{NAMES[c]}: {row[c]}" for c in codes)
+        text = "\n".join(
+            row[c] if kind.endswith("no labels") else f"{NAMES[c]}: {row[c]}" for c in codes
+        )
         yield [tokenizer.bos_id(), *tokenizer.encode(text), tokenizer.eos_id()]
 
 
 def attention(q, k, v, is_causal, enable_gqa):
     """Causal attention for short documents in bf16 on a CPU, where PyTorch's own kernel is four times slower."""
     B, K, n, d = k.shape
-    scores = (q.reshape(B, K, -1, d) @ k.transpose(-1, -2)).view(B, K, -1, n, n).float() * d ** -0.5
+    scores = (q.reshape(B, K, -1, d) @ k.transpose(-1, -2)).view(B, K, -1, n, n).float() * d**-0.5
     future = torch.ones(n, n, dtype=torch.bool).triu(1)
     weights = scores.masked_fill(future, -torch.inf).softmax(-1).to(v.dtype)
     return (weights.view(B, K, -1, n) @ v).view(q.shape)
@@ -89,8 +136,14 @@ def attention(q, k, v, is_causal, enable_gqa):
 def loss_sum(model, batch):
     """Summed next-token loss of a list of documents and the number of predicted tokens."""
     n = max(map(len, batch))
-    ids = torch.tensor([doc + [0] * (n - len(doc)) for doc in batch])  # [B, n]: padded, an even layout is faster here
-    at = (torch.arange(n) < torch.tensor([len(doc) - 1 for doc in batch])[:, None]).flatten().nonzero()[:, 0]  # [R]
+    ids = torch.tensor(
+        [doc + [0] * (n - len(doc)) for doc in batch]
+    )  # [B, n]: padded, an even layout is faster here
+    at = (
+        (torch.arange(n) < torch.tensor([len(doc) - 1 for doc in batch])[:, None])
+        .flatten()
+        .nonzero()[:, 0]
+    )  # [R]
     ids = ids.flatten()
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(ids, [n] * len(batch), at=at)  # [R, V]
@@ -110,7 +163,7 @@ def steps(stream, rng):
         cuts = np.searchsorted(ends, np.arange(1, POOL_STEPS * per_step) * MICRO_TOKENS)
         batches = [docs[a:b] for a, b in zip([0, *cuts], [*cuts, len(docs)])]
         rng.shuffle(batches)
-        yield from (batches[i:i + per_step] for i in range(0, len(batches), per_step))
+        yield from (batches[i : i + per_step] for i in range(0, len(batches), per_step))
 
 
 def main(first):
@@ -128,13 +181,29 @@ def main(first):
     else:
         tokenizer = sentencepiece.SentencePieceProcessor(model_file=f"{out}/tokenizer.model")
         model = load_model(out, torch.float32)
-    for part in [model.model.embed_tokens, *(m for b in model.model.layers for m in (b.self_attn, b.mlp))]:
+    for part in [
+        model.model.embed_tokens,
+        *(m for b in model.model.layers for m in (b.self_attn, b.mlp)),
+    ]:
         part.register_forward_hook(lambda module, _, out: F.dropout(out, DROPOUT, module.training))
-    print(f"{len(rows):,} rows, {sum(p.numel() for p in model.parameters()):,} parameters, "
-          f"{np.mean([len(tokenizer.encode(t)) for r in rows for t in r.values()]):.1f} tokens a message")
+    print(
+        f"{len(rows):,} rows, {sum(p.numel() for p in model.parameters()):,} parameters, "
+        f"{np.mean([len(tokenizer.encode(t)) for r in rows for t in r.values()]):.1f} tokens a message"
+    )
     with open(os.path.join(out, "tokenizer_config.json"), "w") as f:  # for transformers
-        json.dump({"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>",
-                   "add_bos_token": True, "add_eos_token": False, "legacy": False}, f, indent=2)
+        json.dump(
+            {
+                "tokenizer_class": "LlamaTokenizer",
+                "bos_token": "<s>",
+                "eos_token": "</s>",
+                "unk_token": "<unk>",
+                "add_bos_token": True,
+                "add_eos_token": False,
+                "legacy": False,
+            },
+            f,
+            indent=2,
+        )
         f.write("\n")
     for phase in range(first, len(PHASES) + 1):
         train_phase(model, tokenizer, rows, dev, phase)
@@ -146,18 +215,27 @@ def train_phase(model, tokenizer, rows, dev, phase):
     """One phase with fresh optimizers: warm-up, a constant learning rate, a linear decay to zero if it has one."""
     total, decay, diet = PHASES[phase - 1]
     rng = random.Random(SEED + phase - 1)
-    held = {kind: [next(documents([row], tokenizer, random.Random(i), {kind: 1})) for i, row in enumerate(dev)]
-            for kind in diet}
+    held = {
+        kind: [
+            next(documents([row], tokenizer, random.Random(i), {kind: 1}))
+            for i, row in enumerate(dev)
+        ]
+        for kind in diet
+    }
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     rest = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    optimizers = [torch.optim.Muon(matrices, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
-                  torch.optim.AdamW(rest, betas=(0.9, 0.95), weight_decay=0.01)]
+    optimizers = [
+        torch.optim.Muon(matrices, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, betas=(0.9, 0.95), weight_decay=0.01),
+    ]
     stream, started = steps(documents(rows, tokenizer, rng, diet), rng), time.time()
     log = open(os.path.join(HERE, "base_log.jsonl"), "w" if phase == 1 else "a")
     bar = tqdm(range(1, total + 1), desc=f"phase {phase}", dynamic_ncols=True)
     for step in bar:
         for group in (g for o in optimizers for g in o.param_groups):
-            group["lr"] = LEARNING_RATE * min(1, step / WARMUP, (total - step + 1) / decay if decay else 1)
+            group["lr"] = LEARNING_RATE * min(
+                1, step / WARMUP, (total - step + 1) / decay if decay else 1
+            )
         batches = next(stream)
         count, loss = sum(len(doc) - 1 for batch in batches for doc in batch), 0.0
         for batch in batches:
@@ -172,10 +250,23 @@ def train_phase(model, tokenizer, rows, dev, phase):
         if step % 100 == 0:
             model.eval()
             with torch.no_grad():
-                scores = {k: (lambda s, n: s.item() / n)(*loss_sum(model, docs)) for k, docs in held.items()}
+                scores = {
+                    k: (lambda s, n: s.item() / n)(*loss_sum(model, docs))
+                    for k, docs in held.items()
+                }
             model.train()
-            log.write(json.dumps({"phase": phase, "step": step, "minutes": round((time.time() - started) / 60, 1),
-                                  "loss": round(loss, 3), "dev": {k: round(v, 3) for k, v in scores.items()}}) + "\n")
+            log.write(
+                json.dumps(
+                    {
+                        "phase": phase,
+                        "step": step,
+                        "minutes": round((time.time() - started) / 60, 1),
+                        "loss": round(loss, 3),
+                        "dev": {k: round(v, 3) for k, v in scores.items()},
+                    }
+                )
+                + "\n"
+            )
             log.flush()
 
 

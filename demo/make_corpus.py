@@ -10,6 +10,7 @@ A message has the same numeric id in every language, so the corpus is multi-para
 a column one language. Splits are drawn by row, never by sentence, and a row of train that nearly repeats a
 row of dev or test, in any language, is dropped.
 """
+
 import argparse
 import glob
 import os
@@ -23,9 +24,9 @@ import unicodedata
 LANGUAGES = {"en": "en-US", "it": "it", "nl": "nl", "ro": "ro"}  # code -> .pak name
 PACKAGES = ["chromium-l10n", "chromium-common"]
 HELD_OUT = {"test": 200, "dev": 200}  # rows; drawn from messages of HELD_OUT_WORDS English words
-HELD_OUT_WORDS = range(6, 25)         # langid misjudges shorter messages too often
-TRAIN_WORDS = range(1, 41)            # words in every language
-NEAR = 0.6                            # Jaccard similarity of the English word sets: a near-duplicate
+HELD_OUT_WORDS = range(6, 25)  # langid misjudges shorter messages too often
+TRAIN_WORDS = range(1, 41)  # words in every language
+NEAR = 0.6  # Jaccard similarity of the English word sets: a near-duplicate
 SEED = 1
 
 
@@ -34,12 +35,16 @@ def read_pak(path):
     blob = open(path, "rb").read()
     version, encoding, count, aliases = struct.unpack_from("<IB3xHH", blob)
     if (version, encoding) != (5, 1):
-        raise SystemExit(f"{path}: pak version {version}, encoding {encoding}; expected version 5, UTF-8 (1)")
+        raise SystemExit(
+            f"{path}: pak version {version}, encoding {encoding}; expected version 5, UTF-8 (1)"
+        )
     entries = [struct.unpack_from("<HI", blob, 12 + 6 * i) for i in range(count + 1)]
     texts = [blob[a:b] for (_, a), (_, b) in zip(entries, entries[1:])]
     ids = {entries[i][0]: i for i in range(count)}
-    ids |= dict(struct.iter_unpack("<HH", blob[12 + 6 * (count + 1):][:4 * aliases]))
-    return {k: texts[i].decode() for k, i in ids.items() if not texts[i].startswith(b"\x1f\x8b")}  # gzip: not text
+    ids |= dict(struct.iter_unpack("<HH", blob[12 + 6 * (count + 1) :][: 4 * aliases]))
+    return {
+        k: texts[i].decode() for k, i in ids.items() if not texts[i].startswith(b"\x1f\x8b")
+    }  # gzip: not text
 
 
 def clean(text):
@@ -54,14 +59,20 @@ def words(text):
 
 def usable(row):
     texts = list(row.values())
-    return (all(len(t.split()) in TRAIN_WORDS and words(t) for t in texts)
-            and not any(re.search(r"[{}\t]|%[sd\d]|\$\{", t) for t in texts)  # plural forms and code; a plain $1 stays
-            and len({words(t) for t in texts}) == len(texts))  # no two alike: none is untranslated
+    return (
+        all(len(t.split()) in TRAIN_WORDS and words(t) for t in texts)
+        and not any(
+            re.search(r"[{}\t]|%[sd\d]|\$\{", t) for t in texts
+        )  # plural forms and code; a plain $1 stays
+        and len({words(t) for t in texts}) == len(texts)
+    )  # no two alike: none is untranslated
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--locales", help="folder of .pak files; default: download Debian's packages")
+    parser.add_argument(
+        "--locales", help="folder of .pak files; default: download Debian's packages"
+    )
     folder = parser.parse_args().locales
     if not folder:
         folder = tempfile.mkdtemp()
@@ -73,23 +84,32 @@ def main():
     messages = {code: read_pak(f"{folder}/{name}.pak") for code, name in LANGUAGES.items()}
     shared = sorted(set.intersection(*(set(m) for m in messages.values())))
     rows = [{code: clean(messages[code][i]) for code in LANGUAGES} for i in shared]
-    kept = list({words(row["en"]): row for row in rows if usable(row)}.values())  # one row per English wording
+    kept = list(
+        {words(row["en"]): row for row in rows if usable(row)}.values()
+    )  # one row per English wording
     print(f"{len(shared):,} messages in all of them, {len(kept):,} usable and distinct")
 
     random.Random(SEED).shuffle(kept)
     plain = [r for r in kept if len(r["en"].split()) in HELD_OUT_WORDS and "$" not in r["en"]]
     splits, start = {}, 0
     for name, size in HELD_OUT.items():
-        splits[name], start = plain[start:start + size], start + size
+        splits[name], start = plain[start : start + size], start + size
     held = [r for part in splits.values() for r in part]
-    held_words, held_texts = [words(r["en"]) for r in held], {words(t) for r in held for t in r.values()}
+    held_words, held_texts = (
+        [words(r["en"]) for r in held],
+        {words(t) for r in held for t in r.values()},
+    )
 
     def near(row):
         w = words(row["en"])
-        return (any(words(t) in held_texts for t in row.values())
-                or any(len(w & h) >= NEAR * len(w | h) for h in held_words))
+        return any(words(t) in held_texts for t in row.values()) or any(
+            len(w & h) >= NEAR * len(w | h) for h in held_words
+        )
+
     splits["train"] = [r for r in kept if not near(r)]
-    print(f"{len(kept) - len(held) - len(splits['train']):,} near-duplicates of dev and test rows dropped from train")
+    print(
+        f"{len(kept) - len(held) - len(splits['train']):,} near-duplicates of dev and test rows dropped from train"
+    )
 
     for name, part in splits.items():
         path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data", f"{name}.tsv")

@@ -1,7 +1,8 @@
 """Show the logs of runs in TensorBoard: writes event files beside log.jsonl and follows a run that is on its way.
 
-    python experiments/to_tensorboard.py runs/stage1.partial runs/stage2 [--follow]; tensorboard --logdir runs
+python experiments/to_tensorboard.py runs/stage1.partial runs/stage2 [--follow]; tensorboard --logdir runs
 """
+
 import argparse
 import json
 import os
@@ -28,9 +29,13 @@ if __name__ == "__main__":
     s = parser.parse_args()
     for run in s.run:
         if not os.path.exists(os.path.join(run, "log.jsonl")):
-            raise SystemExit(f"error: {run}/log.jsonl: no such file; expected a run folder of train.py")
-    writers, done = {run: SummaryWriter(run) for run in s.run}, dict.fromkeys(
-        ((run, name) for run in s.run for name in ("log.jsonl", "speed.jsonl")), 0)
+            raise SystemExit(
+                f"error: {run}/log.jsonl: no such file; expected a run folder of train.py"
+            )
+    writers, done = (
+        {run: SummaryWriter(run) for run in s.run},
+        dict.fromkeys(((run, name) for run in s.run for name in ("log.jsonl", "speed.jsonl")), 0),
+    )
     while True:
         for (run, name), n in done.items():
             new = rows(os.path.join(run, name), n)

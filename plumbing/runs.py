@@ -1,6 +1,9 @@
 """A run's folder."""
+
 import os
+
 from plumbing.files import read_json
+
 
 def run_setting(folder, name, default):
     """What settings.json of a run folder says of `name`; the default where it says nothing."""

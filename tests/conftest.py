@@ -14,15 +14,25 @@ from model import LlamaForCausalLM, save_model  # noqa: E402
 from plumbing.folders import Config  # noqa: E402
 
 BASE = os.path.join(ROOT, "demo", "base")
-TSV = ("en\tit\tnl\tro\n" + "".join(
-    f"open file {i} now\tapri il file {i} adesso\topen bestand {i} nu\tdeschide fișierul {i} acum\n" for i in range(40)))
+TSV = "en\tit\tnl\tro\n" + "".join(
+    f"open file {i} now\tapri il file {i} adesso\topen bestand {i} nu\tdeschide fișierul {i} acum\n"
+    for i in range(40)
+)
 
 
 def tiny(seed=0, kv_heads=2, tied=True, **changes):
     """A random two-layer LLaMA that knows the demo's vocabulary."""
     torch.manual_seed(seed)
-    fields = dict(vocab_size=4000, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-                  num_key_value_heads=kv_heads, tie_word_embeddings=tied, max_position_embeddings=512)
+    fields = dict(
+        vocab_size=4000,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=kv_heads,
+        tie_word_embeddings=tied,
+        max_position_embeddings=512,
+    )
     model = LlamaForCausalLM(Config(**(fields | changes)))
     for p in model.parameters():
         if p.ndim == 2:
@@ -32,9 +42,15 @@ def tiny(seed=0, kv_heads=2, tied=True, **changes):
 
 def script(name, *args, cwd=ROOT, processes=1, **how):
     """A script as a user runs it; under torchrun, on a free port, where there are several processes."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes] if processes > 1 else []
+    torchrun = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
+        if processes > 1
+        else []
+    )
     command = [sys.executable, *torchrun, os.path.join(ROOT, name), *args]
-    return subprocess.run([*map(str, command)], cwd=cwd, capture_output=True, text=True, timeout=300, **how)
+    return subprocess.run(
+        [*map(str, command)], cwd=cwd, capture_output=True, text=True, timeout=300, **how
+    )
 
 
 def log(run, name="log.jsonl"):

@@ -1,4 +1,5 @@
 """Files as people have them: what is read from each, and the sentence that bad ones get."""
+
 import json
 from collections import Counter
 
@@ -23,58 +24,131 @@ def pairs(corpus):
 
 
 def translation(name="translation", pretty=None):
-    return json.dumps([{name: {"en": e, "it": i}, "id": 3} for e, i in zip(EN, IT)], ensure_ascii=False, indent=pretty)
+    return json.dumps(
+        [{name: {"en": e, "it": i}, "id": 3} for e, i in zip(EN, IT)],
+        ensure_ascii=False,
+        indent=pretty,
+    )
 
 
 BOTH = {"en-it": list(zip(EN, IT)), "it-en": list(zip(IT, EN))}
-ALPACA = [{"instruction": f"Translate the following sentences from {a} to {b}.", "input": x, "output": y}
-          for a, b, x, y in [("English", "Italian", "one", "uno"), ("Italian", "English", "due", "two"), ("German", "Czech", "A", "B")]]
+ALPACA = [
+    {"instruction": f"Translate the following sentences from {a} to {b}.", "input": x, "output": y}
+    for a, b, x, y in [
+        ("English", "Italian", "one", "uno"),
+        ("Italian", "English", "due", "two"),
+        ("German", "Czech", "A", "B"),
+    ]
+]
 
 
-@pytest.mark.parametrize("files, form, expected", [
-    ({"a.tsv": "en\tit\n" + "".join(f"{e}\t{i}\n" for e, i in zip(EN, IT))}, "multi-parallel TSV, 3 rows", BOTH),
-    ({"a.tsv": "en\tit\r\n" + "".join(f"{e}\t{i}\r\n" for e, i in zip(EN, IT))}, "multi-parallel TSV, 3 rows", BOTH),
-    ({"train.json": translation()}, "translation JSON, 3 rows", BOTH),
-    ({"train.json": translation(pretty=2)}, "translation JSON, 3 rows", BOTH),
-    ({"train.jsonl": "\n\n".join(json.dumps(r) for r in json.loads(translation())) + "\n"}, "translation JSON, 3 rows", BOTH),
-    ({"mt.json": json.dumps(ALPACA)}, "Alpaca JSON, 3 rows", {"en-it": [("one", "uno")], "it-en": [("due", "two")], "de-cs": [("A", "B")]}),
-    ({"mt.jsonl": "\n".join(map(json.dumps, ALPACA[:1]))}, "Alpaca JSON, 1 rows", {"en-it": [("one", "uno")]}),
-    ({"train.en-it.en": "\n".join(EN), "train.en-it.it": "\n".join(IT) + "\n"}, "paired files, 3 rows", BOTH),
-    ({"tst2017en-it.en": "[Music]\n", "tst2017en-it.it": "{Musica}\n"}, "paired files, 1 rows",
-     {"en-it": [("[Music]", "{Musica}")], "it-en": [("{Musica}", "[Music]")]}),
-    ({"generaltest2022.en-cs.src.en": "one\n", "generaltest2022.en-cs.ref.A.cs": "jedna\n", "generaltest2022.en-cs.ref.B.cs": "1\n"},
-     "paired files, 1 rows", {"en-cs": [("one", "jedna")]})])
+@pytest.mark.parametrize(
+    "files, form, expected",
+    [
+        (
+            {"a.tsv": "en\tit\n" + "".join(f"{e}\t{i}\n" for e, i in zip(EN, IT))},
+            "multi-parallel TSV, 3 rows",
+            BOTH,
+        ),
+        (
+            {"a.tsv": "en\tit\r\n" + "".join(f"{e}\t{i}\r\n" for e, i in zip(EN, IT))},
+            "multi-parallel TSV, 3 rows",
+            BOTH,
+        ),
+        ({"train.json": translation()}, "translation JSON, 3 rows", BOTH),
+        ({"train.json": translation(pretty=2)}, "translation JSON, 3 rows", BOTH),
+        (
+            {"train.jsonl": "\n\n".join(json.dumps(r) for r in json.loads(translation())) + "\n"},
+            "translation JSON, 3 rows",
+            BOTH,
+        ),
+        (
+            {"mt.json": json.dumps(ALPACA)},
+            "Alpaca JSON, 3 rows",
+            {"en-it": [("one", "uno")], "it-en": [("due", "two")], "de-cs": [("A", "B")]},
+        ),
+        (
+            {"mt.jsonl": "\n".join(map(json.dumps, ALPACA[:1]))},
+            "Alpaca JSON, 1 rows",
+            {"en-it": [("one", "uno")]},
+        ),
+        (
+            {"train.en-it.en": "\n".join(EN), "train.en-it.it": "\n".join(IT) + "\n"},
+            "paired files, 3 rows",
+            BOTH,
+        ),
+        (
+            {"tst2017en-it.en": "[Music]\n", "tst2017en-it.it": "{Musica}\n"},
+            "paired files, 1 rows",
+            {"en-it": [("[Music]", "{Musica}")], "it-en": [("{Musica}", "[Music]")]},
+        ),
+        (
+            {
+                "generaltest2022.en-cs.src.en": "one\n",
+                "generaltest2022.en-cs.ref.A.cs": "jedna\n",
+                "generaltest2022.en-cs.ref.B.cs": "1\n",
+            },
+            "paired files, 1 rows",
+            {"en-cs": [("one", "jedna")]},
+        ),
+    ],
+)
 @pytest.mark.parametrize("bom", [False, True])
-def test_each_format_is_recognised_and_read_to_the_letter(tmp_path, capsys, files, form, expected, bom):
-    paths = [put(tmp_path / name, b"\xef\xbb\xbf" * bom + text.encode()) for name, text in files.items()]
+def test_each_format_is_recognised_and_read_to_the_letter(
+    tmp_path, capsys, files, form, expected, bom
+):
+    paths = [
+        put(tmp_path / name, b"\xef\xbb\xbf" * bom + text.encode()) for name, text in files.items()
+    ]
     assert pairs(read_corpus(paths[:1])[0]) == expected
     said = capsys.readouterr().out
-    assert form in said and all(f"  {d}: {len(found)} pairs\n" in said for d, found in expected.items())
+    assert form in said and all(
+        f"  {d}: {len(found)} pairs\n" in said for d, found in expected.items()
+    )
     if "B.cs" not in paths[-1]:
-        assert pairs(read_corpus(paths)[0]) == expected  # naming both sides of a pair, as a shell's * does, is naming it once
+        assert (
+            pairs(read_corpus(paths)[0]) == expected
+        )  # naming both sides of a pair, as a shell's * does, is naming it once
 
 
 def test_a_ref_can_be_chosen_by_naming_it(tmp_path):
     for name, text in [("src.en", "one\n"), ("ref.A.cs", "jedna\n"), ("ref.B.cs", "1\n")]:
         put(tmp_path / f"generaltest2022.en-cs.{name}", text)
-    assert pairs(read_corpus([tmp_path / "generaltest2022.en-cs.ref.B.cs"])[0]) == {"en-cs": [("one", "1")]}
+    assert pairs(read_corpus([tmp_path / "generaltest2022.en-cs.ref.B.cs"])[0]) == {
+        "en-cs": [("one", "1")]
+    }
 
 
 def test_a_named_direction_comes_from_its_own_file(tmp_path):
     it_nl = [put(tmp_path / f"tst2017it-nl.{c}", t) for c, t in [("it", "uno\n"), ("nl", "een\n")]]
     nl_it = [put(tmp_path / f"tst2017nl-it.{c}", t) for c, t in [("nl", "twee\n"), ("it", "due\n")]]
     assert pairs(read_corpus(it_nl)[0]) == {"it-nl": [("uno", "een")], "nl-it": [("een", "uno")]}
-    assert pairs(read_corpus(it_nl + nl_it)[0]) == {"it-nl": [("uno", "een")], "nl-it": [("twee", "due")]}
-    csen = [put(tmp_path / f"test.{n}.json", json.dumps([{"translation": t}])) for n, t in
-            [("cs-en", {"cs": "a", "en": "b"}), ("en-cs", {"en": "c", "cs": "d"})]]
+    assert pairs(read_corpus(it_nl + nl_it)[0]) == {
+        "it-nl": [("uno", "een")],
+        "nl-it": [("twee", "due")],
+    }
+    csen = [
+        put(tmp_path / f"test.{n}.json", json.dumps([{"translation": t}]))
+        for n, t in [("cs-en", {"cs": "a", "en": "b"}), ("en-cs", {"en": "c", "cs": "d"})]
+    ]
     assert pairs(read_corpus(csen)[0]) == {"cs-en": [("a", "b")], "en-cs": [("c", "d")]}
 
 
 def test_several_files_and_formats_make_one_corpus(tmp_path):
-    paths = [put(tmp_path / "a.tsv", "en\tit\na\tb\n"), put(tmp_path / "b.json", json.dumps(ALPACA)), put(tmp_path / "c.tsv", TSV)]
+    paths = [
+        put(tmp_path / "a.tsv", "en\tit\na\tb\n"),
+        put(tmp_path / "b.json", json.dumps(ALPACA)),
+        put(tmp_path / "c.tsv", TSV),
+    ]
     found = read_corpus(paths, "supervised")[0]
     assert {"-".join(d): len(x) for d, x in found.items()} == {
-        "en-it": 42, "it-en": 42, "en-nl": 40, "en-ro": 40, "nl-en": 40, "ro-en": 40}
+        "en-it": 42,
+        "it-en": 42,
+        "en-nl": 40,
+        "en-ro": 40,
+        "nl-en": 40,
+        "ro-en": 40,
+    }
     assert ("de", "cs") in read_corpus(paths, "zero-shot")[0]
 
 
@@ -96,48 +170,127 @@ def test_a_direction_without_pairs_is_said_and_skipped_unless_it_was_asked_for(t
 
 
 def test_over_long_pairs_are_counted_aloud(capsys, tokenizer):
-    samples = [Sample(("en", "it"), "open the file " * 100, "apri"), Sample(("it", "en"), "apri", "open the file " * 100),
-               Sample(("en", "it"), "open", "apri")]
+    samples = [
+        Sample(("en", "it"), "open the file " * 100, "apri"),
+        Sample(("it", "en"), "apri", "open the file " * 100),
+        Sample(("en", "it"), "open", "apri"),
+    ]
     encoded = Encoded({("en", "it"): samples[::2], ("it", "en"): samples[1:2]}, tokenizer, 120)
     assert {item[0] for item in encoded.items} == {samples[0], samples[2]}
     assert encoded.instructions == Counter({("en", "it"): 2})
     said = capsys.readouterr().out
-    assert "  en-it: 1 over-long sources cut\n" in said and "  it-en: 1 over-long pairs left out for their response\n" in said
+    assert (
+        "  en-it: 1 over-long sources cut\n" in said
+        and "  it-en: 1 over-long pairs left out for their response\n" in said
+    )
 
 
 # Every bad input of formats.md, and the sentence that it gets
 
-@pytest.mark.parametrize("name, data, said", [
-    ("e.tsv", b"", "e.tsv, line 1: ''; expected JSON, a TSV whose first line is different language codes, or paired files"),
-    ("e.txt", "just text\n", "e.txt, line 1: 'just text'; expected JSON, a TSV"),
-    ("e.json", "[]", "--directions all: pairs found in .*e.json: none"),
-    ("e.tsv", "en\tit\n", "--directions all: pairs found in .*e.tsv: none"),
-    ("e.tsv", "en\tit\n\t\n", "--directions all: pairs found in .*e.tsv: en-it 0, it-en 0"),
-    ("l.tsv", b"en\tit\na\tb\n\xff\tc\n", "l.tsv, line 3: byte 0xff is not UTF-8; convert the file"),
-    ("l.jsonl", b'{"translation": {"en": "a", "it": "b"}}\n{"translation": {"en": "\xe9"}}', "l.jsonl, line 2: byte 0xe9"),
-    ("n.tsv", "en\tit\na\tb\nx\0y\tz\n", "n.tsv, line 3: the en side is 'x.*y'; expected text without NUL"),
-    ("n.json", '[{"translation": {"en": "x\\u0000y", "it": "z"}}]', "n.json, line 1, entry 1: the en side is .*without NUL"),
-    ("s.json", '[{"translation": {"en": "x\\ud800y", "it": "z"}}]', "s.json, line 1, entry 1: the en side is"),
-    ("c.tsv", "en\tit\na\tb\nc\n", "c.tsv, line 3: 1 columns, expected 2: en it"),
-    ("c.tsv", "en\tit\na\tb\n\nc\td\n", "c.tsv, line 3: 1 columns, expected 2"),
-    ("c.tsv", "en\tit\na\tb\tc\n", "c.tsv, line 2: 3 columns, expected 2"),
-    ("c.tsv", "\nen\tit\na\tb\n", "c.tsv, line 1: 'en.tit'; expected JSON, a TSV"),
-    ("u.tsv", "en\txx\na\tb\n", "u.tsv, line 2: found en xx; expected some of ar bg"),
-    ("u.tsv", "en\ten\na\tb\n", "u.tsv, line 1: 'en.ten'; expected JSON, a TSV whose first line is different"),
-    ("u.json", '[{"translation": {"en": "a", "xx": "b"}}]', "u.json, line 1, entry 1: found en xx; expected some of"),
-    ("u.json", '[{"translation": {"en": "a"}}]', "u.json, line 1, entry 1: found en; expected some of"),
-    ("b.json", '[{"translation": {"en": "a", "it": null}}]', "b.json, line 1, entry 1: the it side is None; expected text"),
-    ("b.json", '[{"translation": {"en": "a", "it": 3}}]', "the it side is 3; expected text"),
-    ("b.json", '[{"translation": ["a", "b"]}]', "b.json, line 1, entry 1: .*; expected {'translation': {code: text}}"),
-    ("b.json", "[1, 2]", "b.json, line 1, entry 1: 1; expected {'translation'"),
-    ("q.json", '[{"translation": {"en": "a, "it": "b"}}]', "q.json, line 1: not valid JSON"),
-    ("q.json", '[{"translation":\n {"en": "a",\n "it": "b"}}', "q.json, line 3: not valid JSON"),
-    ("q.jsonl", '{"translation": {"en": "a", "it": "b"}}\n{"translation":', "q.jsonl, line 2: not valid JSON"),
-    ("q.json", "[" * 100_000, "q.json, line 1: not valid JSON"),
-    ("a.json", '[{"instruction": "Write a poem.", "input": "", "output": "x"}]', "a.json, line 1, entry 1: .*Write a poem"),
-    ("a.json", '[{"instruction": "from English to Italian", "output": "x"}]', "entry 1: the en side is None"),
-    ("train.en-it.en", "a\n", "train.en-it.en: its other side is missing; expected .*train.en-it.it"),
-    ("generaltest2022.en-cs.src.en", "a\n", "its other side is missing; expected .*generaltest2022.en-cs.ref\\*.cs")])
+
+@pytest.mark.parametrize(
+    "name, data, said",
+    [
+        (
+            "e.tsv",
+            b"",
+            "e.tsv, line 1: ''; expected JSON, a TSV whose first line is different language codes, or paired files",
+        ),
+        ("e.txt", "just text\n", "e.txt, line 1: 'just text'; expected JSON, a TSV"),
+        ("e.json", "[]", "--directions all: pairs found in .*e.json: none"),
+        ("e.tsv", "en\tit\n", "--directions all: pairs found in .*e.tsv: none"),
+        ("e.tsv", "en\tit\n\t\n", "--directions all: pairs found in .*e.tsv: en-it 0, it-en 0"),
+        (
+            "l.tsv",
+            b"en\tit\na\tb\n\xff\tc\n",
+            "l.tsv, line 3: byte 0xff is not UTF-8; convert the file",
+        ),
+        (
+            "l.jsonl",
+            b'{"translation": {"en": "a", "it": "b"}}\n{"translation": {"en": "\xe9"}}',
+            "l.jsonl, line 2: byte 0xe9",
+        ),
+        (
+            "n.tsv",
+            "en\tit\na\tb\nx\0y\tz\n",
+            "n.tsv, line 3: the en side is 'x.*y'; expected text without NUL",
+        ),
+        (
+            "n.json",
+            '[{"translation": {"en": "x\\u0000y", "it": "z"}}]',
+            "n.json, line 1, entry 1: the en side is .*without NUL",
+        ),
+        (
+            "s.json",
+            '[{"translation": {"en": "x\\ud800y", "it": "z"}}]',
+            "s.json, line 1, entry 1: the en side is",
+        ),
+        ("c.tsv", "en\tit\na\tb\nc\n", "c.tsv, line 3: 1 columns, expected 2: en it"),
+        ("c.tsv", "en\tit\na\tb\n\nc\td\n", "c.tsv, line 3: 1 columns, expected 2"),
+        ("c.tsv", "en\tit\na\tb\tc\n", "c.tsv, line 2: 3 columns, expected 2"),
+        ("c.tsv", "\nen\tit\na\tb\n", "c.tsv, line 1: 'en.tit'; expected JSON, a TSV"),
+        ("u.tsv", "en\txx\na\tb\n", "u.tsv, line 2: found en xx; expected some of ar bg"),
+        (
+            "u.tsv",
+            "en\ten\na\tb\n",
+            "u.tsv, line 1: 'en.ten'; expected JSON, a TSV whose first line is different",
+        ),
+        (
+            "u.json",
+            '[{"translation": {"en": "a", "xx": "b"}}]',
+            "u.json, line 1, entry 1: found en xx; expected some of",
+        ),
+        (
+            "u.json",
+            '[{"translation": {"en": "a"}}]',
+            "u.json, line 1, entry 1: found en; expected some of",
+        ),
+        (
+            "b.json",
+            '[{"translation": {"en": "a", "it": null}}]',
+            "b.json, line 1, entry 1: the it side is None; expected text",
+        ),
+        ("b.json", '[{"translation": {"en": "a", "it": 3}}]', "the it side is 3; expected text"),
+        (
+            "b.json",
+            '[{"translation": ["a", "b"]}]',
+            "b.json, line 1, entry 1: .*; expected {'translation': {code: text}}",
+        ),
+        ("b.json", "[1, 2]", "b.json, line 1, entry 1: 1; expected {'translation'"),
+        ("q.json", '[{"translation": {"en": "a, "it": "b"}}]', "q.json, line 1: not valid JSON"),
+        (
+            "q.json",
+            '[{"translation":\n {"en": "a",\n "it": "b"}}',
+            "q.json, line 3: not valid JSON",
+        ),
+        (
+            "q.jsonl",
+            '{"translation": {"en": "a", "it": "b"}}\n{"translation":',
+            "q.jsonl, line 2: not valid JSON",
+        ),
+        ("q.json", "[" * 100_000, "q.json, line 1: not valid JSON"),
+        (
+            "a.json",
+            '[{"instruction": "Write a poem.", "input": "", "output": "x"}]',
+            "a.json, line 1, entry 1: .*Write a poem",
+        ),
+        (
+            "a.json",
+            '[{"instruction": "from English to Italian", "output": "x"}]',
+            "entry 1: the en side is None",
+        ),
+        (
+            "train.en-it.en",
+            "a\n",
+            "train.en-it.en: its other side is missing; expected .*train.en-it.it",
+        ),
+        (
+            "generaltest2022.en-cs.src.en",
+            "a\n",
+            "its other side is missing; expected .*generaltest2022.en-cs.ref\\*.cs",
+        ),
+    ],
+)
 def test_bad_data_gets_one_sentence_with_file_and_line(tmp_path, name, data, said):
     with pytest.raises(InputError, match=said) as error:
         read_corpus([put(tmp_path / name, data)])
@@ -147,9 +300,13 @@ def test_bad_data_gets_one_sentence_with_file_and_line(tmp_path, name, data, sai
 def test_paired_files_of_unequal_length_are_refused_with_both_counts(tmp_path):
     path = put(tmp_path / "train.en-it.en", "a\nb\n")
     put(tmp_path / "train.en-it.it", "a\nb\nc\n")
-    with pytest.raises(InputError, match="train.en-it.en: 2 lines, but .*train.en-it.it has 3; expected equal"):
+    with pytest.raises(
+        InputError, match="train.en-it.en: 2 lines, but .*train.en-it.it has 3; expected equal"
+    ):
         read_corpus([path])
-    with pytest.raises(InputError, match="none.tsv: no such file or directory; expected a file of translations"):
+    with pytest.raises(
+        InputError, match="none.tsv: no such file or directory; expected a file of translations"
+    ):
         read_corpus([tmp_path / "none.tsv"])
     with pytest.raises(InputError, match="is a directory; expected a file of translations"):
         read_corpus([tmp_path])
@@ -157,5 +314,7 @@ def test_paired_files_of_unequal_length_are_refused_with_both_counts(tmp_path):
 
 @pytest.mark.parametrize("wanted", ["en-de", "en", "", "en-it,", "supervised,all"])
 def test_directions_that_the_data_does_not_have_are_refused_with_what_it_has(tmp_path, wanted):
-    with pytest.raises(InputError, match=f"--directions {wanted}: pairs found in .*a.tsv: en-it 1, it-en 1"):
+    with pytest.raises(
+        InputError, match=f"--directions {wanted}: pairs found in .*a.tsv: en-it 1, it-en 1"
+    ):
         read_corpus([put(tmp_path / "a.tsv", "en\tit\na\tb\n")], wanted)

@@ -26,12 +26,14 @@ def encoded(tmp_path, tokenizer):
 
 # Prompts and supervision
 
+
 def test_the_prompt_is_the_papers(tokenizer):
     text = tokenizer.decode(tokenizer.prompt(("it", "nl"), "Apri il file", 512)[0])
     assert text == (
         "Below is an instruction that describes a task, paired with an input that provides further context. Write a response "
         "that appropriately completes the request.\n\n### Instruction:\nTranslate the following sentences from Italian to "
-        "Dutch.\n\n### Input:\nApri il file\n\n### Response:")
+        "Dutch.\n\n### Input:\nApri il file\n\n### Response:"
+    )
 
 
 def test_only_the_response_and_its_eos_are_supervised_literal_ids():
@@ -41,28 +43,40 @@ def test_only_the_response_and_its_eos_are_supervised_literal_ids():
     assert batch.lengths == [6, 4, 6]
     assert batch.at.tolist() == [2, 3, 4, 7, 8, 12, 13, 14]
     assert batch.y.tolist() == [60, 61, 2, 80, 2, 60, 61, 2]
-    assert torch.equal(batch.ids[batch.at + 1], batch.y) and batch.positives == 5 and batch.weight.tolist() == [1] * 8
-    assert collate(sequences, ["a", "b"], "sentence").weight.tolist() == pytest.approx([1 / 3] * 3 + [1 / 2] * 2 + [1 / 3] * 3)
+    assert (
+        torch.equal(batch.ids[batch.at + 1], batch.y)
+        and batch.positives == 5
+        and batch.weight.tolist() == [1] * 8
+    )
+    assert collate(sequences, ["a", "b"], "sentence").weight.tolist() == pytest.approx(
+        [1 / 3] * 3 + [1 / 2] * 2 + [1 / 3] * 3
+    )
 
 
 def test_prompt_and_response_are_tokenized_apart_and_eos_is_an_id(tokenizer):
     quoted = Sample(("en", "it"), '"Hi"', '"Ciao" </s>')
-    (_, prompt, response), = Encoded({("en", "it"): [quoted]}, tokenizer, 512).items
+    ((_, prompt, response),) = Encoded({("en", "it"): [quoted]}, tokenizer, 512).items
     assert prompt == tokenizer.bos + tokenizer.encode(write_prompt("alpaca", ("en", "it"), '"Hi"'))
     assert response == tokenizer.encode('"Ciao" </s>') + [tokenizer.eos]
-    assert response.count(tokenizer.eos) == 1 and tokenizer.decode(response) == '"Ciao" </s>'  # the text stays text
+    assert (
+        response.count(tokenizer.eos) == 1 and tokenizer.decode(response) == '"Ciao" </s>'
+    )  # the text stays text
 
 
 def test_truncation_cuts_the_source_and_never_the_response(tokenizer, capsys):
     long = Sample(("en", "it"), "open the file " * 100, "apri il file " * 5)
-    (_, whole, response), = Encoded({("en", "it"): [long]}, tokenizer, 2000).items
+    ((_, whole, response),) = Encoded({("en", "it"): [long]}, tokenizer, 2000).items
     assert "over-long" not in capsys.readouterr().out
-    (_, cut, same), = Encoded({("en", "it"): [long]}, tokenizer, 120).items
+    ((_, cut, same),) = Encoded({("en", "it"): [long]}, tokenizer, 120).items
     assert capsys.readouterr().out == "  en-it: 1 over-long sources cut\n"
     assert same == response and len(cut) + len(same) <= 120 < len(whole)
-    assert tokenizer.decode(cut).endswith("\n\n### Response:") and "open the file open" in tokenizer.decode(cut)
+    assert tokenizer.decode(cut).endswith(
+        "\n\n### Response:"
+    ) and "open the file open" in tokenizer.decode(cut)
     short = Sample(("en", "it"), "a", "b")
-    both = Encoded({("en", "it"): [short, Sample(("en", "it"), "a", "apri il file " * 50)]}, tokenizer, 120)
+    both = Encoded(
+        {("en", "it"): [short, Sample(("en", "it"), "a", "apri il file " * 50)]}, tokenizer, 120
+    )
     assert [item[0] for item in both.items] == [short]
     assert capsys.readouterr().out == "  en-it: 1 over-long pairs left out for their response\n"
     with pytest.raises(InputError, match="none of 1 samples fits --max-length 20"):
@@ -71,16 +85,21 @@ def test_truncation_cuts_the_source_and_never_the_response(tokenizer, capsys):
 
 # Directions and conflicting instructions
 
+
 def test_directions_with_english_are_supervised_and_the_rest_is_zero_shot(tmp_path):
     path = write(tmp_path / "train.tsv", TSV)
     corpora = {name: read_corpus([path], name)[0] for name in ("all", "supervised", "zero-shot")}
     assert list(corpora["supervised"]) == ENGLISH and len(corpora["all"]) == 12
     assert set(corpora["zero-shot"]) == set(corpora["all"]) - set(ENGLISH)
     assert list(read_corpus([path], "it-nl,en-it")[0]) == [("it", "nl"), ("en", "it")]
-    tuned, supervised = read_corpus([path], "zero-shot", [("it", "nl"), ("nl", "it")])  # what a run was tuned on
+    tuned, supervised = read_corpus(
+        [path], "zero-shot", [("it", "nl"), ("nl", "it")]
+    )  # what a run was tuned on
     assert supervised == [("it", "nl"), ("nl", "it")] and len(tuned) == 10
     write(tmp_path / "no_english.tsv", "it\tnl\na\tb\n")
-    with pytest.raises(InputError, match="--directions supervised: pairs found in .*: it-nl 1, nl-it 1"):
+    with pytest.raises(
+        InputError, match="--directions supervised: pairs found in .*: it-nl 1, nl-it 1"
+    ):
         read_corpus([str(tmp_path / "no_english.tsv")], "supervised")
 
 
@@ -90,10 +109,13 @@ def test_pairs_are_n_per_direction_and_drawn_by_the_seed(tmp_path, tokenizer):
 
     def drawn(pairs, seed):
         return [item[0] for item in Encoded(corpus, tokenizer, 512, pairs, seed).items]
+
     chosen = drawn(7, 1)
     assert Counter(s.direction for s in chosen) == {d: 7 for d in ENGLISH}
     assert len(set(chosen)) == 42 and chosen == drawn(7, 1) != drawn(7, 2)
-    assert set(drawn(0, 1)) == {s for samples in corpus.values() for s in samples} and corpus == before
+    assert (
+        set(drawn(0, 1)) == {s for samples in corpus.values() for s in samples} and corpus == before
+    )
 
 
 @pytest.mark.parametrize("mode", ["any", "target"])
@@ -109,44 +131,72 @@ def test_conflicting_instructions_are_wrong_and_cover_all_that_may_be_drawn(mode
 
 def test_frequent_instructions_are_drawn_more_often():
     counts = {("en", "it"): 5, ("en", "nl"): 90, ("en", "ro"): 10}
-    drawn = Counter(draw_conflict(("en", "it"), counts, "any", random.Random(i)) for i in range(1000))
+    drawn = Counter(
+        draw_conflict(("en", "it"), counts, "any", random.Random(i)) for i in range(1000)
+    )
     assert 850 < drawn["en", "nl"] < 950
 
 
-@pytest.mark.parametrize("mode, counts", [("any", {("en", "it"): 9}), ("target", {("en", "it"): 9, ("nl", "it"): 9})])
+@pytest.mark.parametrize(
+    "mode, counts", [("any", {("en", "it"): 9}), ("target", {("en", "it"): 9, ("nl", "it"): 9})]
+)
 def test_a_corpus_without_a_conflicting_instruction_is_refused(mode, counts):
-    with pytest.raises(InputError, match=f"no instruction in the tuning data conflicts with en-it \\(--conflict {mode}\\); add"):
+    with pytest.raises(
+        InputError,
+        match=f"no instruction in the tuning data conflicts with en-it \\(--conflict {mode}\\); add",
+    ):
         draw_conflict(("en", "it"), counts, mode, random.Random(0))
 
 
 # Batches
 
+
 def test_every_epoch_is_a_new_permutation_of_all_samples(encoded):
     n = len(encoded.items)
-    first, second = ([item[0] for step in range(e * 4, e * 4 + 4) for item in encoded.step_items(step, n // 4, 2 * n, seed=1)]
-                     for e in (0, 1))
+    first, second = (
+        [
+            item[0]
+            for step in range(e * 4, e * 4 + 4)
+            for item in encoded.step_items(step, n // 4, 2 * n, seed=1)
+        ]
+        for e in (0, 1)
+    )
     assert n % 4 == 0 and set(first) == set(second) and len(set(first)) == n and first != second
-    assert [i[0] for i in encoded.step_items(3, n // 4, 2 * n, seed=1)] == first[-n // 4:]  # whatever was asked before
-    assert len(encoded.step_items(1, n - 5, n + 3, seed=1)) == 8  # the last step is what is left, not a full batch
+    assert [i[0] for i in encoded.step_items(3, n // 4, 2 * n, seed=1)] == first[
+        -n // 4 :
+    ]  # whatever was asked before
+    assert (
+        len(encoded.step_items(1, n - 5, n + 3, seed=1)) == 8
+    )  # the last step is what is left, not a full batch
 
 
 def test_micro_batches_hold_each_item_once_within_the_budget_and_of_similar_length(encoded):
     items = encoded.step_items(0, 64, 64, seed=1)
-    batches, = encoded.micro_batches(items, 800)
-    assert len(batches) > 3 and all(len(b.ids) <= 800 and sum(b.lengths) == len(b.ids) for b in batches)
-    assert sorted(sum((b.lengths for b in batches), [])) == sorted(len(p) + len(r) for _, p, r in items)
+    (batches,) = encoded.micro_batches(items, 800)
+    assert len(batches) > 3 and all(
+        len(b.ids) <= 800 and sum(b.lengths) == len(b.ids) for b in batches
+    )
+    assert sorted(sum((b.lengths for b in batches), [])) == sorted(
+        len(p) + len(r) for _, p, r in items
+    )
     assert all(max(a.lengths) <= min(b.lengths) for a, b in zip(batches, batches[1:]))
-    assert [len(b.lengths) for b in encoded.micro_batches(items, 1)[0]] == [1] * 64  # a budget too small for one item
+    assert [len(b.lengths) for b in encoded.micro_batches(items, 1)[0]] == [
+        1
+    ] * 64  # a budget too small for one item
 
 
-def test_a_twin_has_the_same_input_and_response_under_another_instruction_drawn_anew(encoded, tokenizer):
+def test_a_twin_has_the_same_input_and_response_under_another_instruction_drawn_anew(
+    encoded, tokenizer
+):
     items, seen = encoded.step_items(0, 8, 8, seed=1), set()
     for step in range(20):
-        (batch,), = encoded.micro_batches(items, 10 ** 6, "any", random.Random(step))
+        ((batch,),) = encoded.micro_batches(items, 10**6, "any", random.Random(step))
         rows = [tokenizer.decode(row.tolist()) for row in batch.ids.split(batch.lengths)]
         positives, twins = rows[:8], rows[8:]
         for positive, twin in zip(positives, twins):
-            assert positive != twin and positive.split("### Input:")[1] == twin.split("### Input:")[1]
-        assert batch.y[:batch.positives].tolist() == batch.y[batch.positives:].tolist()
+            assert (
+                positive != twin and positive.split("### Input:")[1] == twin.split("### Input:")[1]
+            )
+        assert batch.y[: batch.positives].tolist() == batch.y[batch.positives :].tolist()
         seen.add(tuple(twins))
     assert len(seen) == 20

@@ -1,4 +1,5 @@
 """What the README says of the code must be true of the code."""
+
 import ast
 import os
 import re
@@ -15,7 +16,13 @@ import model
 import train
 
 README = open(os.path.join(ROOT, "README.md"), encoding="utf-8").read()
-FILES = {"model.py": model, "data.py": data, "loss.py": loss, "train.py": train, "evaluate.py": evaluate}
+FILES = {
+    "model.py": model,
+    "data.py": data,
+    "loss.py": loss,
+    "train.py": train,
+    "evaluate.py": evaluate,
+}
 
 
 def lines(name):
@@ -39,7 +46,9 @@ def test_every_function_that_the_readme_maps_to_the_paper_exists():
 
 @pytest.mark.parametrize("name", ["train.py", "evaluate.py"])
 def test_every_flag_in_the_readme_exists(name):
-    known = subprocess.run([sys.executable, os.path.join(ROOT, name), "-h"], capture_output=True, text=True).stdout
+    known = subprocess.run(
+        [sys.executable, os.path.join(ROOT, name), "-h"], capture_output=True, text=True
+    ).stdout
     commands = re.findall(rf"python {name}((?:[^\n`\\]|\\\n)*)", README)
     flags = {flag for command in commands for flag in re.findall(r"--[a-z-]+", command)}
     assert flags and all(flag in known for flag in flags)
@@ -47,20 +56,39 @@ def test_every_flag_in_the_readme_exists(name):
 
 def test_make_targets_in_the_readme_exist():
     makefile = open(os.path.join(ROOT, "Makefile")).read()
-    targets = set(re.findall(r"\bmake (\w+)", "".join(re.findall(r"`[^`]*`|```.*?```", README, re.S))))
-    assert {"demo", "test"} <= targets and all(re.search(rf"^{t}:", makefile, re.M) for t in targets)
+    targets = set(
+        re.findall(r"\bmake (\w+)", "".join(re.findall(r"`[^`]*`|```.*?```", README, re.S)))
+    )
+    assert {"demo", "test"} <= targets and all(
+        re.search(rf"^{t}:", makefile, re.M) for t in targets
+    )
 
 
-LAW = {"loss": set(), "model": {"plumbing"}, "data": {"plumbing"}, "evaluate": {"model", "data", "plumbing"},
-       "train": {"model", "data", "loss", "plumbing"}}
-PLUMBING = sorted(name for name in os.listdir(os.path.join(ROOT, "plumbing")) if name.endswith(".py"))
+LAW = {
+    "loss": set(),
+    "model": {"plumbing"},
+    "data": {"plumbing"},
+    "evaluate": {"model", "data", "plumbing"},
+    "train": {"model", "data", "loss", "plumbing"},
+}
+PLUMBING = sorted(
+    name for name in os.listdir(os.path.join(ROOT, "plumbing")) if name.endswith(".py")
+)
 
 
 def imports(nodes):
     """The modules of ours, by their first names, that import statements among the nodes name."""
-    named = {name for node in nodes for name in (
-        [alias.name for alias in node.names] if isinstance(node, ast.Import) else
-        [node.module or "plumbing"] if isinstance(node, ast.ImportFrom) else [])}
+    named = {
+        name
+        for node in nodes
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or "plumbing"]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
     return {name.split(".")[0] for name in named} & {*LAW, "plumbing"}
 
 
@@ -69,4 +97,6 @@ def test_imports_run_one_way(path):
     tree = ast.parse(open(os.path.join(ROOT, path), encoding="utf-8").read())
     assert imports(tree.body) <= LAW.get(path.removesuffix(".py"), {"plumbing"})
     inside = imports(ast.walk(tree)) - imports(tree.body)
-    assert inside == ({"evaluate"} if path == "train.py" else set())  # --dev alone needs decoding and langid
+    assert inside == (
+        {"evaluate"} if path == "train.py" else set()
+    )  # --dev alone needs decoding and langid

@@ -1,4 +1,5 @@
 """A few thousand seeded truncations and byte flips: one sentence, or a load that is exactly what the bytes say."""
+
 import json
 import random
 import re
@@ -14,8 +15,8 @@ from conftest import BASE, tiny
 from safetensors.torch import load_file
 
 from data import Tokenizer, write_prompt
-from plumbing.corpora import LANGUAGES, read_corpus
 from model import add_lora, load_model, save_model
+from plumbing.corpora import LANGUAGES, read_corpus
 from plumbing.errors import InputError
 from plumbing.folders import Config
 
@@ -23,11 +24,15 @@ from plumbing.folders import Config
 def damaged(blob, rng):
     """A copy cut short, or with one to three bytes changed: a bit flipped, or another byte put there."""
     if rng.random() < 0.2:
-        return blob[:rng.randrange(len(blob))]
+        return blob[: rng.randrange(len(blob))]
     blob = bytearray(blob)
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         i = rng.randrange(len(blob))
-        blob[i] = blob[i] ^ 1 << rng.randrange(8) if rng.random() < 0.5 else rng.choice(b'0123456789,:."{}[] \n\t\0\xff')
+        blob[i] = (
+            blob[i] ^ 1 << rng.randrange(8)
+            if rng.random() < 0.5
+            else rng.choice(b'0123456789,:."{}[] \n\t\0\xff')
+        )
     return bytes(blob)
 
 
@@ -41,18 +46,21 @@ def cases(path, n, act, seed=0, upto=None):
 
     def hung(*_):
         raise TimeoutError("a damaged file made the reader hang")
+
     signal.signal(signal.SIGALRM, hung)
     try:
         for _ in range(n):
             head = whole[:upto]
             new = damaged(head, rng)
-            path.write_bytes(new + whole[len(head):] if len(new) == len(head) else new)
+            path.write_bytes(new + whole[len(head) :] if len(new) == len(head) else new)
             signal.alarm(60)
             try:
                 loaded.append(act())
             except InputError as error:
                 refused += 1
-                assert str(path.parent) in str(error) or path.parent.name in str(error), error  # it names the place
+                assert str(path.parent) in str(error) or path.parent.name in str(error), (
+                    error
+                )  # it names the place
                 assert len(str(error)) < 2000
             finally:
                 signal.alarm(0)
@@ -68,35 +76,61 @@ def folders(tmp_path):
     save_model(tiny(**small), tmp_path / "model")
     save_model(tiny(**small), tmp_path / "sharded", limit=4000)
     model = load_model(tmp_path / "model")
-    add_lora(model, 2, 4.0, ["q_proj", "up_proj"], 0.0, rank_pattern={"up_proj": 3}, alpha_pattern={"layers.1.*q_proj": 2})
+    add_lora(
+        model,
+        2,
+        4.0,
+        ["q_proj", "up_proj"],
+        0.0,
+        rank_pattern={"up_proj": 3},
+        alpha_pattern={"layers.1.*q_proj": 2},
+    )
     for name, p in model.named_parameters():
         torch.nn.init.normal_(p) if "lora_B" in name else None
     save_model(model, tmp_path / "adapter")
     return tmp_path
 
 
-@pytest.mark.parametrize("file, n, upto", [("model/model.safetensors", 500, None), ("model/model.safetensors", 400, 2500),
-                                           ("sharded/model-00002-of-*.safetensors", 200, None),
-                                           ("sharded/model.safetensors.index.json", 400, None),
-                                           ("adapter/adapter_model.safetensors", 300, None),
-                                           ("adapter/adapter_model.safetensors", 200, 1500)])
+@pytest.mark.parametrize(
+    "file, n, upto",
+    [
+        ("model/model.safetensors", 500, None),
+        ("model/model.safetensors", 400, 2500),
+        ("sharded/model-00002-of-*.safetensors", 200, None),
+        ("sharded/model.safetensors.index.json", 400, None),
+        ("adapter/adapter_model.safetensors", 300, None),
+        ("adapter/adapter_model.safetensors", 200, 1500),
+    ],
+)
 def test_damaged_weights_of_ours_are_refused_or_load_as_they_were(folders, file, n, upto):
-    path, = folders.glob(file)
+    (path,) = folders.glob(file)
     expected = load_model(path.parent).state_dict()
     for found in cases(path, n, lambda: load_model(path.parent).state_dict(), upto=upto):
-        assert found.keys() == expected.keys() and all(torch.equal(found[k], expected[k]) for k in expected)
+        assert found.keys() == expected.keys() and all(
+            torch.equal(found[k], expected[k]) for k in expected
+        )
 
 
 @pytest.mark.parametrize("upto", [None, 1200])
 def test_damaged_weights_of_others_are_refused_or_load_as_their_bytes_say(tmp_path, upto):
     transformers = pytest.importorskip("transformers")
-    transformers.LlamaForCausalLM(transformers.LlamaConfig(
-        vocab_size=97, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4)).save_pretrained(tmp_path)
+    transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=97,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+        )
+    ).save_pretrained(tmp_path)
 
     def act():
         found, stated = load_model(tmp_path).state_dict(), load_file(tmp_path / "model.safetensors")
-        assert found.keys() == stated.keys() and all(torch.equal(found[k], stated[k]) for k in stated)
+        assert found.keys() == stated.keys() and all(
+            torch.equal(found[k], stated[k]) for k in stated
+        )
         assert all(t.isfinite().all() for t in found.values())
+
     cases(tmp_path / "model.safetensors", 300, act, upto=upto)
 
 
@@ -108,32 +142,60 @@ def logits(model, ids):
 @pytest.mark.parametrize("kind", ["llama", "mistral"])
 def test_damaged_configs_are_refused_or_mean_what_they_mean_to_transformers(tmp_path, kind):
     transformers = pytest.importorskip("transformers")
-    rope = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 64}
-    small = dict(vocab_size=97, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
-                 num_key_value_heads=2, initializer_range=0.3)
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(rope_parameters=rope, **small)) if kind == "llama" else (
-        transformers.MistralForCausalLM(transformers.MistralConfig(sliding_window=5, **small)))
+    rope = {
+        "rope_type": "llama3",
+        "rope_theta": 5e5,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    small = dict(
+        vocab_size=97,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.3,
+    )
+    model = (
+        transformers.LlamaForCausalLM(transformers.LlamaConfig(rope_parameters=rope, **small))
+        if kind == "llama"
+        else (
+            transformers.MistralForCausalLM(transformers.MistralConfig(sliding_window=5, **small))
+        )
+    )
     model.save_pretrained(tmp_path)
     ids, compared = torch.arange(30), 0
-    for ours in cases(tmp_path / "config.json", 350, lambda: (load_model(tmp_path), (tmp_path / "config.json").read_bytes())):
+    for ours in cases(
+        tmp_path / "config.json",
+        350,
+        lambda: (load_model(tmp_path), (tmp_path / "config.json").read_bytes()),
+    ):
         (tmp_path / "config.json").write_bytes(ours[1])
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+                theirs = transformers.AutoModelForCausalLM.from_pretrained(
+                    tmp_path, dtype=torch.float32
+                ).eval()
         except Exception:  # they are stricter somewhere
             continue
         compared += 1
         with torch.no_grad():
-            torch.testing.assert_close(logits(ours[0], ids), theirs(ids[None]).logits[0], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(
+                logits(ours[0], ids), theirs(ids[None]).logits[0], rtol=1e-4, atol=1e-4
+            )
     assert compared > 20
 
 
 def test_damaged_adapter_configs_are_refused_or_mean_what_they_mean_to_peft(folders):
     peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
     path, ids, compared = folders / "adapter" / "adapter_config.json", torch.arange(30), 0
-    for ours, blob in cases(path, 500, lambda: (load_model(folders / "adapter"), path.read_bytes())):
+    for ours, blob in cases(
+        path, 500, lambda: (load_model(folders / "adapter"), path.read_bytes())
+    ):
         path.write_bytes(blob)
         base = transformers.AutoModelForCausalLM.from_pretrained(folders / "model").eval()
         try:
@@ -144,7 +206,9 @@ def test_damaged_adapter_configs_are_refused_or_mean_what_they_mean_to_peft(fold
             continue
         compared += 1
         with torch.no_grad():
-            torch.testing.assert_close(logits(ours, ids), theirs(ids[None]).logits[0], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(
+                logits(ours, ids), theirs(ids[None]).logits[0], rtol=1e-4, atol=1e-4
+            )
     assert compared > 20
 
 
@@ -152,7 +216,9 @@ def test_damaged_tokenizer_configs_are_refused_or_leave_a_tokenizer_that_works(t
     for name in ("tokenizer.model", "tokenizer_config.json"):
         shutil.copy(f"{BASE}/{name}", tmp_path)
     config = Config.load(BASE)
-    for tokenizer in cases(tmp_path / "tokenizer_config.json", 300, lambda: Tokenizer([str(tmp_path)], config)):
+    for tokenizer in cases(
+        tmp_path / "tokenizer_config.json", 300, lambda: Tokenizer([str(tmp_path)], config)
+    ):
         ids, _ = tokenizer.prompt(("en", "it"), "open the file", 512)
         assert tokenizer.decode(ids).endswith(write_prompt("alpaca", ("en", "it"), "open the file"))
         assert len(tokenizer.bos) < 2 and 0 <= tokenizer.eos < 4000
@@ -161,7 +227,9 @@ def test_damaged_tokenizer_configs_are_refused_or_leave_a_tokenizer_that_works(t
 @pytest.mark.parametrize("name, n", [("tokenizer.model", 150), ("tokenizer.json", 150)])
 def test_damaged_tokenizers_are_refused_or_work(tmp_path, name, n):
     if name == "tokenizer.json":
-        pytest.importorskip("transformers").LlamaTokenizer.from_pretrained(BASE).save_pretrained(tmp_path)
+        pytest.importorskip("transformers").LlamaTokenizer.from_pretrained(BASE).save_pretrained(
+            tmp_path
+        )
     else:
         shutil.copy(f"{BASE}/{name}", tmp_path)
 
@@ -169,20 +237,41 @@ def test_damaged_tokenizers_are_refused_or_work(tmp_path, name, n):
         tokenizer = Tokenizer([str(tmp_path)], Config.load(BASE))
         ids, _ = tokenizer.prompt(("en", "it"), "open the file \u00e9 \u6f22 " * 20, 80)
         assert len(ids) <= 80 and isinstance(tokenizer.decode(ids), str)
+
     cases(tmp_path / name, n, act)
 
 
-ROWS = [("open \u201cfile\u201d", "apri il \u00abfile\u00bb"), ("a\u2028b", "perch\u00e9 \\ no"), ("", "vuoto"), ("x", "y")] * 3
+ROWS = [
+    ("open \u201cfile\u201d", "apri il \u00abfile\u00bb"),
+    ("a\u2028b", "perch\u00e9 \\ no"),
+    ("", "vuoto"),
+    ("x", "y"),
+] * 3
 
 
 @pytest.mark.parametrize("form", ["tsv", "json", "jsonl", "alpaca", "paired"])
 def test_damaged_data_is_refused_or_read_as_its_bytes_say(tmp_path, form, capsys):
-    records = [{"translation": {"en": e, "it": i}} for e, i in ROWS] if form != "alpaca" else [
-        {"instruction": "Translate from English to Italian.", "input": e, "output": i} for e, i in ROWS]
-    path = tmp_path / {"tsv": "a.tsv", "jsonl": "a.jsonl", "paired": "train.en-it.en"}.get(form, "a.json")
-    path.write_text({"tsv": "en\tit\n" + "".join(f"{e}\t{i}\n" for e, i in ROWS), "paired": "\n".join(e for e, _ in ROWS),
-                     "jsonl": "\n".join(map(json.dumps, records))}.get(form, json.dumps(records, ensure_ascii=False, indent=1)))
-    (tmp_path / "train.en-it.it").write_text("\n".join(i for _, i in ROWS) + "\n") if form == "paired" else None
+    records = (
+        [{"translation": {"en": e, "it": i}} for e, i in ROWS]
+        if form != "alpaca"
+        else [
+            {"instruction": "Translate from English to Italian.", "input": e, "output": i}
+            for e, i in ROWS
+        ]
+    )
+    path = tmp_path / {"tsv": "a.tsv", "jsonl": "a.jsonl", "paired": "train.en-it.en"}.get(
+        form, "a.json"
+    )
+    path.write_text(
+        {
+            "tsv": "en\tit\n" + "".join(f"{e}\t{i}\n" for e, i in ROWS),
+            "paired": "\n".join(e for e, _ in ROWS),
+            "jsonl": "\n".join(map(json.dumps, records)),
+        }.get(form, json.dumps(records, ensure_ascii=False, indent=1))
+    )
+    (tmp_path / "train.en-it.it").write_text(
+        "\n".join(i for _, i in ROWS) + "\n"
+    ) if form == "paired" else None
 
     def independent():
         """{language: text} of every row, by another route: whole-file JSON, or lines cut by hand."""
@@ -191,23 +280,42 @@ def test_damaged_data_is_refused_or_read_as_its_bytes_say(tmp_path, form, capsys
             if form == "jsonl":  # one object after another
                 text = "[" + re.sub(r"}\s*{", "},{", text) + "]"
             for r in json.loads(text):
-                yield r["translation"] if "translation" in r else dict(zip(named(r["instruction"]), (r["input"], r["output"])))
+                yield (
+                    r["translation"]
+                    if "translation" in r
+                    else dict(zip(named(r["instruction"]), (r["input"], r["output"])))
+                )
         elif form == "tsv":
             header, *lines = text.removesuffix("\n").split("\n")
-            yield from (dict(zip(header.removesuffix("\r").split("\t"), line.removesuffix("\r").split("\t"))) for line in lines)
+            yield from (
+                dict(
+                    zip(header.removesuffix("\r").split("\t"), line.removesuffix("\r").split("\t"))
+                )
+                for line in lines
+            )
         else:
-            yield from ({"en": e, "it": i} for e, (_, i) in zip(text.removesuffix("\n").split("\n"), ROWS))
+            yield from (
+                {"en": e, "it": i} for e, (_, i) in zip(text.removesuffix("\n").split("\n"), ROWS)
+            )
 
     def named(instruction):  # in the order of the sentence
-        found = {name: code for code, name in LANGUAGES.items() if re.search(rf"\b{name}\b", instruction)}
+        found = {
+            name: code for code, name in LANGUAGES.items() if re.search(rf"\b{name}\b", instruction)
+        }
         return [found[name] for name in sorted(found, key=instruction.index)][:2]
 
     def act():
         corpus, _ = read_corpus([path])
         capsys.readouterr()
-        expected, stripped = {}, [{code: text.strip() for code, text in row.items()} for row in independent()]
+        expected, stripped = (
+            {},
+            [{code: text.strip() for code, text in row.items()} for row in independent()],
+        )
         for row in stripped:
             for s, t in permutations(row, 2) if form != "alpaca" else [tuple(row)]:
-                expected.setdefault((s, t), []).extend([(row[s], row[t])] if row[s] and row[t] else [])
+                expected.setdefault((s, t), []).extend(
+                    [(row[s], row[t])] if row[s] and row[t] else []
+                )
         assert {d: [(x.source, x.target) for x in found] for d, found in corpus.items()} == expected
+
     cases(path, 300, act, seed=form)

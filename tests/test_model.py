@@ -25,9 +25,13 @@ def test_norm_and_rotation_match_their_formulas():
     x = torch.randn(5, 8)
     norm = RMSNorm(8, 1e-6)
     norm.weight.data = torch.rand(8)
-    torch.testing.assert_close(norm(x), norm.weight * x / (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt())
+    torch.testing.assert_close(
+        norm(x), norm.weight * x / (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt()
+    )
     config = Config(10, 8, 8, 1, 1, rope_theta=100.0)
-    pairs = torch.complex(*torch.randn(5, 1, 8).chunk(2, -1))  # a feature and its partner half a head away
+    pairs = torch.complex(
+        *torch.randn(5, 1, 8).chunk(2, -1)
+    )  # a feature and its partner half a head away
     turned = rotate(torch.cat([pairs.real, pairs.imag], -1), rope_table(config, torch.arange(5)))
     angle = torch.arange(5)[:, None] * 100.0 ** (-torch.arange(4) / 4)
     expected = pairs[:, 0] * torch.polar(torch.ones(5, 4), angle)
@@ -54,19 +58,24 @@ def test_logits_at_chosen_positions_are_those_of_all_positions():
     torch.testing.assert_close(model(ids, [9, 4], at=at), model(ids, [9, 4])[at])
 
 
-@pytest.mark.parametrize("chunks", [[[5, 2, 9]] + [[1, 1, 1]] * 4, [[3, 1, 4], [2, 5, 1], [1, 1, 1]]])
+@pytest.mark.parametrize(
+    "chunks", [[[5, 2, 9]] + [[1, 1, 1]] * 4, [[3, 1, 4], [2, 5, 1], [1, 1, 1]]]
+)
 def test_cached_logits_equal_uncached_for_unequal_rows(chunks):
     from model import KVCache
+
     model = tiny()
     totals = [sum(c[b] for c in chunks) for b in range(3)]
     rows = ids_of(totals).split(totals)
     full = [model(row, [len(row)]) for row in rows]
     cache, done = KVCache(model.config, 3, max(totals)), [0, 0, 0]
     for chunk in chunks:
-        ids = torch.cat([rows[b][done[b]:done[b] + chunk[b]] for b in range(3)])
+        ids = torch.cat([rows[b][done[b] : done[b] + chunk[b]] for b in range(3)])
         out = model(ids, chunk, cache).split(chunk)
         for b in range(3):
-            torch.testing.assert_close(out[b], full[b][done[b]:done[b] + chunk[b]], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                out[b], full[b][done[b] : done[b] + chunk[b]], rtol=1e-4, atol=1e-5
+            )
             done[b] += chunk[b]
 
 
@@ -81,9 +90,12 @@ def test_batched_greedy_decoding_equals_single_and_uncached():
             if new == eos:
                 break
             ids.append(new)
-        return ids[len(prompt):]
+        return ids[len(prompt) :]
+
     free = [uncached(p, eos=-1) for p in prompts]
-    eos = free[1][4]  # a token that ends at least one row early: rows must leave the batch without a trace
+    eos = free[1][
+        4
+    ]  # a token that ends at least one row early: rows must leave the batch without a trace
     expected = [uncached(p, eos) for p in prompts]
     assert len({len(e) for e in expected}) > 1
     assert greedy(model, prompts, {eos}, 12) == expected
@@ -104,7 +116,10 @@ def test_lora_changes_nothing_at_first_and_alone_gets_gradients():
 def test_lora_goes_where_it_is_told():
     model = tiny()
     add_lora(model, 2, 2.0, ["q_proj", "up_proj"], 0.0)
-    assert {n.split(".")[-1] for n, m in model.named_modules() if getattr(m, "scale", None)} == {"q_proj", "up_proj"}
+    assert {n.split(".")[-1] for n, m in model.named_modules() if getattr(m, "scale", None)} == {
+        "q_proj",
+        "up_proj",
+    }
     with pytest.raises(InputError, match="qproj.*expected some of.*q_proj"):
         add_lora(tiny(), 2, 2.0, ["qproj"], 0.0)
 

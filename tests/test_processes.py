@@ -1,4 +1,5 @@
 """One global batch, however it is split: over micro-batches, and over processes under torchrun (gloo, on the CPU)."""
+
 import json
 import random
 
@@ -9,13 +10,25 @@ from safetensors.torch import load_file
 
 import loss
 from data import Encoded
-from plumbing.corpora import read_corpus
 from model import load_model, save_model
+from plumbing.corpora import read_corpus
 from train import Settings, forward
 
-RAGGED = "\n".join(line.replace(" adesso", " adesso il file" * (i % 9)).replace(" acum", " acum" * (i % 7))
-                   for i, line in enumerate(TSV.split("\n")))
-SPLITS = [(1, 10 ** 6), (1, 900), (1, 1), (2, 10 ** 6), (2, 900), (2, 1), (4, 10 ** 6), (4, 900), (4, 1)]  # processes, tokens
+RAGGED = "\n".join(
+    line.replace(" adesso", " adesso il file" * (i % 9)).replace(" acum", " acum" * (i % 7))
+    for i, line in enumerate(TSV.split("\n"))
+)
+SPLITS = [
+    (1, 10**6),
+    (1, 900),
+    (1, 1),
+    (2, 10**6),
+    (2, 900),
+    (2, 1),
+    (4, 10**6),
+    (4, 900),
+    (4, 1),
+]  # processes, tokens
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +41,13 @@ def place(tmp_path_factory):
 
 
 def shares_of(place, tokenizer, world, tokens, twins, reduction):
-    encoded = Encoded(read_corpus([place / "train.tsv"], "en-it,en-ro,it-en,ro-en")[0], tokenizer, 512, 6, 1)
+    encoded = Encoded(
+        read_corpus([place / "train.tsv"], "en-it,en-ro,it-en,ro-en")[0], tokenizer, 512, 6, 1
+    )
     items = encoded.step_items(0, 14, 14, 1)
-    return encoded.micro_batches(items, tokens, "any" if twins else None, random.Random(0), reduction, world)
+    return encoded.micro_batches(
+        items, tokens, "any" if twins else None, random.Random(0), reduction, world
+    )
 
 
 def gradient(place, shares, normalise):
@@ -43,61 +60,117 @@ def gradient(place, shares, normalise):
 
 
 def ours(b, sums, batches):
-    T = [sum(x.weight[part(x)].double().sum().item() for x in batches) for part in (
-        lambda x: slice(x.positives), lambda x: slice(x.positives, None))]
+    T = [
+        sum(x.weight[part(x)].double().sum().item() for x in batches)
+        for part in (lambda x: slice(x.positives), lambda x: slice(x.positives, None))
+    ]
     return loss.language_aware(sums[0], T[0], sums[1], T[1], 0.3)
 
 
 def mean_of_means(b, sums, batches):
     real = [x for x in batches if x.samples]
-    counts = b.weight[:b.positives].sum(), b.weight[b.positives:].sum()
-    return (sums[0] / counts[0].clamp(min=1e-9) + 0.3 * sums[1] / counts[1].clamp(min=1e-9)) / len(real)
+    counts = b.weight[: b.positives].sum(), b.weight[b.positives :].sum()
+    return (sums[0] / counts[0].clamp(min=1e-9) + 0.3 * sums[1] / counts[1].clamp(min=1e-9)) / len(
+        real
+    )
 
 
 @pytest.mark.parametrize("twins", [False, True])
 @pytest.mark.parametrize("reduction", ["token", "sentence"])
-def test_the_gradient_is_the_same_for_every_split_and_a_mean_of_means_is_not(place, tokenizer, twins, reduction):
+def test_the_gradient_is_the_same_for_every_split_and_a_mean_of_means_is_not(
+    place, tokenizer, twins, reduction
+):
     grads, counts = [], set()
     for world, tokens in SPLITS:
         shares = shares_of(place, tokenizer, world, tokens, twins, reduction)
-        assert len(shares) == world and len({len(share) for share in shares}) == 1  # FSDP: as many forwards on each
+        assert (
+            len(shares) == world and len({len(share) for share in shares}) == 1
+        )  # FSDP: as many forwards on each
         grads.append(gradient(place, shares, ours))
         counts.add(sum(len(share) for share in shares))
     assert len(counts) >= 5 and grads[0].abs().max() > 0.01
     for g in grads[1:]:
         assert (g - grads[0]).abs().max() < 1e-6
-    if reduction == "token":  # the mistake that this test is for is larger than its tolerance by far
-        wrong = [gradient(place, shares_of(place, tokenizer, *split, twins, reduction), mean_of_means) for split in SPLITS[1:6:4]]
+    if (
+        reduction == "token"
+    ):  # the mistake that this test is for is larger than its tolerance by far
+        wrong = [
+            gradient(place, shares_of(place, tokenizer, *split, twins, reduction), mean_of_means)
+            for split in SPLITS[1:6:4]
+        ]
         assert all((g - grads[0]).abs().max() > 1e-3 for g in wrong)
 
 
 def test_the_sentence_mean_weighs_every_sentence_alike(place, tokenizer):
     batches = [b for share in shares_of(place, tokenizer, 2, 900, True, "sentence") for b in share]
-    assert sum(b.weight.sum().item() for b in batches) == pytest.approx(2 * 14) and sum(len(b.samples) for b in batches) == 14
-    tokens = torch.cat([b.weight for share in shares_of(place, tokenizer, 2, 900, True, "token") for b in share])
+    assert (
+        sum(b.weight.sum().item() for b in batches) == pytest.approx(2 * 14)
+        and sum(len(b.samples) for b in batches) == 14
+    )
+    tokens = torch.cat(
+        [b.weight for share in shares_of(place, tokenizer, 2, 900, True, "token") for b in share]
+    )
     assert {*tokens.tolist()} <= {0.0, 1.0}
 
 
 def first_gradient(run):
     """AdamW's first moment after its first step is a tenth of the gradient: read it from the run's own checkpoint."""
-    return {n: 10 * t for n, t in load_file(run / "step-000001" / "optimizer.safetensors").items() if n.endswith("exp_avg")}
+    return {
+        n: 10 * t
+        for n, t in load_file(run / "step-000001" / "optimizer.safetensors").items()
+        if n.endswith("exp_avg")
+    }
 
 
 TWO = ["--stage", 2, "--init", "model", "--alpha", 0.3]
-CASES = {"stage 1, LoRA": ["--lora-rank", 4, "--lora-alpha", 8], "stage 1, full, sentence": ["--full", "--loss-reduction", "sentence"],
-         "stage 2, full, untied": [*TWO, "--full", "--init", "untied", "--recompute"],
-         "stage 2, LoRA, sentence": [*TWO, "--lora-rank", 4, "--lora-alpha", 8, "--loss-reduction", "sentence"]}
+CASES = {
+    "stage 1, LoRA": ["--lora-rank", 4, "--lora-alpha", 8],
+    "stage 1, full, sentence": ["--full", "--loss-reduction", "sentence"],
+    "stage 2, full, untied": [*TWO, "--full", "--init", "untied", "--recompute"],
+    "stage 2, LoRA, sentence": [
+        *TWO,
+        "--lora-rank",
+        4,
+        "--lora-alpha",
+        8,
+        "--loss-reduction",
+        "sentence",
+    ],
+}
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_processes_under_torchrun_take_the_same_steps_as_one(place, case):
     """The gradient, the log and the trained weights of train.py, with 1, 2 and 4 processes that share out each batch."""
-    args = ["--model", "model", "--data", "train.tsv", "--pairs", 6, "--batch-size", 14, "--steps", 3, "--save-every", 1, "--lr",
-            0.001, "--clip", 0, "--device", "cpu", "--micro-batch-tokens", 700, *CASES[case]]
+    args = [
+        "--model",
+        "model",
+        "--data",
+        "train.tsv",
+        "--pairs",
+        6,
+        "--batch-size",
+        14,
+        "--steps",
+        3,
+        "--save-every",
+        1,
+        "--lr",
+        0.001,
+        "--clip",
+        0,
+        "--device",
+        "cpu",
+        "--micro-batch-tokens",
+        700,
+        *CASES[case],
+    ]
     found, counts = {}, (1, 2, 4) if "sentence" not in case else (1, 4)
     for processes in counts:
         run = place / f"{case} {processes}"
-        result = script("train.py", *args, "--out", run, "--keep", 9, cwd=place, processes=processes)
+        result = script(
+            "train.py", *args, "--out", run, "--keep", 9, cwd=place, processes=processes
+        )
         assert result.returncode == 0, result.stderr
         assert result.stdout.count("saved") == 1  # the first process speaks for all
         name = "adapter_model" if "LoRA" in case else "model"
@@ -110,26 +183,59 @@ def test_processes_under_torchrun_take_the_same_steps_as_one(place, case):
         assert max((gradients[n] - theirs[0][n]).abs().max() for n in gradients) < 1e-6
         for mine, other in zip(rows, theirs[1]):
             assert mine.keys() == other.keys()
-            assert all(mine[k] == (other[k] and pytest.approx(other[k], rel=1e-4)) for k in mine), (mine, other)
+            assert all(mine[k] == (other[k] and pytest.approx(other[k], rel=1e-4)) for k in mine), (
+                mine,
+                other,
+            )
         assert all(torch.allclose(weights[n], theirs[2][n], atol=1e-3) for n in weights)
 
 
 def test_evaluation_shares_the_directions_out_and_reports_as_one(place):
     reports = []
-    (place / "long.tsv").write_text("en\tit\tro\n" + f"open{' the file' * 300}\tapri\tdeschide\nfile\tfile\tfișier\n")
+    (place / "long.tsv").write_text(
+        "en\tit\tro\n" + f"open{' the file' * 300}\tapri\tdeschide\nfile\tfile\tfișier\n"
+    )
     for processes in (1, 2, 4):
-        result = script("evaluate.py", "--ckpt", "untied", "--data", "long.tsv", "--max-new-tokens", 5,
-                        "--directions", "en-it,it-en,en-ro", "--device", "cpu", cwd=place, processes=processes)
+        result = script(
+            "evaluate.py",
+            "--ckpt",
+            "untied",
+            "--data",
+            "long.tsv",
+            "--max-new-tokens",
+            5,
+            "--directions",
+            "en-it,it-en,en-ro",
+            "--device",
+            "cpu",
+            cwd=place,
+            processes=processes,
+        )
         assert result.returncode == 0, result.stderr
         report = json.load(open(place / "untied" / "eval-long" / "scores.json"))
-        assert "en-it: 1 over-long sources cut" in result.stdout and "en-ro: 1 over-long" in result.stdout  # whoever cut it
-        reports.append((result.stdout[result.stdout.index("| direction"):], report["directions"], report["average"]))
+        assert (
+            "en-it: 1 over-long sources cut" in result.stdout
+            and "en-ro: 1 over-long" in result.stdout
+        )  # whoever cut it
+        reports.append(
+            (
+                result.stdout[result.stdout.index("| direction") :],
+                report["directions"],
+                report["average"],
+            )
+        )
         assert result.stdout.count("| direction") == 1
-    assert reports[0] == reports[1] == reports[2] and list(reports[0][1]) == ["en-it", "it-en", "en-ro"]
+    assert reports[0] == reports[1] == reports[2] and list(reports[0][1]) == [
+        "en-it",
+        "it-en",
+        "en-ro",
+    ]
 
 
 def test_bad_input_is_said_once_by_several_processes(place):
-    result = script("train.py", "--data", "none.tsv", "--out", "x", "--device", "cpu", cwd=place, processes=2)
+    result = script(
+        "train.py", "--data", "none.tsv", "--out", "x", "--device", "cpu", cwd=place, processes=2
+    )
     assert result.returncode != 0 and result.stderr.count("error: none.tsv: no such file") == 1
 
 
@@ -157,7 +263,9 @@ run(main, Settings)
 @pytest.mark.parametrize("fails", [False, True])
 def test_python_does_not_end_while_threads_of_gloo_live(place, fails):
     """Such a thread may let go of a tensor late; in a Python that is ending this aborts the process (seen once in CI)."""
-    (place / "script.py").write_text(ENDING.format(root=ROOT, model=str(place / "model"), fails=fails))
+    (place / "script.py").write_text(
+        ENDING.format(root=ROOT, model=str(place / "model"), fails=fails)
+    )
     result = script(place / "script.py", "--device", "cpu", processes=2)
     assert (result.returncode != 0) == fails and result.stdout == "as far as here\n", result.stderr
     assert "gloo" not in result.stderr and ("error: and no further" in result.stderr) == fails

@@ -1,4 +1,5 @@
 """A stopped run: what --resume finds, what it refuses, and that it ends as if nothing had happened."""
+
 import json
 import os
 import random
@@ -13,12 +14,32 @@ from conftest import BASE, TSV, log, script, tiny
 from safetensors.torch import load_file
 
 from data import Encoded, Tokenizer
-from plumbing.corpora import read_corpus
 from model import load_model, save_model
+from plumbing.corpora import read_corpus
 from train import Settings, forward
 
-ARGS = ["--data", "train.tsv", "--model", "model", "--pairs", 20, "--batch-size", 8, "--steps", 8, "--lora-rank", 4, "--device",
-        "cpu", "--save-every", 2, "--keep", 9, "--lora-dropout", 0.1]
+ARGS = [
+    "--data",
+    "train.tsv",
+    "--model",
+    "model",
+    "--pairs",
+    20,
+    "--batch-size",
+    8,
+    "--steps",
+    8,
+    "--lora-rank",
+    4,
+    "--device",
+    "cpu",
+    "--save-every",
+    2,
+    "--keep",
+    9,
+    "--lora-dropout",
+    0.1,
+]
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +74,11 @@ def resume(folder, *args):
 
 def same(folder, a="whole", b="run"):
     x, y = (load_file(folder / run / "adapter_model.safetensors") for run in (a, b))
-    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x) and (
-        (folder / a / "log.jsonl").read_bytes() == (folder / b / "log.jsonl").read_bytes())
+    return (
+        x.keys() == y.keys()
+        and all(torch.equal(x[k], y[k]) for k in x)
+        and ((folder / a / "log.jsonl").read_bytes() == (folder / b / "log.jsonl").read_bytes())
+    )
 
 
 @pytest.mark.parametrize("name", ["stage 1, LoRA with dropout", "stage 2, full, fp16"])
@@ -66,11 +90,19 @@ def test_killed_runs_end_as_the_uninterrupted_one_bit_for_bit(tmp_path, name):
 
 
 def test_a_run_goes_on_from_its_newest_whole_checkpoint(stopped):
-    shutil.copytree(stopped / "run.partial" / "step-000004", stopped / "run.partial" / "step-000006.partial")
+    shutil.copytree(
+        stopped / "run.partial" / "step-000004", stopped / "run.partial" / "step-000006.partial"
+    )
     result = resume(stopped)
-    assert result.returncode == 0 and "step-000006.partial: an incomplete checkpoint, ignored" in result.stdout, result.stderr
+    assert (
+        result.returncode == 0
+        and "step-000006.partial: an incomplete checkpoint, ignored" in result.stdout
+    ), result.stderr
     assert "resuming from run.partial/step-000004" in result.stdout and same(stopped)
-    assert not (stopped / "run" / "step-000006.partial").exists() and not (stopped / "run.partial").exists()
+    assert (
+        not (stopped / "run" / "step-000006.partial").exists()
+        and not (stopped / "run.partial").exists()
+    )
     again = resume(stopped)
     assert again.returncode == 0 and "run is finished" in again.stdout and same(stopped)
 
@@ -78,15 +110,24 @@ def test_a_run_goes_on_from_its_newest_whole_checkpoint(stopped):
 def test_deleting_checkpoints_goes_further_back(stopped):
     shutil.rmtree(stopped / "run.partial" / "step-000004")
     result = resume(stopped)
-    assert result.returncode == 0 and "resuming from run.partial/step-000002" in result.stdout and same(stopped)
+    assert (
+        result.returncode == 0
+        and "resuming from run.partial/step-000002" in result.stdout
+        and same(stopped)
+    )
     shutil.rmtree(stopped / "run")
     result = resume(stopped)
-    assert result.returncode == 0 and "resuming" not in result.stdout and same(stopped)  # nothing there: from the first step
+    assert (
+        result.returncode == 0 and "resuming" not in result.stdout and same(stopped)
+    )  # nothing there: from the first step
 
 
 def test_a_stopped_run_is_not_overwritten(stopped):
     result = script("train.py", *ARGS, "--out", "run", cwd=stopped)
-    assert result.returncode == 2 and "run.partial: a stopped run; --resume goes on with it" in result.stderr
+    assert (
+        result.returncode == 2
+        and "run.partial: a stopped run; --resume goes on with it" in result.stderr
+    )
     assert resume(stopped).returncode == 0 and same(stopped)
 
 
@@ -104,40 +145,64 @@ def test_merging_does_not_delete_a_stopped_run(stopped):
     assert resume(stopped).returncode == 0 and same(stopped)
 
 
-@pytest.mark.parametrize("args, said", [
-    (["--batch-size", 4], "batch_size is 4, was 8"), (["--seed", 2], "seed is 2, was 1"), (["--full"], "full is True, was False"),
-    (["--directions", "en-it,it-en,en-nl"], "directions is en-it,it-en,en-nl, was supervised"), (["--lora-rank", 2], "lora_rank is 2"),
-    (["--steps", 9], "steps is 9, was 8")])
+@pytest.mark.parametrize(
+    "args, said",
+    [
+        (["--batch-size", 4], "batch_size is 4, was 8"),
+        (["--seed", 2], "seed is 2, was 1"),
+        (["--full"], "full is True, was False"),
+        (["--directions", "en-it,it-en,en-nl"], "directions is en-it,it-en,en-nl, was supervised"),
+        (["--lora-rank", 2], "lora_rank is 2"),
+        (["--steps", 9], "steps is 9, was 8"),
+    ],
+)
 def test_another_run_under_the_same_name_is_refused(stopped, args, said):
     before = sorted(os.listdir(stopped / "run.partial"))
     result = resume(stopped, *args)
-    assert result.returncode == 2 and said in result.stderr and "choose another --out" in result.stderr
+    assert (
+        result.returncode == 2 and said in result.stderr and "choose another --out" in result.stderr
+    )
     assert sorted(os.listdir(stopped / "run.partial")) == before
 
 
 def test_changed_data_is_refused_and_a_changed_split_is_not(stopped):
     os.unlink(stopped / "train.tsv")
-    (stopped / "train.tsv").write_text(TSV.replace("apri il file 3 ", "apri il file tre "), encoding="utf-8")
+    (stopped / "train.tsv").write_text(
+        TSV.replace("apri il file 3 ", "apri il file tre "), encoding="utf-8"
+    )
     result = resume(stopped)
     assert result.returncode == 2 and "data_crc32 is" in result.stderr
     (stopped / "train.tsv").write_text(TSV, encoding="utf-8")
     result = resume(stopped, "--micro-batch-tokens", 300, "--keep", 1)  # out of memory at 4096, say
     assert result.returncode == 0, result.stderr
     kept = [name for name in os.listdir(stopped / "run") if name.startswith("step-")]
-    assert kept == ["step-000006"] and log(stopped / "run")[-1]["mle"] == pytest.approx(log(stopped / "whole")[-1]["mle"], rel=0.02)
+    assert kept == ["step-000006"] and log(stopped / "run")[-1]["mle"] == pytest.approx(
+        log(stopped / "whole")[-1]["mle"], rel=0.02
+    )
 
 
-@pytest.mark.parametrize("file, damage, said", [
-    ("optimizer.safetensors", "flip", "optimizer.safetensors: tensor .* is damaged"),
-    ("adapter_model.safetensors", "flip", "adapter_model.safetensors: tensor .* is damaged"),
-    ("optimizer.safetensors", "cut", "optimizer.safetensors: .* bytes; expected a whole safetensors file"),
-    ("optimizer.safetensors", "delete", "optimizer.safetensors: no such file"),
-    ("adapter_model.safetensors", "delete", "adapter_model.safetensors: no such file"),
-    ("adapter_config.json", "delete", "config.json: no such file"), ("adapter_config.json", "cut", "adapter_config.json: "),
-    ("adapter_config.json", "alpha", "adapter_config.json: .*step-000004"),
-    ("state.json", "cut", "state.json: "), ("state.json", "delete", "state.json: no such file"),
-    ("state.json", "step", "state.json: damaged"), ("settings.json", "delete", "settings.json: no such file"),
-    ("log.jsonl", "delete", "log.jsonl")])
+@pytest.mark.parametrize(
+    "file, damage, said",
+    [
+        ("optimizer.safetensors", "flip", "optimizer.safetensors: tensor .* is damaged"),
+        ("adapter_model.safetensors", "flip", "adapter_model.safetensors: tensor .* is damaged"),
+        (
+            "optimizer.safetensors",
+            "cut",
+            "optimizer.safetensors: .* bytes; expected a whole safetensors file",
+        ),
+        ("optimizer.safetensors", "delete", "optimizer.safetensors: no such file"),
+        ("adapter_model.safetensors", "delete", "adapter_model.safetensors: no such file"),
+        ("adapter_config.json", "delete", "config.json: no such file"),
+        ("adapter_config.json", "cut", "adapter_config.json: "),
+        ("adapter_config.json", "alpha", "adapter_config.json: .*step-000004"),
+        ("state.json", "cut", "state.json: "),
+        ("state.json", "delete", "state.json: no such file"),
+        ("state.json", "step", "state.json: damaged"),
+        ("settings.json", "delete", "settings.json: no such file"),
+        ("log.jsonl", "delete", "log.jsonl"),
+    ],
+)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_serves(stopped, file, damage, said):
     path = stopped / "run.partial" / "step-000004" / file
     blob = bytearray(path.read_bytes())
@@ -151,7 +216,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_serves(stopped, fil
         blob = blob.replace(b'"step": 4', b'"step": 3')
     path.write_bytes(blob) if damage != "delete" else path.unlink()
     result = resume(stopped)
-    assert result.returncode == 2 and "Traceback" not in result.stderr and result.stderr.count("\n") == 1, result.stderr
+    assert (
+        result.returncode == 2
+        and "Traceback" not in result.stderr
+        and result.stderr.count("\n") == 1
+    ), result.stderr
     assert re.search(said, result.stderr), result.stderr
     shutil.rmtree(path.parent)  # what the sentence advises
     assert resume(stopped).returncode == 0 and same(stopped)
@@ -161,15 +230,23 @@ def limited(bytes):
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (bytes, bytes))
 
 
-@pytest.mark.parametrize("room, said", [(20_000, "step-000002 was not written"), (300, "File too large")])
-def test_a_full_disk_is_one_sentence_and_older_checkpoints_are_untouched(finished, tmp_path, room, said):
+@pytest.mark.parametrize(
+    "room, said", [(20_000, "step-000002 was not written"), (300, "File too large")]
+)
+def test_a_full_disk_is_one_sentence_and_older_checkpoints_are_untouched(
+    finished, tmp_path, room, said
+):
     """Files may grow to so many bytes: then a checkpoint, or a log, cannot be written."""
     args = ["--out", tmp_path / "run", "--full", "--lora-dropout", 0]
     result = script("train.py", *ARGS, *args, cwd=finished, preexec_fn=limited(room))
-    assert result.returncode == 2 and said in result.stderr and "Traceback" not in result.stderr, result.stderr
+    assert result.returncode == 2 and said in result.stderr and "Traceback" not in result.stderr, (
+        result.stderr
+    )
     assert not (tmp_path / "run").exists() and not list((tmp_path / "run.partial").glob("step-*"))
     result = script("train.py", *ARGS, *args, "--resume", cwd=finished)
-    assert result.returncode == 0 and (tmp_path / "run" / "model.safetensors").exists(), result.stderr
+    assert result.returncode == 0 and (tmp_path / "run" / "model.safetensors").exists(), (
+        result.stderr
+    )
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere: needs another user")
@@ -177,43 +254,89 @@ def test_a_read_only_folder_is_one_sentence(finished, tmp_path):
     tmp_path.chmod(0o500)
     result = script("train.py", *ARGS, "--out", tmp_path / "run", cwd=finished)
     tmp_path.chmod(0o700)
-    assert result.returncode == 2 and "Permission denied" in result.stderr and result.stderr.count("\n") == 1
+    assert (
+        result.returncode == 2
+        and "Permission denied" in result.stderr
+        and result.stderr.count("\n") == 1
+    )
 
 
 def test_a_place_that_cannot_be_written_is_one_sentence(finished):
     result = script("train.py", *ARGS, "--out", "train.tsv/run", cwd=finished)
-    assert result.returncode == 2 and "Not a directory" in result.stderr and "Traceback" not in result.stderr, result.stderr
+    assert (
+        result.returncode == 2
+        and "Not a directory" in result.stderr
+        and "Traceback" not in result.stderr
+    ), result.stderr
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_before_it_can_spoil_the_weights(finished, tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_can_spoil_the_weights(
+    finished, tmp_path
+):
     args = [*ARGS, "--save-every", 0, "--clip", 0, "--out", tmp_path / "run"]
     result = script("train.py", *args, "--lr", 1e30, cwd=finished)
     assert result.returncode == 2 and "Traceback" not in result.stderr
-    said = result.stderr[result.stderr.index("error: "):]
-    assert "step 2: loss nan" in said and "step-000001 holds the state before it; lower --lr 1e+30" in said
+    said = result.stderr[result.stderr.index("error: ") :]
+    assert (
+        "step 2: loss nan" in said
+        and "step-000001 holds the state before it; lower --lr 1e+30" in said
+    )
     assert "samples: " in said and "open file" in said
     assert [row["step"] for row in log(tmp_path / "run.partial")] == [1]
     load_model(tmp_path / "run.partial" / "step-000001")  # no damaged tensor in it
-    result = script("train.py", *args, "--lr", 1e-3, "--resume", cwd=finished)  # what the sentence advises is possible
-    assert result.returncode == 2 and "step 2" in result.stderr  # though 1e30 in one step is beyond repair
+    result = script(
+        "train.py", *args, "--lr", 1e-3, "--resume", cwd=finished
+    )  # what the sentence advises is possible
+    assert (
+        result.returncode == 2 and "step 2" in result.stderr
+    )  # though 1e30 in one step is beyond repair
 
 
 def test_fp16_skips_steps_without_advancing_the_schedule(finished, tmp_path):
     """The first scale, 65,536, is too large for these gradients: the scaler halves it until one fits."""
-    result = script("train.py", *ARGS, "--dtype", "fp16", "--lora-alpha", 256, "--out", tmp_path / "run", cwd=finished)
+    result = script(
+        "train.py",
+        *ARGS,
+        "--dtype",
+        "fp16",
+        "--lora-alpha",
+        256,
+        "--out",
+        tmp_path / "run",
+        cwd=finished,
+    )
     assert result.returncode == 0, result.stderr
     rows = log(tmp_path / "run")
     skipped = [row["step"] for row in rows if row["grad_norm"] is None]
     assert skipped and skipped == list(range(1, len(skipped) + 1)) and len(skipped) < 8
-    assert len({row["lr"] for row in rows[:len(skipped) + 1]}) == 1 and len({row["mle"] for row in rows}) == 8
+    assert (
+        len({row["lr"] for row in rows[: len(skipped) + 1]}) == 1
+        and len({row["mle"] for row in rows}) == 8
+    )
     state = json.load(open(tmp_path / "run" / "step-000006" / "state.json"))
-    assert state["updates"] == 6 - len(skipped) and state["scaler"]["scale"] == 65536 / 2 ** len(skipped)
+    assert state["updates"] == 6 - len(skipped) and state["scaler"]["scale"] == 65536 / 2 ** len(
+        skipped
+    )
 
 
 # The story that a run tells
 
-def test_the_figures_of_dev_are_those_of_evaluate_and_the_best_checkpoint_is_the_run(finished, tmp_path):
-    args = ["--out", tmp_path / "run", "--dev", "dev.tsv", "--best", "mle", "--lr", 0.3, "--save-every", 3]
+
+def test_the_figures_of_dev_are_those_of_evaluate_and_the_best_checkpoint_is_the_run(
+    finished, tmp_path
+):
+    args = [
+        "--out",
+        tmp_path / "run",
+        "--dev",
+        "dev.tsv",
+        "--best",
+        "mle",
+        "--lr",
+        0.3,
+        "--save-every",
+        3,
+    ]
     result = script("train.py", *ARGS, *args, cwd=finished)
     assert result.returncode == 0, result.stderr
     rows = [row for row in log(tmp_path / "run") if "dev_mle" in row]
@@ -221,7 +344,9 @@ def test_the_figures_of_dev_are_those_of_evaluate_and_the_best_checkpoint_is_the
     best = min(rows, key=lambda row: row["dev_mle"])["step"]
     assert f"which is step {best}, the best by mle of --dev" in result.stdout
     steps = [tmp_path / "run" / f"step-{row['step']:06}" for row in rows]
-    result = script("evaluate.py", "--ckpt", *steps, "--data", "dev.tsv", "--device", "cpu", cwd=finished)
+    result = script(
+        "evaluate.py", "--ckpt", *steps, "--data", "dev.tsv", "--device", "cpu", cwd=finished
+    )
     assert result.returncode == 0, result.stderr
     for row, run in zip(rows, steps):
         found = json.load(open(run / "eval-dev" / "scores.json"))["directions"].values()
@@ -229,20 +354,41 @@ def test_the_figures_of_dev_are_those_of_evaluate_and_the_best_checkpoint_is_the
         model = load_model(run).eval()
         dev = Encoded(read_corpus([finished / "dev.tsv"])[0], Tokenizer([run], model.config), 512)
         with torch.no_grad():
-            batches, = dev.micro_batches(dev.items, 500)
-            nats = sum(forward(model, b, Settings(device="cpu", dtype="fp32"))[0].item() for b in batches)
+            (batches,) = dev.micro_batches(dev.items, 500)
+            nats = sum(
+                forward(model, b, Settings(device="cpu", dtype="fp32"))[0].item() for b in batches
+            )
         assert row["dev_mle"] == pytest.approx(nats / sum(len(b.y) for b in batches), rel=1e-5)
-    a, b = (load_file(tmp_path / "run" / place / "adapter_model.safetensors") for place in ("", f"step-{best:06}"))
+    a, b = (
+        load_file(tmp_path / "run" / place / "adapter_model.safetensors")
+        for place in ("", f"step-{best:06}")
+    )
     assert all(torch.equal(a[k], b[k]) for k in a) and len(log(tmp_path / "run")) == 8
 
 
 def test_a_run_folder_tells_its_story(finished):
     settings = json.load(open(finished / "whole" / "settings.json"))
-    assert settings["seed"] == 1 and settings["versions"]["torch"] == torch.__version__ and settings["versions"]["git"]
+    assert (
+        settings["seed"] == 1
+        and settings["versions"]["torch"] == torch.__version__
+        and settings["versions"]["git"]
+    )
     speed = log(finished / "whole", "speed.jsonl")
     assert [row["step"] for row in speed] == list(range(1, 9))
-    assert all(row["tokens_per_s"] > 0 and row["peak_memory_gib"] > 0.01 and row["mfu"] is None for row in speed)
-    assert {*log(finished / "whole")[0]} == {"step", "loss", "mle", "ul", "grad_norm", "lr", "response_tokens", "tokens"}
+    assert all(
+        row["tokens_per_s"] > 0 and row["peak_memory_gib"] > 0.01 and row["mfu"] is None
+        for row in speed
+    )
+    assert {*log(finished / "whole")[0]} == {
+        "step",
+        "loss",
+        "mle",
+        "ul",
+        "grad_norm",
+        "lr",
+        "response_tokens",
+        "tokens",
+    }
 
 
 def test_tensorboard_shows_what_the_logs_say(finished):
@@ -268,7 +414,9 @@ def test_several_processes_resume_each_others_checkpoints(stopped):
     for run, processes in (("again", 2), ("other", 1)):
         shutil.copytree(stopped / "whole2", stopped / f"{run}.partial")
         shutil.rmtree(stopped / f"{run}.partial" / "step-000004")
-        result = script("train.py", *ARGS, *still, "--out", run, "--resume", cwd=stopped, processes=processes)
+        result = script(
+            "train.py", *ARGS, *still, "--out", run, "--resume", cwd=stopped, processes=processes
+        )
         assert result.returncode == 0 and "step-000002" in result.stdout, result.stderr
     assert same(stopped, "whole2", "again")
     a, b = (load_file(stopped / run / "adapter_model.safetensors") for run in ("part", "other"))

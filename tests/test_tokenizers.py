@@ -1,4 +1,5 @@
 """Real tokenizers, which PyPI packages ship: SentencePiece models of mistral-common, byte-level BPE of LLaMA-3 and Tekken."""
+
 import base64
 import json
 import os
@@ -10,33 +11,54 @@ import pytest
 from conftest import BASE
 
 from data import Tokenizer, write_prompt
-from plumbing.corpora import LANGUAGES, TEMPLATES
 from model import load_model
+from plumbing.corpora import LANGUAGES, TEMPLATES
 from plumbing.errors import InputError
 from plumbing.folders import Config
 
-mistral_common = pytest.importorskip("mistral_common", reason="needs mistral-common, which wants Python 3.11")
+mistral_common = pytest.importorskip(
+    "mistral_common", reason="needs mistral-common, which wants Python 3.11"
+)
 llama_models, tokenizers = pytest.importorskip("llama_models"), pytest.importorskip("tokenizers")
 transformers = pytest.importorskip("transformers")
 MISTRAL = Path(mistral_common.__file__).parent / "data"
 PIECES = sorted(p.name for p in MISTRAL.glob("*.model.v*") if not p.name.endswith("m1"))
 CONFIG = Config(200_000, 8, 8, 1, 1, eos_token_id=[128001, 128009])
 TEXTS = {  # the paper's twelve languages
-    "en": "The file couldn't be opened: it's 90% damaged.", "it": "Perché il file è «danneggiato»? Non c'è più!",
-    "nl": "Geüploade foto's zijn één keer zichtbaar.", "ro": "Fișierul nu poate fi deschis în această țară.",
-    "de": "Größere Änderungen müssen geprüft werden.", "zh": "无法打开该文件，因为它已损坏。", "cs": "Příliš žluťoučký kůň úpěl ďábelské ódy.",
-    "ja": "ファイルを開けませんでした。「破損」しています。", "ru": "Съешь ещё этих мягких французских булок, да выпей чаю.",
-    "uk": "Ґанок, їжак і щедрий об'єм — це не помилка.", "fr": "Où est l'œuvre ? Voilà : « çà et là », à 5 €.", "ko": "파일을 열 수 없습니다. 손상되었습니다!"}
-ODD = ["</s> <s>[INST] <|end_of_text|> <|begin_of_text|>", "  two  spaces\n\n\tand a tab ", "🙂🏽 𝔘𝔫𝔦 e\u0301 \u2028 \x85", "", " ", '"quoted"']
+    "en": "The file couldn't be opened: it's 90% damaged.",
+    "it": "Perché il file è «danneggiato»? Non c'è più!",
+    "nl": "Geüploade foto's zijn één keer zichtbaar.",
+    "ro": "Fișierul nu poate fi deschis în această țară.",
+    "de": "Größere Änderungen müssen geprüft werden.",
+    "zh": "无法打开该文件，因为它已损坏。",
+    "cs": "Příliš žluťoučký kůň úpěl ďábelské ódy.",
+    "ja": "ファイルを開けませんでした。「破損」しています。",
+    "ru": "Съешь ещё этих мягких французских булок, да выпей чаю.",
+    "uk": "Ґанок, їжак і щедрий об'єм — це не помилка.",
+    "fr": "Où est l'œuvre ? Voilà : « çà et là », à 5 €.",
+    "ko": "파일을 열 수 없습니다. 손상되었습니다!",
+}
+ODD = [
+    "</s> <s>[INST] <|end_of_text|> <|begin_of_text|>",
+    "  two  spaces\n\n\tand a tab ",
+    "🙂🏽 𝔘𝔫𝔦 e\u0301 \u2028 \x85",
+    "",
+    " ",
+    '"quoted"',
+]
 
 
 def byte_bpe(tokens, pattern, specials):
     """A tokenizers.Tokenizer of a tiktoken vocabulary, as the conversion of LLaMA-3 made its tokenizer.json."""
     from transformers.convert_slow_tokenizer import TikTokenConverter
-    bpe = TikTokenConverter(vocab_file=str(tokens), pattern=pattern, extra_special_tokens=specials).converted()
+
+    bpe = TikTokenConverter(
+        vocab_file=str(tokens), pattern=pattern, extra_special_tokens=specials
+    ).converted()
     bos = specials[0]
     bpe.post_processor = tokenizers.processors.TemplateProcessing(
-        single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, bpe.token_to_id(bos))])
+        single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, bpe.token_to_id(bos))]
+    )
     return bpe
 
 
@@ -44,11 +66,16 @@ def byte_bpe(tokens, pattern, specials):
 def llama3(tmp_path_factory):
     """(folder with tokenizer.json, the reference encoder)"""
     from llama_models.llama3.tokenizer import Tokenizer as Reference
+
     path = Path(next(iter(llama_models.__path__))) / "llama3" / "tokenizer.model"
     reference, folder = Reference(path), tmp_path_factory.mktemp("llama3")
     specials = sorted(reference.special_tokens, key=reference.special_tokens.get)
     byte_bpe(path, reference.model._pat_str, specials).save(str(folder / "tokenizer.json"))
-    config = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    config = {
+        "bos_token": "<|begin_of_text|>",
+        "eos_token": "<|eot_id|>",
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return folder, lambda text: reference.encode(text, bos=False, eos=False), reference
 
@@ -56,14 +83,25 @@ def llama3(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tekken(tmp_path_factory):
     from mistral_common.tokens.tokenizers.tekken import Tekkenizer
+
     path, folder = sorted(MISTRAL.glob("tekken*.json"))[-1], tmp_path_factory.mktemp("tekken")
     raw, reference = json.loads(path.read_text()), Tekkenizer.from_file(path)
-    used = raw["vocab"][:raw["config"]["default_vocab_size"] - raw["config"]["default_num_special_tokens"]]
+    used = raw["vocab"][
+        : raw["config"]["default_vocab_size"] - raw["config"]["default_num_special_tokens"]
+    ]
     (folder / "tokens").write_text("".join(f"{t['token_bytes']} {t['rank']}\n" for t in used))
     assert base64.b64decode(used[97]["token_bytes"]) == b"a"
-    byte_bpe(folder / "tokens", raw["config"]["pattern"], ["<s>", "</s>"]).save(str(folder / "tokenizer.json"))
-    shift = raw["config"]["default_num_special_tokens"]  # Tekken puts its special tokens first, the conversion last
-    return folder, lambda text: [i - shift for i in reference.encode(text, bos=False, eos=False)], reference
+    byte_bpe(folder / "tokens", raw["config"]["pattern"], ["<s>", "</s>"]).save(
+        str(folder / "tokenizer.json")
+    )
+    shift = raw["config"][
+        "default_num_special_tokens"
+    ]  # Tekken puts its special tokens first, the conversion last
+    return (
+        folder,
+        lambda text: [i - shift for i in reference.encode(text, bos=False, eos=False)],
+        reference,
+    )
 
 
 @pytest.mark.parametrize("name", PIECES)
@@ -74,15 +112,24 @@ def test_sentencepiece_models_round_trip_the_papers_twelve_languages(tmp_path, n
     for text in [*TEXTS.values(), *ODD]:
         ids = tokenizer.encode(text)
         assert tokenizer.decode(ids) == text and not {tokenizer.eos, *tokenizer.bos} & set(ids)
-    assert tokenizer.bos == [1] and tokenizer.eos == 2  # transformers' default where no configuration says otherwise
-    assert tokenizer.decode([*tokenizer.encode("Hallo"), 2, 150_000]) == "Hallo"  # a token added to the model alone
+    assert (
+        tokenizer.bos == [1] and tokenizer.eos == 2
+    )  # transformers' default where no configuration says otherwise
+    assert (
+        tokenizer.decode([*tokenizer.encode("Hallo"), 2, 150_000]) == "Hallo"
+    )  # a token added to the model alone
 
 
 @pytest.mark.parametrize("which", ["llama3", "tekken"])
 def test_tokenizer_json_agrees_with_the_reference_encoder(which, request):
     folder, reference, _ = request.getfixturevalue(which)
     tokenizer = Tokenizer([str(folder)], CONFIG)
-    prompts = [write_prompt(template, ("en", code), text) for template in TEMPLATES for code, text in TEXTS.items() if code != "en"]
+    prompts = [
+        write_prompt(template, ("en", code), text)
+        for template in TEMPLATES
+        for code, text in TEXTS.items()
+        if code != "en"
+    ]
     for text in [*TEXTS.values(), *ODD, *prompts]:
         ids = tokenizer.encode(text)
         assert ids == reference(text) and tokenizer.decode(ids) == text
@@ -93,8 +140,13 @@ def test_tokenizer_json_of_a_sentencepiece_model_agrees_with_it(tmp_path, add_bo
     shutil.copy(MISTRAL / PIECES[-1], tmp_path / "tokenizer.model")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": add_bos}))
     pieces = Tokenizer([str(tmp_path)], CONFIG)
-    transformers.LlamaTokenizer.from_pretrained(str(tmp_path)).save_pretrained(str(tmp_path / "fast"))
-    assert os.listdir(tmp_path / "fast").count("tokenizer.json") == 1 and not (tmp_path / "fast" / "tokenizer.model").exists()
+    transformers.LlamaTokenizer.from_pretrained(str(tmp_path)).save_pretrained(
+        str(tmp_path / "fast")
+    )
+    assert (
+        os.listdir(tmp_path / "fast").count("tokenizer.json") == 1
+        and not (tmp_path / "fast" / "tokenizer.model").exists()
+    )
     bpe = Tokenizer([str(tmp_path / "fast")], CONFIG)
     for text in TEXTS.values():
         prompt = write_prompt("alpaca", ("en", "it"), text)
@@ -106,19 +158,40 @@ def test_bos_and_eos_are_what_the_folder_says_in_transformers_too(tmp_path, llam
     folder, _, reference = llama3
     tokenizer = Tokenizer([str(folder)], CONFIG)
     theirs = transformers.AutoTokenizer.from_pretrained(str(folder), split_special_tokens=True)
-    assert tokenizer.bos == [reference.bos_id] and tokenizer.eos == reference.special_tokens["<|eot_id|>"] == 128009
+    assert (
+        tokenizer.bos == [reference.bos_id]
+        and tokenizer.eos == reference.special_tokens["<|eot_id|>"] == 128009
+    )
     for text in TEXTS.values():
-        assert tokenizer.prompt(("en", "it"), text, 9999)[0] == theirs(write_prompt("alpaca", ("en", "it"), text)).input_ids
+        assert (
+            tokenizer.prompt(("en", "it"), text, 9999)[0]
+            == theirs(write_prompt("alpaca", ("en", "it"), text)).input_ids
+        )
     shutil.copytree(folder, tmp_path / "none")
     (tmp_path / "none" / "tokenizer_config.json").unlink()
     raw = json.loads((tmp_path / "none" / "tokenizer.json").read_text())
     (tmp_path / "none" / "tokenizer.json").write_text(json.dumps(raw | {"post_processor": None}))
-    bare = Tokenizer([str(tmp_path / "none")], CONFIG)  # SmolLM2's way: no BOS; EOS from config.json
-    assert bare.bos == [] and bare.eos == 128001 and bare.encode("Hallo") == tokenizer.encode("Hallo")
+    bare = Tokenizer(
+        [str(tmp_path / "none")], CONFIG
+    )  # SmolLM2's way: no BOS; EOS from config.json
+    assert (
+        bare.bos == [] and bare.eos == 128001 and bare.encode("Hallo") == tokenizer.encode("Hallo")
+    )
     shutil.copy(MISTRAL / PIECES[0], tmp_path / "tokenizer.model")
-    for stated, bos, eos in [({"add_bos_token": False}, [], 2), ({"bos_token": {"content": "<s>"}, "eos_token": "</s>"}, [1], 2),
-                             ({"bos_token": "", "eos_token": ""}, [1], 2), ({"bos_token": None}, [1], 2),
-                             ({"eos_token": "<|im_end|>", "added_tokens_decoder": {"32005": {"content": "<|im_end|>"}}}, [1], 32005)]:
+    for stated, bos, eos in [
+        ({"add_bos_token": False}, [], 2),
+        ({"bos_token": {"content": "<s>"}, "eos_token": "</s>"}, [1], 2),
+        ({"bos_token": "", "eos_token": ""}, [1], 2),
+        ({"bos_token": None}, [1], 2),
+        (
+            {
+                "eos_token": "<|im_end|>",
+                "added_tokens_decoder": {"32005": {"content": "<|im_end|>"}},
+            },
+            [1],
+            32005,
+        ),
+    ]:
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(stated))
         tokenizer = Tokenizer([str(tmp_path)], CONFIG)
         assert (tokenizer.bos, tokenizer.eos) == (bos, eos), stated
@@ -129,25 +202,46 @@ def test_cutting_never_leaves_half_a_character_and_always_ends(llama3):
     for text in ["🙂🏽" * 50, "無" * 100, "a" * 300, "\u0301" * 40, " " * 80]:
         for room in range(18, 60, 7):
             ids, cut = tokenizer.prompt(("zh", "en"), text, room)
-            assert cut == (len(tokenizer.prompt(("zh", "en"), text, 9999)[0]) > room) and len(ids) <= room and "\ufffd" not in tokenizer.decode(ids)
-    assert tokenizer.prompt(("zh", "en"), "無", 5) == (None, True) and tokenizer.prompt(("zh", "en"), "🙂" * 50, 40)[1]
+            assert (
+                cut == (len(tokenizer.prompt(("zh", "en"), text, 9999)[0]) > room)
+                and len(ids) <= room
+                and "\ufffd" not in tokenizer.decode(ids)
+            )
+    assert (
+        tokenizer.prompt(("zh", "en"), "無", 5) == (None, True)
+        and tokenizer.prompt(("zh", "en"), "🙂" * 50, 40)[1]
+    )
 
 
 def test_every_template_names_both_languages_and_holds_the_text_once():
-    assert set(TEMPLATES) == {"alpaca", "post-instruction", "alma", "ptl"} and set(TEMPLATES["ptl"]) == set(TEXTS)
+    assert set(TEMPLATES) == {"alpaca", "post-instruction", "alma", "ptl"} and set(
+        TEMPLATES["ptl"]
+    ) == set(TEXTS)
     for source in TEXTS:
         for target in set(TEXTS) - {source}:
             for template in TEMPLATES:
                 prompt = write_prompt(template, (source, target), "{x} <text>")
-                assert prompt.count("{x} <text>") == 1 and "{source}" not in prompt and prompt == prompt.strip()
+                assert (
+                    prompt.count("{x} <text>") == 1
+                    and "{source}" not in prompt
+                    and prompt == prompt.strip()
+                )
                 names = TEMPLATES["ptl"][target]["names"] if template == "ptl" else LANGUAGES
                 assert names[source] in prompt and names[target] in prompt
-    assert write_prompt("alma", ("de", "en"), "Hallo") == "Translate this from German to English:\nGerman: Hallo\nEnglish:"
+    assert (
+        write_prompt("alma", ("de", "en"), "Hallo")
+        == "Translate this from German to English:\nGerman: Hallo\nEnglish:"
+    )
     post = write_prompt("post-instruction", ("de", "en"), "Hallo")
-    assert post.index("Hallo") < post.index("from German to English") and post.endswith("### Response:")
+    assert post.index("Hallo") < post.index("from German to English") and post.endswith(
+        "### Response:"
+    )
     assert write_prompt("ptl", ("it", "en"), "Ciao") == write_prompt("alpaca", ("it", "en"), "Ciao")
     german = write_prompt("ptl", ("it", "de"), "Ciao")
-    assert "Übersetze die folgenden Sätze aus dem Italienischen ins Deutsche." in german and german.endswith("### Antwort:")
+    assert (
+        "Übersetze die folgenden Sätze aus dem Italienischen ins Deutsche." in german
+        and german.endswith("### Antwort:")
+    )
     with pytest.raises(InputError, match="--template ptl: no prompt for en-da; it has en it nl"):
         write_prompt("ptl", ("en", "da"), "x")
 
@@ -157,19 +251,32 @@ def test_a_missing_broken_or_foreign_tokenizer_is_named(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no tokenizer.model and no tokenizer.json"):
         Tokenizer([str(tmp_path)], config)
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(InputError, match="tokenizer.json: no tokenizer can be read .*copy it and tokenizer_config.json again"):
+    with pytest.raises(
+        InputError,
+        match="tokenizer.json: no tokenizer can be read .*copy it and tokenizer_config.json again",
+    ):
         Tokenizer([str(tmp_path)], config)
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(InputError, match="tokenizer.json: no tokenizer can be read .*; pip install tokenizers"):
+    with pytest.raises(
+        InputError, match="tokenizer.json: no tokenizer can be read .*; pip install tokenizers"
+    ):
         Tokenizer([str(tmp_path)], config)
     (tmp_path / "tokenizer.model").write_bytes(b"not a model")
     with pytest.raises(InputError, match="tokenizer.model: no tokenizer can be read"):
         Tokenizer([str(tmp_path)], config)
     shutil.copy(MISTRAL / PIECES[0], tmp_path / "tokenizer.model")
-    with pytest.raises(InputError, match="pieces, BOS .* do not belong to a model with a vocabulary of 4,000"):
+    with pytest.raises(
+        InputError, match="pieces, BOS .* do not belong to a model with a vocabulary of 4,000"
+    ):
         Tokenizer([str(tmp_path)], config)
-    for stated in ({"added_tokens_decoder": 3}, {"added_tokens_decoder": {"x": {"content": "y"}}}, {"eos_token": {}}):
+    for stated in (
+        {"added_tokens_decoder": 3},
+        {"added_tokens_decoder": {"x": {"content": "y"}}},
+        {"eos_token": {}},
+    ):
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(stated))
         with pytest.raises(InputError, match="tokenizer"):
             Tokenizer([str(tmp_path)], CONFIG)
-    assert Tokenizer([str(tmp_path / "none"), BASE], config).folder == BASE  # an adapter folder without one: its base's
+    assert (
+        Tokenizer([str(tmp_path / "none"), BASE], config).folder == BASE
+    )  # an adapter folder without one: its base's

@@ -1,4 +1,5 @@
 """Both stages for a few steps on a two-layer model, called as a user calls them."""
+
 import json
 import math
 import os
@@ -9,10 +10,10 @@ from conftest import BASE, log, script, tiny
 from safetensors.torch import load_file
 
 from data import collate
-from plumbing.cli import DTYPES
-from plumbing.corpora import read_corpus
 from evaluate import greedy
 from model import LlamaForCausalLM, add_lora, load_model, save_model
+from plumbing.cli import DTYPES
+from plumbing.corpora import read_corpus
 from plumbing.files import write_json
 from plumbing.folders import Config
 from train import Settings, forward, learning_rate
@@ -21,7 +22,9 @@ FAST = ["--pairs", "20", "--steps", "3", "--batch-size", "8", "--lora-rank", "4"
 
 
 def train(folder, *args):
-    result = script("train.py", "--data", folder / "train.tsv", "--model", folder / "model", *FAST, *args)
+    result = script(
+        "train.py", "--data", folder / "train.tsv", "--model", folder / "model", *FAST, *args
+    )
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -30,6 +33,7 @@ def train(folder, *args):
 def runs(tmp_path_factory):
     """A stage-1 run, its stage-2 run with a higher alpha, and the alpha = 0 control."""
     from conftest import TSV
+
     folder = tmp_path_factory.mktemp("runs")
     save_model(tiny(), folder / "model", BASE)
     (folder / "train.tsv").write_text(TSV, encoding="utf-8")
@@ -51,7 +55,19 @@ def test_stage_one_learns_and_stage_two_lowers_the_unlikelihood(runs):
 
 def test_stage_two_with_alpha_zero_is_stage_one_continued(runs):
     """The same steps from the same run: stage 1's code path and the control end with the same weights."""
-    train(runs, "--stage", 1, "--init", runs / "s1", "--lr", 0.01, "--steps", 12, "--out", runs / "continued")
+    train(
+        runs,
+        "--stage",
+        1,
+        "--init",
+        runs / "s1",
+        "--lr",
+        0.01,
+        "--steps",
+        12,
+        "--out",
+        runs / "continued",
+    )
     a, b = (load_file(runs / r / "adapter_model.safetensors") for r in ("control", "continued"))
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     other = load_file(runs / "s2" / "adapter_model.safetensors")
@@ -59,12 +75,21 @@ def test_stage_two_with_alpha_zero_is_stage_one_continued(runs):
 
 
 def test_the_base_is_untouched_and_the_run_says_what_made_it(runs):
-    assert set(os.listdir(runs / "s1")) == {"adapter_config.json", "adapter_model.safetensors", "tokenizer.model",
-                                            "tokenizer_config.json",
-                                            "log.jsonl", "settings.json", "speed.jsonl"}
+    assert set(os.listdir(runs / "s1")) == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "tokenizer.model",
+        "tokenizer_config.json",
+        "log.jsonl",
+        "settings.json",
+        "speed.jsonl",
+    }
     settings = json.load(open(runs / "s2" / "settings.json"))
     assert settings["alpha"] == 0.5 and settings["stage"] == 2 and len(settings["supervised"]) == 6
-    expected, found = dict(tiny().named_parameters()), load_file(runs / "model" / "model.safetensors")
+    expected, found = (
+        dict(tiny().named_parameters()),
+        load_file(runs / "model" / "model.safetensors"),
+    )
     assert all(torch.equal(found[k], expected[k]) for k in found)
 
 
@@ -77,20 +102,44 @@ def test_a_full_run_is_a_whole_folder_that_trains_every_weight(folder):
 
 
 def test_a_reloaded_run_decodes_the_same_text_through_the_command_line(runs, tokenizer):
-    result = script("evaluate.py", "--ckpt", runs / "model", runs / "s2", "--data", runs / "train.tsv", "--rows", 3,
-                    "--max-new-tokens", 6, "--device", "cpu")
+    result = script(
+        "evaluate.py",
+        "--ckpt",
+        runs / "model",
+        runs / "s2",
+        "--data",
+        runs / "train.tsv",
+        "--rows",
+        3,
+        "--max-new-tokens",
+        6,
+        "--device",
+        "cpu",
+    )
     assert result.returncode == 0, result.stderr
     model = load_model(runs / "s2").eval()
     for pair in [("en", "it"), ("nl", "ro")]:
         samples = read_corpus([runs / "train.tsv"])[0][pair][:3]
-        ids = greedy(model, [tokenizer.prompt(pair, s.source, 500)[0] for s in samples], {tokenizer.eos}, 6)
-        written = (runs / "s2" / "eval-train" / f"{'-'.join(pair)}.txt").read_text(encoding="utf-8").split("\n")[:-1]
+        ids = greedy(
+            model, [tokenizer.prompt(pair, s.source, 500)[0] for s in samples], {tokenizer.eos}, 6
+        )
+        written = (
+            (runs / "s2" / "eval-train" / f"{'-'.join(pair)}.txt")
+            .read_text(encoding="utf-8")
+            .split("\n")[:-1]
+        )
         assert written == [" ".join(tokenizer.decode(i).split()) for i in ids]
     scores = json.load(open(runs / "s2" / "eval-train" / "scores.json"))
-    assert len(scores["directions"]) == 12 and "tok:13a" in scores["directions"]["en-it"]["signature"]
+    assert (
+        len(scores["directions"]) == 12 and "tok:13a" in scores["directions"]["en-it"]["signature"]
+    )
     zero = [scores["directions"][d] for d in ("it-nl", "it-ro", "nl-it", "nl-ro", "ro-it", "ro-nl")]
     assert scores["average"]["zero-shot"]["otr"] == pytest.approx(sum(r["otr"] for r in zero) / 6)
-    assert "**zero-shot, average**" in result.stdout and "model OTR" in result.stdout and "s2 OTR" in result.stdout
+    assert (
+        "**zero-shot, average**" in result.stdout
+        and "model OTR" in result.stdout
+        and "s2 OTR" in result.stdout
+    )
 
 
 def test_training_continues_from_an_adapter_of_peft_and_merges_into_a_full_folder(folder):
@@ -98,51 +147,146 @@ def test_training_continues_from_an_adapter_of_peft_and_merges_into_a_full_folde
     peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
     write_json(folder / "model" / "generation_config.json", {"max_length": 77})
     base = transformers.AutoModelForCausalLM.from_pretrained(folder / "model")
-    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "up_proj"], rank_pattern={"up_proj": 2},
-                             use_rslora=True, task_type="CAUSAL_LM")
+    config = peft.LoraConfig(
+        r=4,
+        lora_alpha=8,
+        target_modules=["q_proj", "up_proj"],
+        rank_pattern={"up_proj": 2},
+        use_rslora=True,
+        task_type="CAUSAL_LM",
+    )
     peft.get_peft_model(base, config).save_pretrained(folder / "adapter")
     os.rename(folder / "model", folder / "moved")
-    result = script("train.py", "--init", folder / "adapter", "--model", folder / "moved", "--data", folder / "train.tsv",
-                    "--out", folder / "run", "--template", "alma", "--lr", 0.01, *FAST)
+    result = script(
+        "train.py",
+        "--init",
+        folder / "adapter",
+        "--model",
+        folder / "moved",
+        "--data",
+        folder / "train.tsv",
+        "--out",
+        folder / "run",
+        "--template",
+        "alma",
+        "--lr",
+        0.01,
+        *FAST,
+    )
     assert result.returncode == 0, result.stderr
-    assert load_model(folder / "run").lora["rank_pattern"] == {"up_proj": 2} and (folder / "run" / "tokenizer.model").exists()
-    before, after = (load_file(folder / r / "adapter_model.safetensors") for r in ("adapter", "run"))
-    assert before.keys() == after.keys() and all(not torch.equal(before[k], after[k]) for k in before)
+    assert (
+        load_model(folder / "run").lora["rank_pattern"] == {"up_proj": 2}
+        and (folder / "run" / "tokenizer.model").exists()
+    )
+    before, after = (
+        load_file(folder / r / "adapter_model.safetensors") for r in ("adapter", "run")
+    )
+    assert before.keys() == after.keys() and all(
+        not torch.equal(before[k], after[k]) for k in before
+    )
     result = script("train.py", "--merge", "--init", folder / "run", "--out", folder / "merged")
     assert result.returncode == 0, result.stderr
-    assert {"config.json", "model.safetensors", "tokenizer.model", "tokenizer_config.json", "generation_config.json",
-            "settings.json"} == set(os.listdir(folder / "merged"))
+    assert {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.model",
+        "tokenizer_config.json",
+        "generation_config.json",
+        "settings.json",
+    } == set(os.listdir(folder / "merged"))
     ids = torch.arange(5, 40)
-    theirs = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(folder / "moved"), folder / "run")
+    theirs = peft.PeftModel.from_pretrained(
+        transformers.AutoModelForCausalLM.from_pretrained(folder / "moved"), folder / "run"
+    )
     merged = transformers.AutoModelForCausalLM.from_pretrained(folder / "merged")
     ours = load_model(folder / "run").eval()
     with torch.no_grad():
         expected = theirs.eval()(ids[None]).logits[0]
         torch.testing.assert_close(ours(ids, [35]), expected, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(merged.eval()(ids[None]).logits[0], expected, rtol=1e-5, atol=1e-5)
-    result = script("evaluate.py", "--ckpt", folder / "merged", folder / "run", "--data", folder / "train.tsv", "--rows", 2,
-                    "--max-new-tokens", 4, "--directions", "it-nl,en-it")
+        torch.testing.assert_close(
+            merged.eval()(ids[None]).logits[0], expected, rtol=1e-5, atol=1e-5
+        )
+    result = script(
+        "evaluate.py",
+        "--ckpt",
+        folder / "merged",
+        folder / "run",
+        "--data",
+        folder / "train.tsv",
+        "--rows",
+        2,
+        "--max-new-tokens",
+        4,
+        "--directions",
+        "it-nl,en-it",
+    )
     assert result.returncode == 0, result.stderr
-    reports = [json.load(open(folder / r / "eval-train" / "scores.json"))["directions"] for r in ("merged", "run")]
-    assert [{k: v["bleu"] for k, v in r.items()} for r in reports][0] == {k: v["bleu"] for k, v in reports[1].items()}
-    assert [json.load(open(folder / r / "settings.json"))["template"] for r in ("run", "merged")] == ["alma", "alma"]
+    reports = [
+        json.load(open(folder / r / "eval-train" / "scores.json"))["directions"]
+        for r in ("merged", "run")
+    ]
+    assert [{k: v["bleu"] for k, v in r.items()} for r in reports][0] == {
+        k: v["bleu"] for k, v in reports[1].items()
+    }
+    assert [
+        json.load(open(folder / r / "settings.json"))["template"] for r in ("run", "merged")
+    ] == ["alma", "alma"]
 
 
 @pytest.mark.parametrize("stage_two", [[], ["--template", "post-instruction"]])
 def test_the_template_of_stage_one_is_kept_unless_another_is_asked_for(folder, stage_two):
-    train(folder, "--stage", 1, "--template", "ptl", "--directions", "en-it,it-nl,nl-en", "--out", folder / "s1")
-    train(folder, "--stage", 2, "--init", folder / "s1", "--directions", "en-it,it-nl,nl-en", "--out", folder / "s2", *stage_two)
+    train(
+        folder,
+        "--stage",
+        1,
+        "--template",
+        "ptl",
+        "--directions",
+        "en-it,it-nl,nl-en",
+        "--out",
+        folder / "s1",
+    )
+    train(
+        folder,
+        "--stage",
+        2,
+        "--init",
+        folder / "s1",
+        "--directions",
+        "en-it,it-nl,nl-en",
+        "--out",
+        folder / "s2",
+        *stage_two,
+    )
     settings = json.load(open(folder / "s2" / "settings.json"))
-    assert settings["template"] == (stage_two[1] if stage_two else "ptl") and settings["supervised"] == ["en-it", "it-nl", "nl-en"]
-    result = script("evaluate.py", "--ckpt", folder / "s2", "--data", folder / "train.tsv", "--rows", 1, "--max-new-tokens", 2,
-                    "--directions", "zero-shot")
-    assert result.returncode == 0 and "it→en" in result.stdout and "it→nl" not in result.stdout, result.stderr
+    assert settings["template"] == (stage_two[1] if stage_two else "ptl") and settings[
+        "supervised"
+    ] == ["en-it", "it-nl", "nl-en"]
+    result = script(
+        "evaluate.py",
+        "--ckpt",
+        folder / "s2",
+        "--data",
+        folder / "train.tsv",
+        "--rows",
+        1,
+        "--max-new-tokens",
+        2,
+        "--directions",
+        "zero-shot",
+    )
+    assert result.returncode == 0 and "it→en" in result.stdout and "it→nl" not in result.stdout, (
+        result.stderr
+    )
 
 
 def test_the_schedule_rises_then_falls_to_zero():
     s = Settings(lr=1.0, warmup=0.1, device="cpu")
     rates = [learning_rate(i, 100, s) for i in range(101)]
-    assert rates[:10] == pytest.approx([i / 10 for i in range(1, 11)]) and max(rates) == rates[10] == 1.0
+    assert (
+        rates[:10] == pytest.approx([i / 10 for i in range(1, 11)])
+        and max(rates) == rates[10] == 1.0
+    )
     assert all(a >= b for a, b in zip(rates[10:], rates[11:])) and rates[100] == pytest.approx(0)
     assert rates[55] == pytest.approx(0.5, abs=1e-6)
 
@@ -155,14 +299,29 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA de
 @pytest.mark.parametrize("full", [[], ["--full"]])
 def test_mixed_precision_agrees_with_fp32_over_fifty_steps_on_cuda(folder, dtype, tolerance, full):
     """Loss of each step, relative; steps that fp16's scaler skips at the start are left out on both sides."""
-    args = ["--stage", 1, "--steps", 50, "--lr", 0.002, "--lora-alpha", 8, "--device", "cuda", *full]
+    args = [
+        "--stage",
+        1,
+        "--steps",
+        50,
+        "--lr",
+        0.002,
+        "--lora-alpha",
+        8,
+        "--device",
+        "cuda",
+        *full,
+    ]
     train(folder, *args, "--dtype", dtype, "--out", folder / "half")
     train(folder, *args, "--dtype", "fp32", "--out", folder / "fp32")
     half, fp32 = log(folder / "half"), log(folder / "fp32")
     assert sum(row["grad_norm"] is None for row in half) <= 3
     if all(row["grad_norm"] is not None for row in half):
         assert all(a["mle"] == pytest.approx(b["mle"], rel=tolerance) for a, b in zip(half, fp32))
-    assert half[-1]["mle"] == pytest.approx(fp32[-1]["mle"], rel=0.1) and half[-1]["mle"] < half[0]["mle"] - 1
+    assert (
+        half[-1]["mle"] == pytest.approx(fp32[-1]["mle"], rel=0.1)
+        and half[-1]["mle"] < half[0]["mle"] - 1
+    )
 
 
 def step_of(config, device, dtype, tokens):
@@ -174,11 +333,16 @@ def step_of(config, device, dtype, tokens):
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.02) if p.ndim == 2 else torch.nn.init.ones_(p)
     with torch.device(device):
-        add_lora(model, 16, 32.0, ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
+        add_lora(
+            model,
+            16,
+            32.0,
+            ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        )
     model.recompute = True
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-4)
     ids = list(range(3, tokens + 3))
-    batch = collate([(ids[:tokens // 2], ids[tokens // 2:])], ["one sample"])
+    batch = collate([(ids[: tokens // 2], ids[tokens // 2 :])], ["one sample"])
     mle_sum, _ = forward(model, batch, Settings(device=device, dtype=dtype))
     mle_sum.backward()
     optimizer.step()
@@ -186,7 +350,9 @@ def step_of(config, device, dtype, tokens):
 
 
 def test_a_lora_step_with_recomputation_on_a_small_random_model():
-    assert step_of(tiny(tied=False).config, "cpu", "fp32", 64) == pytest.approx(math.log(4000), rel=0.1)
+    assert step_of(tiny(tied=False).config, "cpu", "fp32", 64) == pytest.approx(
+        math.log(4000), rel=0.1
+    )
 
 
 @cuda
@@ -200,6 +366,7 @@ def test_lora_on_a_7b_shaped_model_fits_24_gb_on_cuda():
 
 # Bad input: one sentence, exit code 2, nothing half-written
 
+
 def corpus(text):
     return lambda f: (f / "train.tsv").write_text(text, encoding="utf-8")
 
@@ -209,35 +376,65 @@ def cut(f):
     path.write_bytes(path.read_bytes()[:-1])
 
 
-@pytest.mark.parametrize("damage, args, said", [
-    (lambda f: (f / "model" / "model.safetensors").unlink(), [], "model.safetensors: no such file"),
-    (cut, [], "expected a whole safetensors file"),
-    (lambda f: save_model(tiny(hidden_size=64), f / "other") or os.replace(
-        f / "other" / "model.safetensors", f / "model" / "model.safetensors"), [], "config and weights do not belong together"),
-    (corpus("en\na\n"), [], "line 1: 'en'; expected JSON, a TSV whose first line is"),
-    (corpus("en\txx\na\tb\n"), [], "line 2: found en xx; expected some of"),
-    (corpus("en\tit\tnl\tro\na\tb\n"), [], "line 2: 2 columns, expected 4"),
-    (None, ["--directions", "en-de"], "--directions en-de: pairs found in"),
-    (None, ["--merge"], "is a full model; expected --init with a LoRA run"),
-    (None, ["--stage", "2", "--init", "nowhere"], "nowhere: no such run"),
-    (None, ["--max-length", "513"], "--max-length 513: the model has 512 positions"),
-    (None, ["--alpha", "-1"], "--alpha -1.0: expected at least 0"),
-    (None, ["--device", "tpu"], "--device tpu: not possible here; expected cpu"),
-    (None, ["--best", "otr"], "--best needs --dev"),
-    (None, ["--dev", "train.tsv", "--save-every", "0"], "--dev, --save-every"),
-    (None, ["--dev", "nowhere.tsv", "--model", "nowhere"], "nowhere.tsv: no such file"),  # before a model is loaded
-    (None, ["--keep", "0"], "--keep 0: expected at least 1"),
-    (None, ["--lora-targets", "query"], "LoRA targets ['query']: expected some of"),
-    (None, ["--lora-dropout", "2"], "LoRA dropout 2.0: expected 0 to 1"),
-    (None, ["--merge", "--init", "nowhere"], "nowhere: no such run"),
-    (None, ["--out", "."], "exists and is no run of train.py"),
-    (None, ["--alhpa", "1"], "unrecognized arguments: --alhpa")])
+@pytest.mark.parametrize(
+    "damage, args, said",
+    [
+        (
+            lambda f: (f / "model" / "model.safetensors").unlink(),
+            [],
+            "model.safetensors: no such file",
+        ),
+        (cut, [], "expected a whole safetensors file"),
+        (
+            lambda f: (
+                save_model(tiny(hidden_size=64), f / "other")
+                or os.replace(f / "other" / "model.safetensors", f / "model" / "model.safetensors")
+            ),
+            [],
+            "config and weights do not belong together",
+        ),
+        (corpus("en\na\n"), [], "line 1: 'en'; expected JSON, a TSV whose first line is"),
+        (corpus("en\txx\na\tb\n"), [], "line 2: found en xx; expected some of"),
+        (corpus("en\tit\tnl\tro\na\tb\n"), [], "line 2: 2 columns, expected 4"),
+        (None, ["--directions", "en-de"], "--directions en-de: pairs found in"),
+        (None, ["--merge"], "is a full model; expected --init with a LoRA run"),
+        (None, ["--stage", "2", "--init", "nowhere"], "nowhere: no such run"),
+        (None, ["--max-length", "513"], "--max-length 513: the model has 512 positions"),
+        (None, ["--alpha", "-1"], "--alpha -1.0: expected at least 0"),
+        (None, ["--device", "tpu"], "--device tpu: not possible here; expected cpu"),
+        (None, ["--best", "otr"], "--best needs --dev"),
+        (None, ["--dev", "train.tsv", "--save-every", "0"], "--dev, --save-every"),
+        (
+            None,
+            ["--dev", "nowhere.tsv", "--model", "nowhere"],
+            "nowhere.tsv: no such file",
+        ),  # before a model is loaded
+        (None, ["--keep", "0"], "--keep 0: expected at least 1"),
+        (None, ["--lora-targets", "query"], "LoRA targets ['query']: expected some of"),
+        (None, ["--lora-dropout", "2"], "LoRA dropout 2.0: expected 0 to 1"),
+        (None, ["--merge", "--init", "nowhere"], "nowhere: no such run"),
+        (None, ["--out", "."], "exists and is no run of train.py"),
+        (None, ["--alhpa", "1"], "unrecognized arguments: --alhpa"),
+    ],
+)
 def test_bad_input_gets_one_sentence_and_exit_code_2(folder, damage, args, said):
     if damage:
         damage(folder)
-    result = script("train.py", "--data", folder / "train.tsv", "--model", folder / "model", "--out", folder / "out", *FAST,
-                    *args, cwd=folder)
-    assert result.returncode == 2 and said in result.stderr and "Traceback" not in result.stderr, result.stderr
+    result = script(
+        "train.py",
+        "--data",
+        folder / "train.tsv",
+        "--model",
+        folder / "model",
+        "--out",
+        folder / "out",
+        *FAST,
+        *args,
+        cwd=folder,
+    )
+    assert result.returncode == 2 and said in result.stderr and "Traceback" not in result.stderr, (
+        result.stderr
+    )
     assert result.stderr.startswith("usage") or result.stderr.count("\n") == 1
     assert not any(name.startswith("out") for name in os.listdir(folder))
 
@@ -245,8 +442,20 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(folder, damage, args, said)
 def test_bad_input_leaves_a_stopped_run_as_it_was(folder):
     (folder / "out.partial").mkdir()
     (folder / "out.partial" / "log.jsonl").write_text("the log of a stopped run")
-    result = script("train.py", "--data", folder / "none.tsv", "--model", folder / "model", "--out", folder / "out", cwd=folder)
-    assert result.returncode == 2 and (folder / "out.partial" / "log.jsonl").read_text() == "the log of a stopped run"
+    result = script(
+        "train.py",
+        "--data",
+        folder / "none.tsv",
+        "--model",
+        folder / "model",
+        "--out",
+        folder / "out",
+        cwd=folder,
+    )
+    assert (
+        result.returncode == 2
+        and (folder / "out.partial" / "log.jsonl").read_text() == "the log of a stopped run"
+    )
 
 
 def test_a_model_without_a_run_takes_no_settings_from_the_current_folder(folder, monkeypatch):
@@ -256,12 +465,18 @@ def test_a_model_without_a_run_takes_no_settings_from_the_current_folder(folder,
     assert Settings(stage=1, init=str(folder), device="cpu").template == "alma"
 
 
-@pytest.mark.parametrize("args, said", [
-    (["--ckpt", "nowhere"], "nowhere: no such folder"),
-    (["--candidates", "en,it,nl,ro"], "and at least one more"),
-    (["--candidates", "en,it,nl,ro,qq"], "langid has no qq"),
-    (["--max-new-tokens", "600"], "leaves no room for the prompt")])
+@pytest.mark.parametrize(
+    "args, said",
+    [
+        (["--ckpt", "nowhere"], "nowhere: no such folder"),
+        (["--candidates", "en,it,nl,ro"], "and at least one more"),
+        (["--candidates", "en,it,nl,ro,qq"], "langid has no qq"),
+        (["--max-new-tokens", "600"], "leaves no room for the prompt"),
+    ],
+)
 def test_bad_input_to_evaluate(folder, args, said):
     args = args if "--ckpt" in args else ["--ckpt", folder / "model", *args]
     result = script("evaluate.py", "--data", folder / "train.tsv", *args, cwd=folder)
-    assert result.returncode == 2 and said in result.stderr and "Traceback" not in result.stderr, result.stderr
+    assert result.returncode == 2 and said in result.stderr and "Traceback" not in result.stderr, (
+        result.stderr
+    )
