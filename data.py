@@ -1,231 +1,235 @@
-"""From parallel text to batches: prompts, tokenizer, corpora, conflicting twins. Everything random is a pure function of the
-seed and the step, so a step's samples and its conflicting instructions are the same however the run got there."""
+"""From samples to batches: prompts, encoded samples, conflicting twins, micro-batches.
 
-import functools
+Everything random is a pure function of the seed and the step, so a step's samples and its
+conflicting instructions are the same however the run got there.
+"""
+
 import os
 import random
-from collections import Counter, namedtuple
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
 
-import sentencepiece
 import torch
+from torch import Tensor
 
-from plumbing.corpora import LANGUAGES, TEMPLATES
-from plumbing.distributed import progress
-from plumbing.errors import InputError, require
+from plumbing.corpora import LANGUAGES, Corpus, Direction, Sample
+from plumbing.distributed import progress_bar
+from plumbing.errors import require
 from plumbing.files import read_json
+from plumbing.sampling import visits
+from plumbing.tokenizer import Tokenizer
+
+PROMPTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "prompts.json")
+TEMPLATES = read_json(PROMPTS)["templates"]
 
 
-def write_prompt(template, direction, text):
-    """The prompt of a template in prompts.json; a response follows its last character, then EOS. A template in
-    several languages (ptl) speaks the target language and has its own names of the others."""
+class Prompter:
+    """Prompts of one template in prompts.json, for training and for decoding alike."""
+
+    def __init__(self, tokenizer: Tokenizer, template: str):
+        self.tokenizer, self.template = tokenizer, template
+
+    def encode(self, direction: Direction, source: str, room: int) -> tuple[list[int] | None, bool]:
+        """(BOS and the prompt as at most `room` ids, whether the source lost its end for it). The
+        ids are None where even the empty prompt is too long."""
+        kept = source
+        while True:
+            text = write_prompt(self.template, direction, kept)
+            ids = self.tokenizer.bos + self.tokenizer.encode(text)
+            if len(ids) <= room or not kept:
+                break
+            shorter = self.tokenizer.decode(self.tokenizer.encode(kept)[: room - len(ids)])
+            kept = shorter.rstrip("\ufffd")[: len(kept) - 1]  # without half a character
+        return (ids if len(ids) <= room else None), kept != source
+
+
+def write_prompt(template: str, direction: Direction, source: str) -> str:
+    """The prompt as text; a response follows its last character, then EOS. A template in several
+    languages (ptl) speaks the target language and has its own names of the others. Raises
+    InputError for a language that it lacks."""
     names, lines = LANGUAGES, TEMPLATES.get(template, {})
     if isinstance(lines, dict):
-        require(
-            {*direction} <= {*lines},
-            f"--template {template}: no prompt for {'-'.join(direction)}; it has {' '.join(lines)}",
-        )
+        sentence = f"no prompt for {'-'.join(direction)}; it has {' '.join(lines)}"
+        require({*direction} <= {*lines}, f"--template {template}: {sentence}")
         names, lines = lines[direction[1]]["names"], lines[direction[1]]["prompt"]
-    return "\n".join(lines).format(
-        source=names[direction[0]], target=names[direction[1]], input=text
-    )
+    source_name, target_name = (names[code] for code in direction)
+    return "\n".join(lines).format(source=source_name, target=target_name, input=source)
 
 
-class Tokenizer:
-    """tokenizer.model (SentencePiece) or tokenizer.json (the tokenizers library) of the first folder that has one. Special
-    tokens inside a text ("</s>") stay text. `bos`: the ids that the folder's own configuration puts before a text,
-    perhaps none; `eos`: the id that ends a response."""
-
-    def __init__(self, folders, config, template="alpaca"):
-        paths = [
-            os.path.join(f, name) for f in folders for name in ("tokenizer.model", "tokenizer.json")
-        ]
-        path = next(filter(os.path.exists, paths), None)
-        require(
-            path,
-            f"{folders[0]}: no tokenizer.model and no tokenizer.json; expected the model's tokenizer",
-        )
-        self.folder, self.template = os.path.dirname(path), template
-        stated = (
-            read_json(file)
-            if os.path.exists(file := os.path.join(self.folder, "tokenizer_config.json"))
-            else {}
-        )
-        try:
-            ids = {
-                token["content"]: int(i)
-                for i, token in stated.get("added_tokens_decoder", {}).items()
-            }
-            bos, eos = (
-                t["content"] if isinstance(t, dict) else t
-                for t in map(stated.get, ("bos_token", "eos_token"))
-            )
-            if path.endswith(".model"):
-                sp = sentencepiece.SentencePieceProcessor(model_file=path)
-                size, self.encode = sp.vocab_size(), sp.encode
-                self.decode = lambda ids: sp.decode(
-                    [i for i in ids if i < size]
-                )  # an added token has no text
-                ids |= {sp.id_to_piece(i): i for i in range(size)}
-                self.bos = [ids.get(bos, sp.bos_id())] if stated.get("add_bos_token", True) else []
-                self.eos = ids.get(eos, sp.eos_id())
-            else:
-                import tokenizers  # optional: only for a folder without tokenizer.model
-
-                bpe = tokenizers.Tokenizer.from_file(path)
-                bpe.no_truncation()  # whatever the file is set to
-                bpe.no_padding()
-                bpe.encode_special_tokens, size = True, bpe.get_vocab_size(with_added_tokens=False)
-                self.encode, self.decode = (
-                    (lambda text: bpe.encode(text, add_special_tokens=False).ids),
-                    bpe.decode,
-                )
-                self.bos = bpe.encode("a").ids[: bpe.encode("a").ids.index(self.encode("a")[0])]
-                self.eos = bpe.token_to_id(eos) if eos else (config.eos_token_id or [-1])[0]
-        except Exception as error:  # both libraries raise bare Exceptions
-            hint = (
-                "pip install tokenizers"
-                if isinstance(error, ImportError)
-                else "copy it and tokenizer_config.json again"
-            )
-            raise InputError(
-                f"{path}: no tokenizer can be read ({' '.join(str(error).split())[:200]}); {hint}"
-            ) from None
-        require(
-            all(0 <= i < config.vocab_size for i in [size - 1, *self.bos, self.eos]),
-            f"{path}: {size:,} pieces, BOS "
-            f"{self.bos}, EOS {self.eos} do not belong to a model with a vocabulary of {config.vocab_size:,}",
-        )
-
-    def prompt(self, direction, text, room):
-        """(BOS and the prompt as at most `room` ids, whether the text's end was cut for it), in training and decoding;
-        the ids are None where even the empty prompt is too long."""
-        whole = text
-        while (
-            len(ids := self.bos + self.encode(write_prompt(self.template, direction, text))) > room
-            and text
-        ):
-            kept = self.decode(self.encode(text)[: room - len(ids)]).rstrip(
-                "\ufffd"
-            )  # half a character
-            text = kept[: len(text) - 1]
-        return (ids if len(ids) <= room else None), text != whole
-
-
-def draw_conflict(direction, instructions, mode, rng):
-    """The instruction I~ != I of a conflicting sample (paper, section 3), from those of the tuning set,
-    {direction: number of samples}; frequent ones are drawn more often, as from the data itself. mode 'any' is the paper's
-    I~ != I, which may keep the target language (it->en under nl->en punishes a right-language output); 'target' never
-    keeps it. Raises InputError."""
-    wrong = {
-        d: n
-        for d, n in instructions.items()
-        if (d != direction if mode == "any" else d[1] != direction[1])
-    }
-    require(
-        wrong,
-        f"no instruction in the tuning data conflicts with {'-'.join(direction)} (--conflict {mode}); add more",
-    )
+def draw_conflict(
+    direction: Direction, instructions: dict[Direction, int], mode: str, rng: random.Random
+) -> Direction:
+    """The instruction I~ != I of a conflicting sample (paper, section 3), drawn at random. It comes
+    from those of the tuning set, {direction: number of samples}; frequent ones are drawn more
+    often, as from the data itself. mode "any" is the paper's I~ != I, which may keep the target
+    language (it->en under nl->en punishes a right-language output); "target" never keeps it. Raises
+    InputError where no instruction conflicts."""
+    if mode == "any":
+        wrong = {d: n for d, n in instructions.items() if d != direction}
+    else:
+        wrong = {d: n for d, n in instructions.items() if d[1] != direction[1]}
+    sentence = f"no instruction in the tuning data conflicts with {'-'.join(direction)}"
+    require(wrong, f"{sentence} (--conflict {mode}); add more")
     return rng.choices(list(wrong), wrong.values())[0]
 
 
-class Batch(namedtuple("Batch", "ids lengths at y weight positives samples")):
-    """ids [T]: sequences end to end, positives before their conflicting twins; lengths: B ints, sum T; at [R]: the positions
-    whose logits predict y [R], the response tokens and EOS; weight [R] of their losses: 1, or 1 / the response's length for
-    a mean of sentence means, or 0 where a process idles; so many of the R are `positives`; samples: without twins."""
+class EncodedSample(NamedTuple):
+    """A sample as ids. They are tokenized apart, so no token straddles the border."""
+
+    sample: Sample
+    prompt: list[int]  # BOS, instruction I, input x
+    response: list[int]  # output y, EOS
+
+    @property
+    def tokens(self) -> int:
+        return len(self.prompt) + len(self.response)
 
 
-def collate(sequences, samples, reduction="token"):
-    """A Batch of (prompt ids, response ids): one for each of the samples, then their twins."""
+class TwinPair(NamedTuple):
+    """A sample and its conflicting twin: the same x and y under a wrong instruction I~."""
+
+    positive: EncodedSample
+    twin: EncodedSample | None  # None in stage 1, or where its prompt does not fit
+
+    @property
+    def tokens(self) -> int:
+        return self.positive.tokens + (self.twin.tokens if self.twin else 0)
+
+
+class Batch(NamedTuple):
+    """A micro-batch of B sequences, positives before their twins, with R response tokens."""
+
+    ids: Tensor  # [T], the sequences end to end
+    lengths: list[int]  # B ints, sum T
+    at: Tensor  # [R], the positions whose logits predict y
+    y: Tensor  # [R], the tokens of the responses, each with its EOS
+    weight: Tensor  # [R], of their losses; 0 where a process idles
+    positives: int  # so many of the R are of positives
+    samples: list[Sample]  # without twins
+
+    @property
+    def mle_weight(self) -> float:
+        return self.weight[: self.positives].double().sum().item()
+
+    @property
+    def ul_weight(self) -> float:
+        return self.weight[self.positives :].double().sum().item()
+
+
+def collate(positives: Sequence, twins: Sequence = (), reduction: str = "token") -> Batch:
+    """A Batch of EncodedSamples. Weights are 1, or for a mean of "sentence" means 1 / length.
+
+    >>> sample = Sample(("en", "it"), "open", "apri")
+    >>> positive = EncodedSample(sample, prompt=[1, 50, 51], response=[60, 61, 2])
+    >>> twin = EncodedSample(sample, prompt=[1, 50, 52, 53], response=[60, 61, 2])
+    >>> batch = collate([positive], [twin])
+    >>> batch.ids.tolist()
+    [1, 50, 51, 60, 61, 2, 1, 50, 52, 53, 60, 61, 2]
+    >>> batch.at.tolist(), batch.y.tolist()  # the token before each response token predicts it
+    ([2, 3, 4, 9, 10, 11], [60, 61, 2, 60, 61, 2])
+    >>> batch.lengths, batch.positives
+    ([6, 7], 3)"""
     ids, lengths, at, y, weight = [], [], [], [], []
-    for prompt, response in sequences:
-        at += range(len(ids) + len(prompt) - 1, len(ids) + len(prompt) + len(response) - 1)
+    for _, prompt, response in [*positives, *twins]:
+        first = len(ids) + len(prompt) - 1
+        at += range(first, first + len(response))
         ids += prompt + response
         y += response
         weight += [1.0 if reduction == "token" else 1 / len(response)] * len(response)
         lengths.append(len(prompt) + len(response))
     ids, at, y, weight = map(torch.tensor, (ids, at, y, weight))
-    return Batch(
-        ids,
-        lengths,
-        at,
-        y,
-        weight,
-        sum(len(response) for _, response in sequences[: len(samples)]),
-        samples,
-    )
+    of_positives = sum(len(positive.response) for positive in positives)
+    samples = [positive.sample for positive in positives]
+    return Batch(ids, lengths, at, y, weight, of_positives, samples)
 
 
-@functools.lru_cache(2)
-def shuffled(n, seed):
-    return random.Random(seed).sample(range(n), n)
+class TuningSet:
+    """The encoded samples of a corpus, `pairs` of each direction (0: all), and their twins. The
+    pairs are drawn without replacement. Raises InputError where no sample fits max_length (tokens
+    of prompt and response)."""
 
+    def __init__(
+        self, corpus: Corpus, prompter: Prompter, max_length: int, pairs: int = 0, seed: int = 0
+    ):
+        self.prompter, self.max_length = prompter, max_length
+        drawn = []
+        for direction, samples in corpus.items():
+            shuffled = samples[:]
+            random.Random(f"{seed} {direction}").shuffle(shuffled)
+            drawn += shuffled[: pairs or None]
+        self.samples = self._encode(drawn)
+        self.instructions = Counter(encoded.sample.direction for encoded in self.samples)
 
-class Encoded:
-    """A tuning set as ids, of `pairs` samples of each direction (0: all), drawn without replacement; prompts and responses
-    are tokenized apart, so no token straddles the border."""
-
-    def __init__(self, corpus, tokenizer, max_length, pairs=0, seed=0):
-        self.tokenizer, self.max_length, self.items = tokenizer, max_length, []
-        samples = []
-        for direction, found in corpus.items():
-            found = found[:]
-            random.Random(f"{seed} {direction}").shuffle(found)
-            samples += found[: pairs or None]
-        notes = Counter()
-        for sample in progress(samples, desc="tokenizing", unit="pair", leave=False, delay=3):
+    def _encode(self, samples: list[Sample]) -> list[EncodedSample]:
+        """Those that fit, as ids; the others, and sources that were cut, are counted aloud. A
+        response is never cut: that would teach the model to stop mid-sentence."""
+        encoded, notes, tokenizer = [], Counter(), self.prompter.tokenizer
+        for sample in progress_bar(samples, desc="tokenizing", unit="pair", leave=False, delay=3):
             response = tokenizer.encode(sample.target) + [tokenizer.eos]
-            prompt, cut = tokenizer.prompt(
-                sample.direction, sample.source, max_length - len(response)
-            )
+            room = self.max_length - len(response)
+            prompt, cut = self.prompter.encode(sample.direction, sample.source, room)
             if prompt:
-                self.items.append((sample, prompt, response))
-            if cut:  # the response never is: that would teach the model to stop mid-sentence
-                notes[
-                    "-".join(sample.direction),
-                    "sources cut" if prompt else "pairs left out for their response",
-                ] += 1
-        require(
-            self.items, f"none of {len(samples)} samples fits --max-length {max_length}; raise it"
-        )
+                encoded.append(EncodedSample(sample, prompt, response))
+            if cut:
+                what = "sources cut" if prompt else "pairs left out for their response"
+                notes["-".join(sample.direction), what] += 1
+        sentence = f"none of {len(samples)} samples fits --max-length {self.max_length}; raise it"
+        require(encoded, sentence)
         for (direction, what), n in notes.items():
             print(f"  {direction}: {n:,} over-long {what}")
-        self.instructions = Counter(sample.direction for sample, _, _ in self.items)
+        return encoded
 
-    def step_items(self, step, batch_size, total, seed):
-        """The items of one step out of `total` item visits: every epoch a new permutation, the last step shorter."""
-        n, visits = len(self.items), range(step * batch_size, min((step + 1) * batch_size, total))
-        return [self.items[shuffled(n, f"{seed} epoch {i // n}")[i % n]] for i in visits]
+    def of_step(self, step: int, batch_size: int, total: int, seed: int) -> list[EncodedSample]:
+        """The samples of one step, out of `total` visits to samples in epochs of all of them."""
+        return [self.samples[i] for i in visits(step, batch_size, total, len(self.samples), seed)]
 
-    def micro_batches(self, items, tokens, conflict=None, rng=None, reduction="token", world=1):
-        """Split a step's items over `world` processes: for each a list of Batches, as many as the others have, of at most
-        `tokens` tokens (or one item), similar lengths together. With `conflict` each item brings its twin: the same
-        response under a conflicting instruction, if that fits. Whatever the split, the items and twins are the same."""
-        pairs, shares = [], []
-        for sample, prompt, response in sorted(items, key=lambda i: len(i[1]) + len(i[2])):
-            pairs.append((sample, (prompt, response), []))
-            if conflict:
-                wrong = draw_conflict(sample.direction, self.instructions, conflict, rng)
-                prompt, _ = self.tokenizer.prompt(
-                    wrong, sample.source, self.max_length - len(response)
-                )
-                pairs[-1][2].extend([(prompt, response)] if prompt else [])
-        for rank in range(world):
-            groups, size = [], tokens
-            for sample, positive, twins in pairs[rank::world]:
-                cost = sum(len(prompt) + len(response) for prompt, response in [positive, *twins])
-                if size + cost > tokens:
-                    groups.append(([], [], []))
-                    size = 0
-                size += cost
-                for part, new in zip(groups[-1], ([sample], [positive], twins)):
-                    part.extend(new)
-            shares.append(
-                [
-                    collate(positives + twins, chosen, reduction)
-                    for chosen, positives, twins in groups
-                ]
-            )
-        idle = shares[0][0]._replace(
-            weight=torch.zeros_like(shares[0][0].weight), samples=[]
-        )  # FSDP counts forwards
-        return [share + [idle] * (max(map(len, shares)) - len(share)) for share in shares]
+    def with_twins(self, samples: list[EncodedSample], conflict=None, rng=None) -> list[TwinPair]:
+        """Each sample, shortest first, with its twin under an instruction drawn anew. conflict: the
+        mode of draw_conflict; None: no twins."""
+        ordered = sorted(samples, key=lambda encoded: encoded.tokens)
+        if conflict is None:
+            return [TwinPair(positive, None) for positive in ordered]
+        return [TwinPair(positive, self._twin(positive, conflict, rng)) for positive in ordered]
+
+    def _twin(self, positive: EncodedSample, conflict: str, rng: random.Random):
+        """The conflicting twin of a sample, or None where its prompt does not fit."""
+        wrong = draw_conflict(positive.sample.direction, self.instructions, conflict, rng)
+        room = self.max_length - len(positive.response)
+        prompt, _ = self.prompter.encode(wrong, positive.sample.source, room)
+        if prompt is None:
+            return None
+        sample = positive.sample._replace(direction=wrong)
+        return EncodedSample(sample, prompt, positive.response)
+
+
+def pack(pairs: list[TwinPair], tokens: int) -> list[list[TwinPair]]:
+    """Neighbours in groups of at most `tokens` tokens, twins included, or of one pair."""
+    groups, size = [], 0
+    for pair in pairs:
+        if not groups or size + pair.tokens > tokens:
+            groups.append([])
+            size = 0
+        groups[-1].append(pair)
+        size += pair.tokens
+    return groups
+
+
+def micro_batches(
+    pairs: list[TwinPair], tokens: int, reduction: str = "token", world: int = 1
+) -> list[list[Batch]]:
+    """A step's pairs dealt over `world` processes: for each its micro-batches, of similar lengths.
+    A micro-batch has at most `tokens` tokens, or one pair. Every process has as many as the others,
+    since FSDP counts forward passes: one that has fewer repeats a batch, with weight 0."""
+    shares = []
+    for rank in range(world):
+        share = []
+        for group in pack(pairs[rank::world], tokens):
+            positives = [pair.positive for pair in group]
+            twins = [pair.twin for pair in group if pair.twin]
+            share.append(collate(positives, twins, reduction))
+        shares.append(share)
+    first = shares[0][0]
+    idle = first._replace(weight=torch.zeros_like(first.weight), samples=[])
+    most = max(len(share) for share in shares)
+    return [share + [idle] * (most - len(share)) for share in shares]

@@ -1,37 +1,41 @@
-"""The paper's loss (arXiv 2403.14399, Eq. 1 to 3): pure functions of logits, summed over tokens with their count.
+"""The paper's loss (arXiv 2403.14399, Eq. 1 to 3): pure functions of logits.
 
-Sums, not means: a step divides the sum over its whole batch by the count over its whole batch, so how the batch was split
-into micro-batches and over processes cannot change the gradient."""
+Sums over tokens, not means: a step divides the sum over its whole batch by the weight of its whole
+batch, so how the batch was split into micro-batches and over processes cannot change the gradient.
+Symbols in shapes: R response tokens, V vocabulary.
+"""
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 
-def mle(logits, y, w=None):
-    """Eq. 1, L_MLE = - sum_t log p(y_t | I, x, y_<t). logits [R, V] under the right instruction I, at the positions before
-    each response token; y [R] the response tokens; w [R] their weights, by default 1. Returns (sum of w_t times the loss
-    in nats, a fp32 or fp64 scalar; sum of w)."""
+def mle(logits: Tensor, y: Tensor, w: Tensor | None = None) -> tuple[Tensor, Tensor | int]:
+    """Eq. 1, L_MLE = - sum_t log p(y_t | I, x, y_<t). logits [R, V] under the right instruction I,
+    at the positions before each response token; y [R] the response tokens; w [R] their weights, by
+    default 1. Returns (sum of w_t times the loss in nats, a fp32 or fp64 scalar; sum of w)."""
     z = logits.to(torch.promote_types(logits.dtype, torch.float32))  # [R, V], fp32 at least
-    return weighted(F.cross_entropy(z, y, reduction="none"), w)
+    return weighted_sum(F.cross_entropy(z, y, reduction="none"), w)
 
 
-def unlikelihood(logits, y, w=None):
-    """Eq. 2, L_UL = - sum_t log(1 - p(y_t | I~, x, y_<t)). logits [R, V] under the conflicting instruction I~; y [R] the
-    same response tokens; w and what is returned as in mle.
-
-    With m = z_y - logsumexp(z without z_y), the margin of y over all other tokens, p = sigmoid(m) and -log(1 - p) =
-    -logsigmoid(-m): exact where p rounds to 1, which is where the model is most wrong. Its gradient in m is p itself."""
+def unlikelihood(logits: Tensor, y: Tensor, w: Tensor | None = None) -> tuple[Tensor, Tensor | int]:
+    """Eq. 2, L_UL = - sum_t log(1 - p(y_t | I~, x, y_<t)). logits [R, V] under the conflicting
+    instruction I~; y [R] the same response tokens; w and what is returned as in mle. With m = z_y -
+    logsumexp(z without z_y), the margin of y over all other tokens, p = sigmoid(m) and -log(1 - p)
+    = -logsigmoid(-m): exact where p rounds to 1, which is where the model is most wrong. Its
+    gradient in m is p itself."""
     z = logits.to(torch.promote_types(logits.dtype, torch.float32))
     others = z.scatter(-1, y[:, None], -torch.inf).logsumexp(-1)  # [R]
     margin = z.gather(-1, y[:, None])[:, 0] - others  # [R]
-    return weighted(-F.logsigmoid(-margin), w)
+    return weighted_sum(-F.logsigmoid(-margin), w)
 
 
-def language_aware(mle_sum, mle_count, ul_sum, ul_count, alpha):
-    """Eq. 3, L = L_MLE + alpha * L_UL, each the mean over its own response tokens in the step. The sums may be those of
-    one micro-batch; the counts are the whole step's. Stage 1 is alpha = 0."""
-    return mle_sum / (mle_count or 1) + alpha * ul_sum / (ul_count or 1)
+def language_aware(mle_sum, mle_weight, ul_sum, ul_weight, alpha: float):
+    """Eq. 3, L = L_MLE + alpha * L_UL, each the mean over its own response tokens in the step. The
+    sums may be those of one micro-batch, the weights are the whole step's. Stage 1: alpha = 0."""
+    return mle_sum / (mle_weight or 1) + alpha * ul_sum / (ul_weight or 1)
 
 
-def weighted(losses, w):
+def weighted_sum(losses: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor | int]:
+    """(sum of the losses [R] times their weights, sum of the weights)."""
     return (losses.sum(), losses.numel()) if w is None else ((losses * w).sum(), w.sum())

@@ -1,72 +1,47 @@
 """Tune a LLaMA on translation pairs: stage 1 with Eq. 1, stage 2 with Eq. 3, one loop for both.
 
-python train.py --stage 1                  # MLE on English-centric pairs; makes runs/stage1
-python train.py --stage 2 --alpha 0.05     # + unlikelihood of conflicting twins; makes runs/stage2
-python train.py --stage 2 --resume         # goes on with a stopped run from its last checkpoint
-torchrun --nproc-per-node 4 train.py ...   # on several GPUs, every weight split over them (FSDP2)
-python train.py --merge --init runs/stage2 # no tuning: the adapter in its base, a full model for vLLM and others"""
+python train.py --stage 1                   # MLE on English-centric pairs; makes runs/stage1
+python train.py --stage 2 --alpha 0.05      # + unlikelihood of twins; makes runs/stage2
+python train.py --stage 2 --resume          # goes on with a stopped run from its checkpoint
+torchrun --nproc-per-node 4 train.py ...    # on several GPUs, weights split over them (FSDP2)
+python train.py --merge --init runs/stage2  # no tuning: the adapter in its base, a full model
+"""
 
-import glob
 import json
 import math
 import os
-import pathlib
-import platform
 import random
-import resource
-import shutil
-import subprocess
-import sys
-import time
-import zlib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
-from safetensors import SafetensorError
+from torch import Tensor
 
 import loss
-from data import Encoded, Tokenizer
-from model import add_lora, load_model, merge_lora, save_model
-from plumbing.cli import DTYPES, option, run
-from plumbing.corpora import TEMPLATES, read_corpus
-from plumbing.distributed import RANK, WORLD, progress, shard, whole
+from data import TEMPLATES, Batch, Prompter, TuningSet, TwinPair, micro_batches
+from model import LlamaForCausalLM, add_lora, build_model, fill_model, merge_lora, save_model
+from plumbing import cli, distributed, weights
+from plumbing.adapters import LoraSettings
+from plumbing.cli import by_stage, option
+from plumbing.corpora import read_corpus
+from plumbing.distributed import RANK, WORLD
 from plumbing.errors import InputError, require
-from plumbing.files import publish, read_json, remove, write_json
-from plumbing.runs import run_setting
-from plumbing.weights import read_tensors, write_tensors
+from plumbing.meters import Logs, SpeedMeter, count_parameters
+from plumbing.optimizer import Optimizer, learning_rate
+from plumbing.runs import Best, Checkpoint, Progress, Run, provenance, read_setting
+from plumbing.tokenizer import Tokenizer
 
-PEAK = {
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "4090": 165e12,
-}  # bf16 FLOP/s
-FREE = {
-    "out",
-    "resume",
-    "save_every",
-    "keep",
-    "device",
-    "recompute",
-    "micro_batch_tokens",
-    "lr",
-    "dtype",
-    "versions",
-}
+LINEARS = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
+# What --resume may change.
+MAY_CHANGE = {"out", "resume", "save_every", "keep", "device", "recompute", "micro_batch_tokens"}
+MAY_CHANGE |= {"lr", "dtype", "versions"}
 
 
 @dataclass
 class Settings:
-    stage: int = option(
-        1,
-        "1: MLE; 2: MLE + alpha * unlikelihood; a default like 2 / 3 is 2 in stage 1",
-        choices=[1, 2],
-    )
+    stage: int = option(1, "1: MLE; 2: MLE + alpha * unlikelihood", choices=[1, 2])
     alpha: float = option(
-        0.05, "weight of the unlikelihood in stage 2 (Eq. 3); 0 is the control", least=0
+        0.05, "weight of stage 2's unlikelihood (Eq. 3); 0 is the control", least=0
     )
     conflict: str = option(
         "target", "twins' instructions: any other, or of another target", choices=["any", "target"]
@@ -74,469 +49,289 @@ class Settings:
     loss_reduction: str = option(
         "token", "mean over a step's tokens, or of sentence means", choices=["token", "sentence"]
     )
-    model: str = option(
-        "", "base model, a Hugging Face folder; left out: demo/base, or the base that --init names"
-    )
-    data: list = option(
-        ("demo/data/train.tsv",),
-        "files: TSV, JSON, paired plain files (README)",
-        type=str,
-        nargs="+",
-    )
-    directions: str = option(
-        "supervised", "en-it,it-en or supervised (those with English), zero-shot, all"
-    )
+    model: str = option("", "base, a Hugging Face folder; left out: demo/base, or that of --init")
+    data: list = option(("demo/data/train.tsv",), "files: TSV, JSON, paired plain files (README)")
+    directions: str = option("supervised", "en-it,it-en, supervised (with English), zero-shot, all")
     template: str = option("", "prompt; left out: that of --init, or alpaca", choices=TEMPLATES)
-    pairs: int = option((1200, 0), "sentence pairs per direction, 0 all", least=0)
+    pairs: int = option(by_stage(1200, 0), "sentence pairs per direction, 0 all", least=0)
     init: str = option("", "run to start from; left out: none in stage 1, runs/stage1 in stage 2")
     out: str = option("", "run folder to make; left out: runs/stage1 or runs/stage2")
-    merge: bool = option(
-        False, "no tuning: fold the adapter of --init into its base, a full model in --out"
-    )
+    merge: bool = option(False, "no tuning: fold the adapter of --init into its base, in --out")
     resume: bool = option(False, "go on with the stopped run of --out from its last checkpoint")
     save_every: int = option(100, "steps between checkpoints; 0: none", least=0)
     keep: int = option(2, "how many checkpoints stay, the newest", least=1)
-    dev: list = option(
-        (),
-        "files like --data; at each checkpoint: loss and OTR in all their directions",
-        type=str,
-        nargs="+",
-    )
+    dev: list = option((), "files like --data: at each checkpoint loss and OTR in all directions")
     best: str = option(
-        "",
-        "end with the checkpoint best by this figure of --dev; left out: the last",
-        choices=["mle", "otr"],
+        "", "end with the checkpoint best by this of --dev, not the last", choices=["mle", "otr"]
     )
     full: bool = option(False, "tune every weight instead of LoRA")
     lora_rank: int = option(64, "rank r of LoRA", least=1)
     lora_alpha: float = option(128.0, "LoRA's scale is lora_alpha / lora_rank")
     lora_dropout: float = option(0.0, "dropout before lora_A")
-    lora_targets: str = option(
-        "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj", "linear layers that get LoRA"
-    )
-    lr: float = option((2e-3, 5e-4), "peak learning rate", least=0)
-    batch_size: int = option(
-        (128, 32), "samples per optimizer step over all GPUs, twins not counted", least=1
-    )
-    epochs: float = option((1.0, 0.0), "passes over the samples, where --steps is 0", least=0)
-    steps: int = option((0, 100), "optimizer steps; 0: from --epochs", least=0)
+    lora_targets: str = option(LINEARS, "linear layers that get LoRA")
+    lr: float = option(by_stage(2e-3, 5e-4), "peak learning rate", least=0)
+    batch_size: int = option(by_stage(128, 32), "samples a step over all GPUs, no twins", least=1)
+    epochs: float = option(by_stage(1.0, 0.0), "passes over the samples, if --steps is 0", least=0)
+    steps: int = option(by_stage(0, 100), "optimizer steps; 0: from --epochs", least=0)
     warmup: float = option(0.03, "share of the steps with rising learning rate, before the cosine")
     clip: float = option(1.0, "largest gradient norm; 0: any", least=0)
     weight_decay: float = option(0.0, "AdamW's weight decay")
-    max_length: int = option(
-        512, "tokens of prompt and response; longer sources are cut, never responses", least=1
-    )
-    micro_batch_tokens: int = option(
-        4096, "tokens, twins included, in one forward pass of one GPU", least=1
-    )
-    recompute: bool = option(
-        False, "activation checkpointing: less memory, about a third more time"
-    )
-    dtype: str = option(
-        "auto", "auto: bf16 on CUDA, fp32 on CPU", choices=["auto", "fp32", "bf16", "fp16"]
-    )
-    device: str = option("auto", "auto: cuda where there is one")
+    max_length: int = option(512, "tokens of prompt and response; sources alone are cut", least=1)
+    micro_batch_tokens: int = option(4096, "tokens in one forward pass of one GPU", least=1)
+    recompute: bool = option(False, "activation checkpointing: less memory, a third more time")
+    dtype: str = cli.dtype_option()
+    device: str = cli.device_option()
     seed: int = option(1, "of the pairs, their order, the twins, LoRA's start and dropout")
 
     def __post_init__(self):
-        for f in fields(self):
-            if (
-                isinstance(getattr(self, f.name), tuple) and f.type is not list
-            ):  # (default of stage 1, of stage 2)
-                setattr(self, f.name, getattr(self, f.name)[self.stage - 1])
-        self.init = self.init or ("runs/stage1" if self.stage == 2 else "")
-        self.out = (
-            self.out or (f"{self.init}-merged" if self.merge else f"runs/stage{self.stage}")
-        ).rstrip("/")
-        self.model = self.model or ("" if self.init else "demo/base")
-        self.template = self.template or run_setting(self.init, "template", "alpaca")
-        require(
-            (self.dev or not self.best) and (self.save_every or not self.dev),
-            "--best needs --dev; --dev, --save-every",
-        )
+        cli.resolve_stage(self)
+        if self.stage == 2 and not self.init:
+            self.init = "runs/stage1"
+        if not self.out:
+            self.out = f"{self.init}-merged" if self.merge else f"runs/stage{self.stage}"
+        self.out = self.out.rstrip("/")
+        if not self.model and not self.init:
+            self.model = "demo/base"
+        require(self.dev or not self.best, "--best needs --dev")
+        require(self.save_every or not self.dev, "--dev needs --save-every")
 
 
-def learning_rate(step, steps, s):
-    """Linear warm-up over the first share of the steps, then half a cosine to zero."""
-    rise = max(1, math.ceil(s.warmup * steps))
-    fall = 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
-    return s.lr * ((step + 1) / rise if step < rise else fall)
-
-
-def checkpoints(s):
-    return sorted(glob.glob(os.path.join(glob.escape(s.out + ".partial"), "step-" + "[0-9]" * 6)))
-
-
-def save_checkpoint(s, state, model, tokenizer, moments):
-    """OUT.partial/step-N: the run so far (model or adapter, logs, settings), AdamW's moments, and `state`, which is all the
-    rest: order, twins and dropout masks are functions of the seed and the step, so no generator has a state."""
-    out, name = s.out + ".partial", f"step-{state['step']:06}"
-    folder, partial = os.path.join(out, name), os.path.join(out, name + ".partial")
-    try:
-        save_model(model, partial, tokenizer.folder)
-        write_tensors(partial, "optimizer", moments)
-        if RANK == 0:
-            for file in ("settings.json", "log.jsonl", "speed.jsonl"):
-                shutil.copy(os.path.join(out, file), partial)
-            state = {"lora": model.lora} | state
-            write_json(
-                os.path.join(partial, "state.json"),
-                state | {"crc32": zlib.crc32(repr(state).encode())},
-            )
-            publish(partial, folder)
-            for old in [
-                path for path in checkpoints(s)[: -s.keep] if int(path[-6:]) != state["best"][-1]
-            ]:
-                remove(old)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise InputError(
-            f"{folder} was not written ({error}); older ones are untouched: make room, then --resume"
-        ) from None
-    return folder
-
-
-def find_checkpoint(s, story):
-    """(folder, state) of the newest whole checkpoint of the stopped run of --out; (None, {}) to start at the first step."""
-    out, found = s.out + ".partial", checkpoints(s)
-    for path in glob.glob(os.path.join(glob.escape(out), "step-*.*")):
-        print(f"{path}: an incomplete checkpoint, ignored")
-        shutil.rmtree(path, ignore_errors=True)
-    if not found:
-        return None, {}
-    state, then = (
-        read_json(os.path.join(found[-1], name)) for name in ("state.json", "settings.json")
-    )
-    good = state.pop("crc32", None) == zlib.crc32(repr(state).encode())
-    require(
-        good,
-        f"{found[-1]}/state.json: damaged (wrong checksum); delete that checkpoint to go on from the one before it",
-    )
-    changed = [
-        f"{n} is {story[n]}, was {then.get(n)}"
-        for n in story
-        if n not in FREE and then.get(n) != story[n]
-    ]
-    require(
-        not changed, f"--resume: {'; '.join(changed)} when {out} was begun; choose another --out"
-    )
-    print(f"resuming from {found[-1]}")
-    return found[-1], state
-
-
-def prepare(s, checkpoint=None):
-    """The model (trainable parameters chosen, sharded) and its tokenizer: of a checkpoint, of --init or of --model."""
-
-    def choose(model):
-        require(
-            bool(model.lora) or not s.merge,
-            f"{start} is a full model; expected --init with a LoRA run for --merge",
-        )
-        require(
-            not model.lora or not s.full,
-            f"{start} is a LoRA run; expected a full model for --full (--merge makes one)",
-        )
-        require(
-            s.max_length <= model.config.max_position_embeddings,
-            f"--max-length {s.max_length}: the model has {model.config.max_position_embeddings} positions",
-        )
-        if not s.full and not model.lora:
-            add_lora(model, s.lora_rank, s.lora_alpha, s.lora_targets.split(","), s.lora_dropout)
-        if WORLD > 1 and not s.merge:
-            shard(model, s.device)
-
-    torch.manual_seed(s.seed)
-    start, stored = (
-        s.init or s.model,
-        None if s.merge else torch.float32 if s.full else DTYPES[s.dtype],
-    )  # fp32 master weights
-    model = load_model(checkpoint or start, stored, "cpu" if s.merge else s.device, s.model, choose)
-    model.source, model.recompute = (
-        model.source if model.lora else os.path.abspath(start),
-        s.recompute,
-    )  # checkpoints go
-    return model, Tokenizer([start, model.source], model.config, s.template)
-
-
-def finish(s, model, tokenizer, story, best=0):
-    """Make --out of the model as it is, or of the checkpoint after step `best`."""
-    partial = s.out + ".partial"
-    if not best:
-        save_model(model, partial, tokenizer.folder)
-    elif RANK == 0:
-        shutil.copytree(
-            os.path.join(partial, f"step-{best:06}"),
-            partial,
-            dirs_exist_ok=True,
-            ignore=shutil.ignore_patterns("optimizer*", "state.json", "*.jsonl"),
-        )
-    if RANK == 0:
-        write_json(os.path.join(partial, "settings.json"), story)
-        publish(partial, s.out)
-    print(f"saved {s.out}" + f", which is step {best}, the best by {s.best} of --dev" * bool(best))
-
-
-def autocast(s):
-    return torch.autocast(s.device.split(":")[0], DTYPES[s.dtype], enabled=s.dtype != "fp32")
-
-
-def forward(model, batch, s):
+def forward(
+    model: LlamaForCausalLM, batch: Batch, device: str, dtype: str
+) -> tuple[Tensor, Tensor]:
     """The two sums of losses of a micro-batch, positives and twins in one forward pass."""
-    ids, at, y, w = (tensor.to(s.device) for tensor in (batch.ids, batch.at, batch.y, batch.weight))
-    with autocast(s):
+    ids, at, y, w = (t.to(device) for t in (batch.ids, batch.at, batch.y, batch.weight))
+    with cli.autocast(device, dtype):
         logits = model(ids, batch.lengths, at=at)  # [R, V]
     n = batch.positives
-    return loss.mle(logits[:n], y[:n], w[:n])[0], loss.unlikelihood(logits[n:], y[n:], w[n:])[
-        0
-    ]  # under I, under I~
+    mle_sum, _ = loss.mle(logits[:n], y[:n], w[:n])  # under I
+    ul_sum, _ = loss.unlikelihood(logits[n:], y[n:], w[n:])  # under I~
+    return mle_sum, ul_sum
+
+
+class StepResult(NamedTuple):
+    """What one step found: losses in nats, means over the response tokens of the whole batch."""
+
+    loss: float
+    mle: float
+    ul: float | None  # None where there are no twins
+    grad_norm: float
+    updated: bool  # False: fp16's loss scale was too large
+    exploded: list[Batch]  # those to blame where something is not finite; then nothing is updated
+
+    def __str__(self):
+        return f"mle {self.mle:.3f}" + (f", ul {self.ul:.3f}" if self.ul is not None else "")
+
+
+def train_step(model, shares, optimizer: Optimizer, s: Settings, alpha: float) -> StepResult:
+    """One update from one global batch; shares[rank] are the micro-batches of a process. The
+    response tokens of the whole batch are counted first: any split gives the same gradient."""
+    batches = [batch for share in shares for batch in share]
+    mle_weight = sum(batch.mle_weight for batch in batches)
+    ul_weight = sum(batch.ul_weight for batch in batches)
+
+    sums = torch.zeros(len(batches), 2, dtype=torch.float64, device=s.device)
+    for row, batch in enumerate(shares[RANK], start=RANK * len(shares[RANK])):
+        mle_sum, ul_sum = forward(model, batch, s.device, s.dtype)
+        objective = loss.language_aware(mle_sum, mle_weight, ul_sum, ul_weight, alpha)
+        optimizer.scale(objective).backward()
+        sums[row] = torch.stack([mle_sum, ul_sum]).detach()
+    distributed.sum_over_processes(sums)  # each has filled its own rows
+    norm = optimizer.clip(s.clip)
+
+    finite = sums.isfinite().all(1).tolist()
+    exploded = [batch for batch, fine in zip(batches, finite, strict=True) if not fine]
+    if not math.isfinite(norm) and not optimizer.can_lower_scale():
+        exploded = exploded or batches
+    updated = not exploded and optimizer.step()
+    mle, ul = sums[:, 0].sum().item() / mle_weight, None
+    if ul_weight:
+        ul = sums[:, 1].sum().item() / ul_weight
+    mean = loss.language_aware(mle, 1, ul or 0.0, 1, alpha)
+    return StepResult(mean, mle, ul, norm, updated, exploded)
 
 
 @torch.no_grad()
-def look(model, dev, s):
-    """{"dev_mle": nats per response token, "dev_otr": % of greedy translations} over all directions of --dev."""
-    from evaluate import (
-        Settings,
-        identifier,
-        translate,
-    )  # here, since only this needs decoding and langid
+def measure_dev(model: LlamaForCausalLM, dev: TuningSet, s: Settings) -> dict[str, float]:
+    """{"dev_mle": nats per response token, "dev_otr": % of greedy translations} over --dev."""
+    import evaluate  # here, since only this needs decoding and langid
 
     model.eval()
-    samples, how = [item[0] for item in dev.items], Settings(ckpt=[])
-    identify = identifier(
-        sorted({*how.candidates.split(",")} | {code for x in samples for code in x.direction})
-    )
-    batches = dev.micro_batches(dev.items, s.micro_batch_tokens, world=WORLD)[RANK]
-    terms = sum(
-        torch.tensor([forward(model, b, s)[0], b.weight.sum()], dtype=torch.float64)
-        for b in batches
-    ).to(s.device)
-    if WORLD > 1:
-        dist.all_reduce(terms)
-    with autocast(s), progress(total=len(samples), desc="dev", unit="sentence", leave=False) as bar:
-        texts, _ = translate(
-            model, dev.tokenizer, samples, how, bar
-        )  # by every process, since weights are sharded
+    sums = torch.zeros(2, dtype=torch.float64, device=s.device)
+    shares = micro_batches(dev.with_twins(dev.samples), s.micro_batch_tokens, world=WORLD)
+    for batch in shares[RANK]:
+        mle_sum, _ = forward(model, batch, s.device, s.dtype)
+        sums += torch.tensor([mle_sum, batch.mle_weight], dtype=torch.float64, device=s.device)
+    mle_sum, mle_weight = distributed.sum_over_processes(sums).tolist()
+    samples = [encoded.sample for encoded in dev.samples]
+    with cli.autocast(s.device, s.dtype):  # by every process, since weights are sharded
+        otr = evaluate.measure_otr(model, dev.prompter, samples)
     model.train()
-    wrong = sum(identify(text) != x.direction[1] for text, x in zip(texts, samples))
-    return {"dev_mle": (terms[0] / terms[1]).item(), "dev_otr": 100 * wrong / len(samples)}
+    return {"dev_mle": mle_sum / mle_weight, "dev_otr": otr}
 
 
-def train(s):
-    partial, ours = (
-        s.out + ".partial",
-        not os.path.exists(s.out) or os.path.exists(os.path.join(s.out, "settings.json")),
-    )
-    require(ours, f"{s.out} exists and is no run of train.py; choose another --out")
-    require(
-        os.path.isdir(s.init or "."),
-        f"{s.init}: no such run; make it with `python train.py --stage 1`, or choose --init",
-    )
-    stopped = checkpoints(s) and (s.merge or not s.resume)
-    require(
-        not stopped,
-        f"{partial}: a stopped run; --resume goes on with it, deleting the folder starts anew",
-    )
+def prepare(s: Settings, checkpoint: Checkpoint | None = None):
+    """(the model, its trainable parameters chosen; its tokenizer) of a checkpoint, of --init or of
+    --model. Raises InputError."""
+    start = s.init or s.model
+    model = build_model(checkpoint.folder if checkpoint else start, s.model)
     if s.merge:
-        model, tokenizer = prepare(s)
-        merge_lora(model)
-        remove(partial)
-        return finish(
-            s, model, tokenizer, asdict(s) | {"supervised": run_setting(s.init, "supervised", [])}
-        )
-    if s.resume and os.path.exists(s.out) and not os.path.exists(partial):
-        return print(f"{s.out} is finished, there is nothing to resume")
-    corpus, dev = read_corpus(s.data, s.directions)[0], s.dev and read_corpus(s.dev)[0]
-    story = json.loads(json.dumps(asdict(s))) | {
-        "supervised": ["-".join(pair) for pair in corpus],
-        "data_crc32": {
-            "-".join(pair): zlib.crc32(repr(found).encode()) for pair, found in corpus.items()
-        },
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "processes": WORLD,
-            "git": subprocess.getoutput(
-                f"git -C '{os.path.dirname(__file__)}' describe --always --dirty --abbrev=40"
-            ),
-        },
+        require(model.lora, f"{start} is a full model; expected --init with a LoRA run for --merge")
+    if s.full:
+        expected = "expected a full model for --full (--merge makes one)"
+        require(not model.lora, f"{start} is a LoRA run; {expected}")
+    most = model.config.max_position_embeddings
+    require(s.max_length <= most, f"--max-length {s.max_length}: the model has {most} positions")
+
+    torch.manual_seed(s.seed)
+    device, dtype = ("cpu", None) if s.merge else (s.device, cli.DTYPES[s.dtype])
+    if not s.full and not model.lora:
+        targets = s.lora_targets.split(",")
+        with torch.device(device):
+            add_lora(model, LoraSettings(s.lora_rank, s.lora_alpha, targets, s.lora_dropout))
+    if WORLD > 1 and not s.merge:
+        distributed.shard([*model.model.layers, model], device)
+    fill_model(model, torch.float32 if s.full else dtype, device)  # fp32 master weights
+    if not model.lora:
+        model.source = os.path.abspath(start)  # not a checkpoint, which will be deleted
+    model.recompute = s.recompute
+    return model, Tokenizer([start, model.source], model.config)
+
+
+def merge(s: Settings, run: Run) -> None:
+    """Fold the adapter of --init into its base: a full model in --out."""
+    model, tokenizer = prepare(s)
+    merge_lora(model)
+    run.clear()
+    save_model(model, run.partial, tokenizer.folder)
+    run.finish(asdict(s) | {"supervised": read_setting(s.init, "supervised", [])})
+    print(f"saved {s.out}")
+
+
+def save_checkpoint(run: Run, progress: Progress, model, tokenizer, optimizer, s: Settings) -> str:
+    """OUT.partial/step-N: all that the next steps depend on but the seed. Returns its folder."""
+    progress.scaler = optimizer.scaler.state_dict()
+    state = {"lora": model.lora and asdict(model.lora)} | progress.to_state()
+    with run.new_checkpoint(state, s.keep, progress.best.step) as folder:
+        save_model(model, folder, tokenizer.folder)
+        weights.write_tensors(folder, "optimizer", optimizer.moments)
+    return run.step_folder(progress.step)
+
+
+def explosion(result: StepResult, saved: str, step: int, lr: float) -> InputError:
+    """The sentence for a loss or gradient that is not finite: where, and how to go on."""
+    samples = [sample for batch in result.exploded for sample in batch.samples]
+    texts = " | ".join(f"{'-'.join(x.direction)} {x.source:.40}" for x in samples)
+    return InputError(
+        f"step {step}: loss {result.loss}, gradient norm {result.grad_norm}; {saved} holds the "
+        f"state before it; lower --lr {lr:g} or leave fp16, then --resume; samples: {texts:.300}"
+    )
+
+
+def describe(s: Settings, model, optimizer: Optimizer, samples: int, steps: int) -> str:
+    """What will be done, in two lines."""
+    twins = f"twins with alpha {s.alpha:g}, --conflict {s.conflict}"
+    trained = sum(p.numel() for p in optimizer.parameters.values())
+    return (
+        f"stage {s.stage}: {s.init or s.model} -> {s.out}, {samples:,} samples, template "
+        f"{s.template}, {twins if s.stage == 2 and s.alpha > 0 else 'MLE alone'}\n"
+        f"{trained:,} of {count_parameters(model):,} parameters, {'full' if s.full else 'LoRA'}, "
+        f"{s.dtype} on {WORLD} {s.device}, {steps} steps of {s.batch_size}, rate {s.lr:g}"
+    )
+
+
+def log_row(progress: Progress, result: StepResult, rate: float, pairs: list[TwinPair]) -> dict:
+    """The row of log.jsonl for the step that was just done."""
+    norm = result.grad_norm
+    return {
+        "step": progress.step,
+        "loss": result.loss,
+        "mle": result.mle,
+        "ul": result.ul,
+        "grad_norm": norm if math.isfinite(norm) else None,
+        "lr": rate,
+        "response_tokens": sum(len(pair.positive.response) for pair in pairs),
+        "tokens": progress.seen,
     }
-    checkpoint, state = find_checkpoint(s, story)
+
+
+def train(s: Settings, run: Run) -> None:
+    """A run of either stage: read, begin or go on, take the steps, finish."""
+    corpus, _ = read_corpus(s.data, s.directions)
+    dev_corpus = read_corpus(s.dev)[0] if s.dev else None  # a bad file is said before all work
+    record = json.loads(json.dumps(asdict(s))) | provenance(corpus)
+    checkpoint = run.find_checkpoint(record, MAY_CHANGE)
     model, tokenizer = prepare(s, checkpoint)
-    require(
-        not checkpoint or state["lora"] == model.lora,
-        f"{checkpoint}/adapter_config.json: damaged; delete {checkpoint}",
-    )
-    encoded = Encoded(corpus, tokenizer, s.max_length, s.pairs, s.seed)
-    dev = dev and Encoded(dev, tokenizer, s.max_length)
-    unlikely, cuda = s.stage == 2 and s.alpha > 0, s.device.startswith("cuda")
-    total = s.steps * s.batch_size or math.ceil(s.epochs * len(encoded.items))  # samples to visit
+    prompter = Prompter(tokenizer, s.template)
+    tuning_set = TuningSet(corpus, prompter, s.max_length, s.pairs, s.seed)
+    dev = TuningSet(dev_corpus, prompter, s.max_length) if s.dev else None
+    total = s.steps * s.batch_size or math.ceil(s.epochs * len(tuning_set.samples))
     steps = math.ceil(total / s.batch_size)
-    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    print(
-        f"stage {s.stage}: {s.init or s.model} -> {s.out}, {len(encoded.items):,} samples, template {s.template}, "
-        + (f"twins with alpha {s.alpha:g}, --conflict {s.conflict}" if unlikely else "MLE alone")
-        + f"\n{sum(p.numel() for p in trainable.values()):,} of {sum(p.numel() for p in model.parameters()):,} parameters, "
-        f"{'full' if s.full else 'LoRA'}, {s.dtype} on {WORLD} {s.device}, {steps} steps of {s.batch_size}, rate {s.lr:g}"
-    )
-    optimizer = torch.optim.AdamW(
-        trainable.values(), lr=s.lr, weight_decay=s.weight_decay, fused=cuda
-    )
-    scaler = torch.amp.GradScaler(s.device.split(":")[0], enabled=s.dtype == "fp16")
-    state = state or {
-        "step": 0,
-        "updates": 0,
-        "seen": 0,
-        "best": [1e30, 1e30, 0],
-        "scaler": scaler.state_dict(),
-    }
-    scaler.load_state_dict(state["scaler"] or scaler.state_dict())
-    moments = {
-        f"{name}.{m}": torch.zeros_like(p)
-        for name, p in trainable.items()
-        for m in ("exp_avg", "exp_avg_sq")
-    }
-    moments |= read_tensors(checkpoint, "optimizer", moments, None, s.device) if checkpoint else {}
-    for (
-        name,
-        p,
-    ) in (
-        trainable.items()
-    ):  # AdamW's state is there before the first step, so that every checkpoint has it
-        optimizer.state[p] = {
-            "step": torch.tensor(float(state["updates"]), device=s.device if cuda else "cpu"),
-            "exp_avg": moments[f"{name}.exp_avg"],
-            "exp_avg_sq": moments[f"{name}.exp_avg_sq"],
-        }
-    if RANK == 0:
-        os.makedirs(partial, exist_ok=True)
-        write_json(os.path.join(partial, "settings.json"), story)
-    logs = {
-        n: open(os.path.join(partial, n) if RANK == 0 else os.devnull, "wb", 0)
-        for n in ("log.jsonl", "speed.jsonl")
-    }
-    for name, file in (
-        logs.items() if checkpoint else ()
-    ):  # what a stopped run did after its checkpoint is done again
-        file.write(pathlib.Path(checkpoint, name).read_bytes())
-    # Model FLOPs of a token and parameter: 2 forward, 2 for the gradients of activations, 2 for those of weights if trained
-    flops, gpu = 6 if s.full else 4, torch.cuda.get_device_name(s.device) if cuda else ""
-    peak = next((peak * WORLD for name, peak in PEAK.items() if name in gpu), None)
-    body, head = (
-        sum(p.numel() for p in part.parameters()) for part in (model.model.layers, model.lm_head)
-    )
+    alpha = s.alpha if s.stage == 2 else 0.0
+    optimizer = Optimizer(model.named_parameters(), s.weight_decay, s.dtype, s.device, checkpoint)
+    progress = Progress.from_state(checkpoint.state) if checkpoint else Progress()
+    if not s.best:
+        progress.best = Best()
+    print(describe(s, model, optimizer, len(tuning_set.samples), steps))
+    run.begin(record)
+    logs = Logs(run.partial, checkpoint and checkpoint.folder)
+    meter = SpeedMeter(model.model.layers, model.lm_head, s.full, s.device)
+
     model.train()
-    bar = progress(
-        range(state["step"], steps),
-        initial=state["step"],
-        total=steps,
-        desc=f"stage {s.stage}",
-        unit="step",
-    )
+    bar = distributed.progress_steps(progress.step, steps, f"stage {s.stage}")
     for step in bar:
-        started = time.time()
+        meter.start()
         torch.manual_seed(random.Random(f"{s.seed} dropout {step} {RANK}").getrandbits(63))
-        optimizer.param_groups[0]["lr"] = learning_rate(state["updates"], steps, s)
-        # One global batch: its response tokens are counted first, so that any split gives the same gradient.
-        shares = encoded.micro_batches(
-            encoded.step_items(step, s.batch_size, total, s.seed),
-            s.micro_batch_tokens,
-            s.conflict if unlikely else None,
-            random.Random(f"{s.seed} twins {step}"),
-            s.loss_reduction,
-            WORLD,
-        )
-        batches = [batch for share in shares for batch in share]
-        T_mle = sum(b.weight[: b.positives].double().sum().item() for b in batches)
-        T_ul = sum(b.weight[b.positives :].double().sum().item() for b in batches)
-        terms = torch.zeros(
-            len(batches), 2, dtype=torch.float64, device=s.device
-        )  # a process fills its own rows
-        for i, batch in enumerate(shares[RANK], start=RANK * len(shares[RANK])):
-            mle_sum, ul_sum = forward(model, batch, s)
-            scaler.scale(
-                loss.language_aware(mle_sum, T_mle, ul_sum, T_ul, s.alpha if unlikely else 0.0)
-            ).backward()
-            terms[i] = torch.stack([mle_sum, ul_sum]).detach()
-        if WORLD > 1:
-            dist.all_reduce(terms)
-        scaler.unscale_(optimizer)
-        norm = whole(torch.nn.utils.clip_grad_norm_(trainable.values(), s.clip or math.inf)).item()
-        bad = [b for b, fine in zip(batches, terms.isfinite().all(1).tolist()) if not fine]
-        if (
-            bad or not math.isfinite(norm) and scaler.get_scale() <= 1
-        ):  # above 1, fp16 only has to try a smaller scale
-            fine = all(
-                whole(t.detach().isfinite().all()) for t in [*trainable.values(), *moments.values()]
-            )
-            saved = (
-                save_checkpoint(s, state, model, tokenizer, moments) if fine else "no checkpoint"
-            )
-            texts = [
-                f"{'-'.join(x.direction)} {x.source:.40}" for b in bad or batches for x in b.samples
-            ]
-            raise InputError(
-                f"step {step + 1}: loss {terms.sum().item()}, gradient norm {norm}; {saved} holds the state "
-                f"before it; lower --lr {s.lr:g} or leave fp16, then --resume; samples: {' | '.join(texts)[:300]}"
-            )
-        scale = scaler.get_scale()
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-        real = [b for b in batches if b.samples]
-        tokens, responses = sum(len(b.ids) for b in real), sum(len(b.y) for b in real)
-        state = {
-            "step": step + 1,
-            "updates": state["updates"] + (scaler.get_scale() >= scale),  # fp16 may skip a step
-            "seen": state["seen"] + tokens,
-            "best": state["best"],
-            "scaler": scaler.state_dict(),
-        }
-        mle, ul = (
-            terms[:, 0].sum().item() / T_mle,
-            terms[:, 1].sum().item() / T_ul if T_ul else None,
-        )
-        row = {
-            "step": step + 1,
-            "loss": mle + s.alpha * (ul or 0),
-            "mle": mle,
-            "ul": ul,
-            "grad_norm": norm if math.isfinite(norm) else None,
-            "lr": optimizer.param_groups[0]["lr"],
-            "response_tokens": sum(b.positives for b in real),
-            "tokens": state["seen"],
-        }
-        seconds, due = (
-            time.time() - started,
-            s.save_every and ((step + 1) % s.save_every == 0 or step + 1 == steps),
-        )
-        if dev and due:
-            row |= look(model, dev, s)
-            state["best"] = min(
-                state["best"], [row["dev_otr"] if s.best == "otr" else 0, row["dev_mle"], step + 1]
-            )
-        used = (
-            torch.cuda.max_memory_allocated()
-            if cuda
-            else resource.getrusage(0).ru_maxrss << 10 * (sys.platform != "darwin")
-        )
-        pace = {
-            "step": step + 1,
-            "seconds": seconds,
-            "tokens_per_s": tokens / seconds,
-            "peak_memory_gib": used / 2**30,
-            "mfu": peak and flops * (body * tokens + head * responses) / seconds / peak,
-        }
-        for file, line in zip(logs.values(), (row, pace)):
-            file.write((json.dumps(line) + "\n").encode())
-        bar.set_postfix_str(
-            f"mle {mle:.3f}, "
-            + (f"ul {ul:.3f}, " if T_ul else "")
-            + f"{tokens / seconds:,.0f} tokens/s"
-        )
+        rate = learning_rate(progress.updates, steps, s.lr, s.warmup)
+        optimizer.set_rate(rate)
+        samples = tuning_set.of_step(step, s.batch_size, total, s.seed)
+        twins = random.Random(f"{s.seed} twins {step}")
+        pairs = tuning_set.with_twins(samples, s.conflict if alpha else None, twins)
+        shares = micro_batches(pairs, s.micro_batch_tokens, s.loss_reduction, WORLD)
+        result = train_step(model, shares, optimizer, s, alpha)
+        if result.exploded:
+            saved = "no checkpoint"
+            if optimizer.is_finite():
+                saved = save_checkpoint(run, progress, model, tokenizer, optimizer, s)
+            raise explosion(result, saved, step + 1, s.lr)
+
+        tokens = sum(pair.tokens for pair in pairs)
+        progress.advance(tokens, result.updated)
+        row = log_row(progress, result, rate, pairs)
+        supervised = sum(len(batch.y) for share in shares for batch in share if batch.samples)
+        speed = meter.stop(step + 1, tokens, supervised)
+        due = s.save_every and ((step + 1) % s.save_every == 0 or step + 1 == steps)
+        if due and dev:
+            row |= measure_dev(model, dev, s)
+            if s.best:
+                otr = row["dev_otr"] if s.best == "otr" else 0
+                progress.best = min(progress.best, Best(otr, row["dev_mle"], step + 1))
+        logs.write(row, speed)
+        bar.set_postfix_str(f"{result}, {speed['tokens_per_s']:,.0f} tokens/s")
         if due and (step + 1 < steps or s.best):
-            save_checkpoint(s, state, model, tokenizer, moments)
-    finish(s, model, tokenizer, story, s.best and state["best"][-1])
+            save_checkpoint(run, progress, model, tokenizer, optimizer, s)
+
+    if not s.best:
+        save_model(model, run.partial, tokenizer.folder)
+    run.finish(record, progress.best.step)
+    chosen = f", which is step {progress.best.step}, the best by {s.best} of --dev"
+    print(f"saved {s.out}{chosen if s.best else ''}")
+
+
+def main(s: Settings) -> None:
+    """What the flags ask for: a run of either stage, or a merged model."""
+    run = Run(s.out)
+    run.refuse_to_overwrite(resume=s.resume and not s.merge)
+    made = "make it with `python train.py --stage 1`, or choose --init"
+    require(os.path.isdir(s.init or "."), f"{s.init}: no such run; {made}")
+    s.template = s.template or read_setting(s.init, "template", "alpaca")
+    if s.merge:
+        merge(s, run)
+    elif s.resume and run.is_finished():
+        print(f"{s.out} is finished, there is nothing to resume")
+    else:
+        train(s, run)
 
 
 if __name__ == "__main__":
-    run(train, Settings)
+    cli.run_script(main, Settings)

@@ -1,103 +1,138 @@
-"""A script's flags from a dataclass, and how it begins and ends."""
+"""A script's flags from a dataclass, its device and dtype, and how it begins and ends."""
 
 import argparse
 import os
 import sys
 import time
-from dataclasses import field, fields
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, fields
 
 import torch
-import torch.distributed as dist
 from safetensors import SafetensorError
 
-from plumbing.distributed import RANK, WORLD
+from plumbing.distributed import RANK, end_process, join_processes, leave_processes
 from plumbing.errors import InputError, require
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+USERS_ERRORS = (
+    InputError,
+    ImportError,
+    OSError,
+    SafetensorError,
+    torch.OutOfMemoryError,
+    KeyboardInterrupt,
+)
 
 
-def option(default, help, **extra):
-    """A settings field whose flag has this default, help and `least` value; extra goes to argparse."""
+def option(default: object, help: str, **extra):
+    """A settings field whose flag has this default, help and `least` value; extra is argparse's."""
     return field(default=default, metadata={"help": help, **extra})
 
 
-def parse(settings, argv=None):
-    """Fill a settings dataclass from the command line: every field is a flag, an unknown flag fails, 'auto' is resolved."""
-    parser = argparse.ArgumentParser(
-        description=sys.modules[settings.__module__].__doc__.split("\n\n")[0]
-    )
+@dataclass(frozen=True)
+class by_stage:
+    """A default that the setting `stage`, 1 or 2, decides."""
+
+    first: float
+    second: float
+
+    def __str__(self):
+        return f"{self.first} in stage 1, {self.second} in stage 2"
+
+
+def resolve_stage(s: object) -> None:
+    """Put the right one of two defaults into the settings that were left to the stage."""
+    for f in fields(s):
+        value = getattr(s, f.name)
+        if isinstance(value, by_stage):
+            setattr(s, f.name, value.first if s.stage == 1 else value.second)
+
+
+def dtype_option():
+    """The field `dtype`, of every script that computes."""
+    return option("auto", "auto: bf16 on CUDA, fp32 on CPU", choices=["auto", *DTYPES])
+
+
+def device_option():
+    """The field `device`, of every script that computes."""
+    return option("auto", "auto: cuda where there is one")
+
+
+def parse(settings: type, argv: list[str] | None = None):
+    """Fill a settings dataclass from the command line: every field is a flag, in its order. The
+    type of a field is its flag's: a bool is a switch, a list takes several texts. An unknown flag
+    or a wrong type ends the script as argparse does; a value below `least`, or a device that is not
+    there, raises InputError. 'auto' is resolved."""
+    script = sys.modules[settings.__module__]
+    parser = argparse.ArgumentParser(description=script.__doc__.split("\n\n")[0])
     for f in fields(settings):
-        kind = (
-            {"action": "store_true"} if f.type is bool else {"type": f.type, "default": f.default}
-        )
-        default = " / ".join(map(str, f.default)) if isinstance(f.default, tuple) else f.default
-        extra = dict(
-            f.metadata,
-            help=f.metadata["help"] + f" (default: {default})" * (default not in (None, "", False)),
-        )
-        parser.add_argument(
-            "--" + f.name.replace("_", "-"),
-            **kind | {k: v for k, v in extra.items() if k != "least"},
-        )
-    s, cuda = settings(**vars(parser.parse_args(argv))), torch.cuda.is_available()
+        extra = {name: value for name, value in f.metadata.items() if name != "least"}
+        default = " ".join(f.default) if isinstance(f.default, tuple) else f.default
+        if default not in (None, "", False):
+            extra["help"] += f" (default: {default})"
+        if f.type is bool:
+            extra["action"] = "store_true"
+        elif f.type is list:
+            extra |= {"type": str, "nargs": "+", "default": f.default}
+        else:
+            extra |= {"type": f.type, "default": f.default}
+        parser.add_argument(flag(f.name), **extra)
+    s = settings(**vars(parser.parse_args(argv)))
     for f in fields(s):
         value, least = getattr(s, f.name), f.metadata.get("least")
-        require(
-            least is None or value >= least,
-            f"--{f.name.replace('_', '-')} {value}: expected at least {least}",
-        )
-    s.device = ("cuda" if cuda else "cpu") if s.device == "auto" else s.device
-    s.dtype = ("fp32" if s.device == "cpu" else "bf16") if s.dtype == "auto" else s.dtype
-    require(
-        s.device == "cpu" or cuda and s.device.startswith("cuda"),
-        f"--device {s.device}: not possible here; expected cpu",
-    )
-    s.device += f":{os.environ.get('LOCAL_RANK', 0)}" * (s.device == "cuda")
+        sentence = f"{flag(f.name)} {value}: expected at least {least}"
+        require(least is None or value >= least, sentence)
+    s.device = resolve_device(s.device)
+    if s.dtype == "auto":
+        s.dtype = "fp32" if s.device == "cpu" else "bf16"
     return s
 
 
-def run(main, settings):
-    """Run a script's main, perhaps as one of torchrun's processes; a user's error, a full disk or memory is one sentence."""
-    sys.stdout = open(os.devnull, "w") if RANK else sys.stdout  # the first process speaks for all
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def resolve_device(device: str) -> str:
+    """cpu, or cuda with this process's number. Raises InputError for what is not there."""
+    cuda = torch.cuda.is_available()
+    if device == "auto":
+        device = "cuda" if cuda else "cpu"
+    possible = device == "cpu" or (cuda and device.startswith("cuda"))
+    require(possible, f"--device {device}: not possible here; expected cpu")
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if device == "cuda" else device
+
+
+def autocast(device: str, dtype: str) -> AbstractContextManager:
+    """Mixed precision, where the dtype is not fp32."""
+    return torch.autocast(device.split(":")[0], DTYPES[dtype], enabled=dtype != "fp32")
+
+
+def run_script(main: Callable, settings: type) -> None:
+    """Run a script's main with its settings, perhaps as one of torchrun's processes, and exit. A
+    user's error, a full disk or memory ends in one sentence and exit code 2."""
+    if RANK > 0:
+        sys.stdout = open(os.devnull, "w")  # the first process speaks for all
     code = 0
     try:
         s = parse(settings)
         if s.device.startswith("cuda"):
             torch.cuda.set_device(s.device)
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(
-                True, warn_only=True
-            )  # a resumed run ends with the same bits
-        if WORLD > 1:
-            dist.init_process_group("nccl" if s.device.startswith("cuda") else "gloo")
+            # A resumed run ends with the same bits.
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        join_processes(s.device)
         main(s)
-        if WORLD > 1:
-            dist.destroy_process_group()
-    except BaseException as e:
-        time.sleep(
-            5 * (RANK > 0)
-        )  # torchrun ends this process before it can repeat what the first one says
-        if not isinstance(
-            e,
-            (
-                InputError,
-                ImportError,
-                OSError,
-                SafetensorError,
-                torch.OutOfMemoryError,
-                KeyboardInterrupt,
-            ),
-        ):
+        leave_processes()
+    except BaseException as error:
+        if RANK > 0:
+            time.sleep(5)  # torchrun ends this process before it can repeat what the first one says
+        if not isinstance(error, USERS_ERRORS):
             raise
-        hint = "; nothing that was whole is lost: make room or allow writing there, then repeat"
-        print(
-            f"error: {str(e) or 'interrupted'}" + hint * isinstance(e, (OSError, SafetensorError)),
-            file=sys.stderr,
-        )
-        code = 130 if isinstance(e, KeyboardInterrupt) else 2
-    if (
-        WORLD > 1
-    ):  # threads of gloo outlive their group; one that lets go of a tensor while Python ends would abort the process
-        sys.stdout.flush()
-        os._exit(code)
-    sys.exit(code)
+        sentence = f"error: {str(error) or 'interrupted'}"
+        if isinstance(error, (OSError, SafetensorError)):
+            sentence += "; nothing that was whole is lost: make room or allow writing there, "
+            sentence += "then repeat"
+        print(sentence, file=sys.stderr)
+        code = 130 if isinstance(error, KeyboardInterrupt) else 2
+    end_process(code)

@@ -1,54 +1,52 @@
-"""Files as they are on the disk: JSON, lines of text, folders that appear whole or not at all."""
+"""JSON, lines of text, and folders that appear whole or not at all."""
 
 import json
 import os
 import pathlib
 import shutil
 
-from plumbing.errors import InputError
+from plumbing.errors import InputError, require
 
 
-def read_json(path):
+def read_json(path: str) -> dict:
+    """The JSON object of a file. Raises InputError."""
     try:
-        return dict(json.loads(pathlib.Path(path).read_text(encoding="utf-8")).items())
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        said = (getattr(error, "strerror", None) or str(error)).lower()
-        raise InputError(
-            f"{path}: {said}; expected a JSON object of a model folder in Hugging Face format"
-        ) from None
+        value = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        found = f"a {type(value).__name__}"
+    except (OSError, ValueError, RecursionError) as error:
+        value, found = None, (getattr(error, "strerror", None) or str(error)).lower()
+    sentence = f"{path}: {found}; expected a JSON object of a model folder in Hugging Face format"
+    require(isinstance(value, dict), sentence)
+    return value
 
 
-def write_json(path, value):
-    pathlib.Path(path).write_text(
-        json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+def write_json(path: str, value: dict) -> None:
+    """Write a JSON object, one field a line."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    pathlib.Path(path).write_text(text, encoding="utf-8")
 
 
-def read_lines(path):
-    """The lines of a UTF-8 file; only \\n ends one, U+2028 and U+0085 are text. Raises InputError."""
+def read_lines(path: str) -> list[str]:
+    """The lines of a UTF-8 file. Raises InputError. Only \\n ends a line: U+2028 and U+0085 are
+    text."""
     lines = []
     try:
         with open(path, "rb") as f:
             for line in f:
-                lines.append(
-                    line.decode("utf-8" if lines else "utf-8-sig")
-                    .removesuffix("\n")
-                    .removesuffix("\r")
-                )
+                text = line.decode("utf-8" if lines else "utf-8-sig")
+                lines.append(text.removesuffix("\n").removesuffix("\r"))
     except OSError as error:
-        raise InputError(
-            f"{path}: {error.strerror.lower()}; expected a file of translations"
-        ) from None
+        found = error.strerror.lower()
+        raise InputError(f"{path}: {found}; expected a file of translations") from None
     except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise InputError(
-            f"{path}, line {len(lines) + 1}: byte {byte:#04x} is not UTF-8; convert the file"
-        ) from None
+        place, byte = f"{path}, line {len(lines) + 1}", error.object[error.start]
+        raise InputError(f"{place}: byte {byte:#04x} is not UTF-8; convert the file") from None
     return lines
 
 
-def remove(folder):
-    """Delete a folder, when all that replaces it is on the disk; it first loses its name, so a kill leaves no half of it."""
+def remove_folder(folder: str) -> None:
+    """Delete a folder, when all that replaces it is on the disk. It first loses its name, so a kill
+    leaves no half of it."""
     os.sync()
     shutil.rmtree(folder + ".old", ignore_errors=True)
     if os.path.exists(folder):
@@ -56,7 +54,7 @@ def remove(folder):
         shutil.rmtree(folder + ".old")
 
 
-def publish(partial, out):
-    """Give a folder its name once all of it is on the disk, so that whoever sees the name sees a whole folder."""
-    remove(out)
-    os.rename(partial, out)
+def publish_folder(partial: str, folder: str) -> None:
+    """Give a folder its name once all of it is on the disk: whoever sees the name sees it whole."""
+    remove_folder(folder)
+    os.rename(partial, folder)

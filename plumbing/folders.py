@@ -1,23 +1,37 @@
-"""Hugging Face and PEFT folders: their configuration to our fields and back."""
+"""A model's folder in Hugging Face format, or an adapter's and its base's: read, check, write.
 
+config.json becomes our fields and goes back; weights are checked whole before one is read.
+"""
+
+import math
 import os
+import shutil
 from dataclasses import asdict, dataclass, field, fields
 
-from plumbing.errors import InputError, check, require, supported
+import torch
+from torch import nn
+
+from plumbing import adapters, errors, weights
+from plumbing.adapters import LoraSettings
+from plumbing.distributed import RANK
+from plumbing.errors import InputError, require, require_supported
 from plumbing.files import read_json, write_json
 
+HEAD, TABLE = "lm_head.weight", "model.embed_tokens.weight"
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
-MISTRAL = {
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 131072,
-    "sliding_window": 4096,
-}  # if the file is silent
-LLAMA3_ROPE = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+# What transformers takes where a Mistral's file is silent.
+MISTRAL = {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096}
+LLAMA3_ROPE = ["factor", "low_freq_factor", "high_freq_factor"]
+LLAMA3_ROPE += ["original_max_position_embeddings"]
+# Files that go with the weights.
+COMPANIONS = ["tokenizer.model", "tokenizer.json", "tokenizer_config.json", "added_tokens.json"]
+COMPANIONS += ["special_tokens_map.json", "chat_template.jinja", "generation_config.json"]
 
 
 @dataclass
 class Config:
-    """The fields of config.json that shape the network; names as in the file. Raises InputError for a bad value."""
+    """The fields of config.json that shape the network, named as in the file. Raises InputError for
+    a bad value."""
 
     vocab_size: int
     hidden_size: int
@@ -36,107 +50,148 @@ class Config:
     sliding_window: int = None  # Mistral-7B v0.1: a token sees so many tokens, itself included
     eos_token_id: list = field(default_factory=lambda: [2])  # every id that ends a text
     model_type: str = "llama"
-    rest: dict = field(default_factory=dict)  # whatever else the file says, written back as it came
+    rest: dict = field(default_factory=dict)  # what else the file says, written back as it came
 
     def __post_init__(self):
         for f in fields(self):
-            if f.default is not None or getattr(self, f.name) is not None:
-                check(f.name, getattr(self, f.name), f.type)
-        for name in LLAMA3_ROPE if self.rope_scaling else ():
-            check(f"RoPE's {name}", self.rope_scaling[name], float)
-        require(
-            all(type(i) is int for i in self.eos_token_id),
-            f"eos_token_id = {self.eos_token_id!r}; expected id(s)",
-        )
+            value = getattr(self, f.name)
+            if value is None and f.default is None:
+                continue
+            if f.type in (int, float):
+                errors.require_positive(f.name, value, f.type)
+            else:
+                errors.require_type(f.name, value, f.type)
+        if self.rope_scaling:
+            for name in LLAMA3_ROPE:
+                errors.require_positive(f"RoPE's {name}", self.rope_scaling[name], float)
+        ids = all(type(i) is int for i in self.eos_token_id)
+        require(ids, f"eos_token_id = {self.eos_token_id!r}; expected id(s)")
         self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
         self.head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
-        good = self.num_attention_heads % self.num_key_value_heads == self.head_dim % 2 == 0
+        grouped = self.num_attention_heads % self.num_key_value_heads == 0
+        even = self.head_dim % 2 == 0
         require(
-            good and self.num_hidden_layers < 1000,
-            f"{self.num_hidden_layers} layers, {self.num_attention_heads} heads "
-            f"{self.head_dim} wide, {self.num_key_value_heads} for keys; expected under 1,000, an even width, whole groups",
+            grouped and even and self.num_hidden_layers < 1000,
+            f"{self.num_hidden_layers} layers, {self.num_attention_heads} heads {self.head_dim} "
+            f"wide, {self.num_key_value_heads} for keys; expected under 1,000, an even width, "
+            "whole groups",
         )
 
     @classmethod
-    def load(cls, folder):
-        """Read folder/config.json. Raises InputError for what this model would silently compute wrongly."""
+    def load(cls, folder: str) -> "Config":
+        """Read folder/config.json. Raises InputError for what would silently be wrong."""
         path = os.path.join(folder, "config.json")
         raw = read_json(path)
-        rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}  # newer and older schema
-        rope = rope if isinstance(rope, dict) else {"type": rope}
-        kind, eos = rope.get("rope_type", rope.get("type", "default")), raw.get("eos_token_id", 2)
-        supported(path, "model_type", raw.get("model_type"), list(ARCHITECTURES))
-        supported(path, "hidden_act", raw.get("hidden_act", "silu"), ["silu"])
-        supported(path, "quantization_config", raw.get("quantization_config"), [None])
-        supported(path, "RoPE type", kind, ["default", "llama3"])
-        supported(
-            path, "partial_rotary_factor", (raw | rope).get("partial_rotary_factor"), [None, 1]
-        )
-        said = (
-            MISTRAL | raw if raw["model_type"] == "mistral" else raw | {"sliding_window": None}
-        )  # LLaMA has none
-        known = {f.name: said[f.name] for f in fields(cls) if f.name in said}
-        known |= {
-            "rope_theta": (raw | rope).get("rope_theta", 10000.0),
-            "rest": raw,
-            "rope_scaling": {k: rope.get(k) for k in LLAMA3_ROPE} if kind == "llama3" else None,
-            "eos_token_id": eos if isinstance(eos, list) else [] if eos is None else [eos],
-        }
+        require_supported(path, "model_type", raw.get("model_type"), list(ARCHITECTURES))
+        require_supported(path, "hidden_act", raw.get("hidden_act", "silu"), ["silu"])
+        require_supported(path, "quantization_config", raw.get("quantization_config"), [None])
+        stated = raw | {"sliding_window": None}  # LLaMA has none
+        if raw["model_type"] == "mistral":
+            stated = MISTRAL | raw
+        eos = raw.get("eos_token_id", 2)
+        if not isinstance(eos, list):
+            eos = [] if eos is None else [eos]
+        known = {f.name: stated[f.name] for f in fields(cls) if f.name in stated}
+        known |= read_rope(path, raw) | {"eos_token_id": eos, "rest": raw}
         try:
             return cls(**known)
         except (InputError, TypeError) as error:  # TypeError: a required field is missing
-            raise InputError(
-                f"{path}: {error}; expected the config.json of a LLaMA or Mistral"
-            ) from None
+            sentence = f"{path}: {error}; expected the config.json of a LLaMA or Mistral"
+            raise InputError(sentence) from None
 
-    def save(self, folder, dtype):
+    def save(self, folder: str, dtype: torch.dtype) -> None:
         """Write config.json so that transformers reads the same network, RoPE in both schemas."""
-        raw, dtype, eos = asdict(self), str(dtype).removeprefix("torch."), self.eos_token_id
+        ours, eos = asdict(self), self.eos_token_id
+        rest, name = ours.pop("rest"), str(dtype).removeprefix("torch.")
         scaling = self.rope_scaling and {"rope_type": "llama3"} | self.rope_scaling
-        write_json(
-            os.path.join(folder, "config.json"),
-            raw.pop("rest")
-            | raw
-            | {
-                "architectures": [ARCHITECTURES[self.model_type]],
-                "dtype": dtype,
-                "torch_dtype": dtype,
-                "eos_token_id": eos[0] if len(eos) == 1 else eos or None,
-                "hidden_act": "silu",
-                "rope_scaling": scaling,
-                "rope_parameters": (scaling or {"rope_type": "default"})
-                | {"rope_theta": self.rope_theta},
-            },
-        )
+        rope = (scaling or {"rope_type": "default"}) | {"rope_theta": self.rope_theta}
+        extra = {
+            "architectures": [ARCHITECTURES[self.model_type]],
+            "dtype": name,
+            "torch_dtype": name,
+            "eos_token_id": eos[0] if len(eos) == 1 else eos or None,
+            "hidden_act": "silu",
+            "rope_scaling": scaling,
+            "rope_parameters": rope,
+        }
+        write_json(os.path.join(folder, "config.json"), rest | ours | extra)
 
 
-PEFT = "base_model.model."  # the prefix of every tensor name in PEFT's adapter files
-LORA = {
-    "r",
-    "lora_alpha",
-    "lora_dropout",
-    "target_modules",
-    "rank_pattern",
-    "alpha_pattern",
-    "use_rslora",
-}
-INERT = {
-    "task_type",
-    "auto_mapping",
-    "peft_version",
-    "base_model_name_or_path",
-    "revision",
-    "inference_mode",
-    "megatron_core",
-    "qalora_group_size",
-}  # fields of adapter_config.json that do not change what is computed
-PLAIN = {"peft_type": ["LORA"], "bias": ["none"], "init_lora_weights": [True, False, "gaussian"]}
-BESIDE = (
-    "tokenizer.model",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)  # files that go with the weights
+def read_rope(path: str, raw: dict) -> dict:
+    """Config's rope_theta and rope_scaling, from the newer schema or the older one."""
+    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        rope = {"type": rope}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    partial = (raw | rope).get("partial_rotary_factor")
+    require_supported(path, "RoPE type", kind, ["default", "llama3"])
+    require_supported(path, "partial_rotary_factor", partial, [None, 1])
+    scaling = {name: rope.get(name) for name in LLAMA3_ROPE} if kind == "llama3" else None
+    return {"rope_theta": (raw | rope).get("rope_theta", 10000.0), "rope_scaling": scaling}
+
+
+class ModelFolder:
+    """A folder with a whole model, or with an adapter on a base, whose configuration was read.
+    base: replaces the folder that the adapter names. Raises InputError."""
+
+    def __init__(self, folder: str, base: str | None = None):
+        self.folder = folder
+        self.lora, self.base = adapters.read_adapter(folder, base)
+        self.config = Config.load(self.base)
+        self.source = os.path.abspath(self.base)  # as an adapter's configuration names it
+
+    def locate(self, network: nn.Module) -> None:
+        """Find every parameter of a network of this configuration on the disk, still unread. Each
+        must be there in the right shape, and no other; else InputError."""
+        parameters = dict(network.named_parameters(remove_duplicate=False))
+        lora = {name: p for name, p in parameters.items() if "lora_" in name}
+        rest = {name: p for name, p in parameters.items() if name not in lora}
+        tied = [HEAD] if self.config.tie_word_embeddings else []
+        self.places = weights.locate_tensors(self.base, "model", rest, tied)
+        self.lora_places = {}
+        if lora:
+            stem, prefix = "adapter_model", adapters.PREFIX
+            self.lora_places = weights.locate_tensors(self.folder, stem, lora, prefix=prefix)
+
+    def fill(self, network: nn.Module, dtype: torch.dtype | None, device: str) -> None:
+        """Read what locate() found, in `dtype` (None: as stored; LoRA is fp32). InputError."""
+        parameters = dict(network.named_parameters(remove_duplicate=False))
+        tensors = dict(weights.read_tensors(self.places, parameters, dtype, device))
+        if self.config.tie_word_embeddings:
+            equal = torch.equal(tensors.setdefault(HEAD, tensors[TABLE]), tensors[TABLE])
+            sentence = f"config.json ties the word embeddings, but {HEAD} differs from {TABLE}"
+            require(equal, f"{self.base}: {sentence}")
+        tensors |= weights.read_tensors(self.lora_places, parameters, torch.float32, device)
+        network.load_state_dict(tensors, strict=False, assign=True)
+
+
+def write_model(
+    network: nn.Module,
+    config: Config,
+    lora: LoraSettings | None,
+    base: str | None,
+    folder: str,
+    limit: float,
+) -> None:
+    """Write the adapter alone if there is LoRA, else a whole model in files of `limit` bytes. base:
+    the folder that LoRA's weights belong to. All processes take part."""
+    tensors = dict(network.named_parameters())
+    if lora:
+        tensors = {adapters.PREFIX + name: p for name, p in tensors.items() if "lora_" in name}
+        weights.write_tensors(folder, "adapter_model", tensors, math.inf)
+        if RANK == 0:
+            adapters.write_adapter_config(folder, lora, base)
+    else:
+        weights.write_tensors(folder, "model", tensors, limit)
+        if RANK == 0:
+            config.save(folder, network.lm_head.weight.dtype)
+
+
+def copy_companions(sources: list[str | None], folder: str) -> None:
+    """Copy the files that go with the weights; of two sources the later one counts."""
+    for source in filter(None, sources if RANK == 0 else []):
+        for file in COMPANIONS:
+            path = os.path.join(source, file)
+            at_home = os.path.dirname(os.path.realpath(path)) == os.path.realpath(folder)
+            if os.path.exists(path) and not at_home:
+                shutil.copy(path, folder)

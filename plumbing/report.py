@@ -1,44 +1,89 @@
-"""Averages over directions and the table of an evaluation."""
+"""An evaluation's report: averages, versions, the Markdown table."""
 
 from collections import Counter
+from importlib.metadata import version
+
+METRICS = ("bleu", "otr")
+KINDS = ("english", "source", "other", "empty")  # of off-target outputs
+
+Direction = tuple[str, str]
+Parts = dict[str, list[Direction]]  # "supervised" and "zero-shot"
 
 
-def average(rows):
-    """Means over directions of BLEU, OTR and floor, and the off-target outputs of all of them together."""
-    return {k: sum(r[k] for r in rows) / len(rows) for k in ("bleu", "otr", "floor")} | {
-        "off_target": dict(sum((Counter(r["off_target"]) for r in rows), Counter())),
-        "sentences": sum(r["sentences"] for r in rows),
+def average(rows: list[dict]) -> dict:
+    """Means over directions of BLEU, OTR and floor; the off-target outputs of all of them."""
+    off_target = sum((Counter(row["off_target"]) for row in rows), Counter())
+    means = {name: sum(row[name] for row in rows) / len(rows) for name in (*METRICS, "floor")}
+    sentences = sum(row["sentences"] for row in rows)
+    return means | {"off_target": dict(off_target), "sentences": sentences}
+
+
+def make_report(results: dict[str, dict], parts: Parts, settings: dict, seconds: float) -> dict:
+    """What scores.json says of one checkpoint; results: {"it-nl": its scores}."""
+    averages = {
+        title: average([results["-".join(direction)] for direction in directions])
+        for title, directions in parts.items()
+        if directions
+    }
+    return {
+        "directions": results,
+        "average": averages,
+        "settings": settings,
+        "seconds": round(seconds, 1),
+        "versions": {name: version(name) for name in ("sacrebleu", "langid", "torch")},
     }
 
 
-def table(reports, parts):
-    """The Markdown table of {name: report as in scores.json} side by side for parts, {"supervised" | "zero-shot":
-    directions}, then what the zero-shot off-target outputs are."""
-    rows = [["direction", "floor"] + [f"{name} {m}" for name in reports for m in ("BLEU", "OTR")]]
-    rows.append(["---"] + ["---:"] * (len(rows[0]) - 1))
-    for title, pairs in parts.items():
-        for key, label in [("-".join(p), "→".join(p)) for p in pairs] + [
-            (title, f"**{title}, average**")
-        ] * bool(pairs):
-            found = [(r["directions"] | r["average"])[key] for r in reports.values()]
-            rows.append(
-                [label, f"{found[0]['floor']:.1f}"]
-                + [f"{r[m]:.1f}" for r in found for m in ("bleu", "otr")]
-            )
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    cells = (
-        [row[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(row[1:], widths[1:])]
-        for row in rows
+def footer(reports: dict[str, dict]) -> str:
+    """What the figures of the table rest on: files, decoding, signatures, candidates."""
+    report = [*reports.values()][-1]
+    settings, scores = report["settings"], report["directions"].values()
+    signatures = " and ".join(sorted({row["signature"] for row in scores}))
+    return (
+        f"{' '.join(settings['data'])}, greedy. SacreBLEU {signatures}. "
+        f"OTR in %, langid among {settings['candidates']}."
     )
-    lines = [f"| {' | '.join(row)} |" for row in cells]
+
+
+def table(reports: dict[str, dict], parts: Parts) -> str:
+    """Reports as in scores.json, {name: report}, side by side in Markdown. parts: {"supervised" |
+    "zero-shot": directions}, each with its average below; last, what the off-target outputs of the
+    zero-shot directions are."""
+    header = ["direction", "floor"]
+    header += [f"{name} {metric.upper()}" for name in reports for metric in METRICS]
+    rows = [header, ["---"] + ["---:"] * (len(header) - 1)]
+    for title, directions in parts.items():
+        for direction in directions:
+            scores = [r["directions"]["-".join(direction)] for r in reports.values()]
+            rows.append(table_row("→".join(direction), scores))
+        if directions:
+            scores = [r["average"][title] for r in reports.values()]
+            rows.append(table_row(f"**{title}, average**", scores))
+    lines = align(rows)
     if parts["zero-shot"]:
         lines += ["", "Off-target outputs in the zero-shot directions, % of all:"]
-        for name, a in [(name, report["average"]["zero-shot"]) for name, report in reports.items()]:
-            shares = {
-                k: 100 * a["off_target"].get(k, 0) / a["sentences"]
-                for k in ("english", "source", "other", "empty")
-            }
-            lines.append(
-                f"- {name}: " + ", ".join(f"{k} {share:.1f}" for k, share in shares.items())
-            )
+        lines += [off_target_line(name, r["average"]["zero-shot"]) for name, r in reports.items()]
     return "\n".join(lines)
+
+
+def table_row(label: str, scores: list[dict]) -> list[str]:
+    """The cells of one line: the references' floor, then each report's figures."""
+    figures = [row[metric] for row in scores for metric in METRICS]
+    return [label, *(f"{figure:.1f}" for figure in [scores[0]["floor"], *figures])]
+
+
+def align(rows: list[list[str]]) -> list[str]:
+    """Lines of a Markdown table: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for label, *figures in rows:
+        cells = [label.ljust(widths[0])]
+        cells += [f.rjust(width) for f, width in zip(figures, widths[1:], strict=True)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def off_target_line(name: str, scores: dict) -> str:
+    counts, sentences = scores["off_target"], scores["sentences"]
+    shares = (f"{kind} {100 * counts.get(kind, 0) / sentences:.1f}" for kind in KINDS)
+    return f"- {name}: {', '.join(shares)}"

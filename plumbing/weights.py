@@ -1,102 +1,143 @@
-"""Tensors in and out of safetensors files: streamed, sharded, checked."""
+"""Tensors in and out of safetensors files: all headers checked first, then tensor by tensor."""
 
 import os
 import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch.distributed.tensor import DTensor, distribute_tensor
 
-from plumbing.distributed import RANK, progress, whole
+from plumbing.distributed import RANK, progress_bar, shard_like, whole
 from plumbing.errors import InputError, require
 from plumbing.files import read_json, write_json
 
+FLOATS = ("F64", "F32", "F16", "BF16")
 
-def checksum(tensor):
+
+class Place(NamedTuple):
+    """Where a tensor lies on the disk."""
+
+    path: str
+    name: str  # in the file
+    checksum: str | None  # None where the file has none: it was not written here
+
+
+def checksum(tensor: torch.Tensor) -> str:
+    """CRC-32 of a contiguous tensor's bytes."""
     return str(zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy()))
 
 
-def read_tensors(folder, stem, expected, dtype=None, device="cpu", spare=()):
-    """Yield (name, tensor) of folder/stem.safetensors, or of the files in its index, which must together hold exactly
-    `expected`, {name: parameter}; each as sharded as its parameter. dtype None: as stored. spare: names that may be absent.
-    Every header is checked first, then tensors are converted one by one: host memory holds one copy and a tensor more."""
-    files, places = [os.path.join(folder, f"{stem}.safetensors")], {}
-    index = files[0] + ".index.json"
-    if not os.path.exists(files[0]) and os.path.exists(index):
-        names = read_json(index).get("weight_map")
-        good = isinstance(names, dict) and names and all(isinstance(v, str) for v in names.values())
-        require(good, f"{index}: no weight_map from tensors to files; copy it again")
-        files = [os.path.join(folder, name) for name in sorted(set(names.values()))]
+def find_files(folder: str, stem: str) -> list[str]:
+    """folder/stem.safetensors, or the files that its index names. Raises InputError."""
+    single = os.path.join(folder, f"{stem}.safetensors")
+    index = single + ".index.json"
+    if os.path.exists(single) or not os.path.exists(index):
+        return [single]
+    names = read_json(index).get("weight_map")
+    fits = isinstance(names, dict) and names and all(isinstance(n, str) for n in names.values())
+    require(fits, f"{index}: no weight_map from tensors to files; copy it again")
+    return [os.path.join(folder, name) for name in sorted(set(names.values()))]
+
+
+def open_file(path: str):
+    """A safetensors file, opened. Raises InputError with its size."""
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        size = f"{os.path.getsize(path):,} bytes" if os.path.exists(path) else "no such file"
+        sentence = f"{path}: {size}; expected a whole safetensors file ({error}); copy it again"
+        raise InputError(sentence) from None
+
+
+def locate_tensors(
+    folder: str,
+    stem: str,
+    expected: dict[str, torch.Tensor],
+    optional: tuple[str, ...] = (),
+    prefix: str = "",
+) -> dict[str, Place]:
+    """{name: its Place} in folder/stem.safetensors, or in the files of its index. Only headers are
+    read. Together the files must hold exactly `expected`, {name: tensor of the right shape}, each
+    name with `prefix` before it, and perhaps the optional names. Raises InputError."""
+    files, places = find_files(folder, stem), {}
     for path in files:
-        try:
-            f = safe_open(path, framework="pt")
-        except (SafetensorError, OSError) as error:
-            size = f"{os.path.getsize(path):,} bytes" if os.path.exists(path) else "no such file"
-            raise InputError(
-                f"{path}: {size}; expected a whole safetensors file ({error}); copy it again"
-            ) from None
-        stated = {
-            k: v for k, v in (f.metadata() or {}).items() if "crc32" in k
-        }  # where write_tensors wrote the file
-        for name in f.keys():
-            if name.endswith("rotary_emb.inv_freq"):  # a constant that older conversions store
+        f = open_file(path)
+        checksums = {k: v for k, v in (f.metadata() or {}).items() if "crc32" in k}
+        for stored in f.keys():
+            if stored.endswith("rotary_emb.inv_freq"):  # a constant that older conversions store
                 continue
-            shape, kind = tuple(f.get_slice(name).get_shape()), f.get_slice(name).get_dtype()
-            wanted = (
-                tuple(expected[name].shape)
-                if name in expected and name not in places
-                else "no such tensor"
-            )
+            name, header = stored.removeprefix(prefix), f.get_slice(stored)
+            shape, kind = tuple(header.get_shape()), header.get_dtype()
+            known = stored == prefix + name and name in expected and name not in places
+            wanted = tuple(expected[name].shape) if known else "no such tensor"
             require(
-                shape == wanted and kind in ("F64", "F32", "F16", "BF16"),
-                f"{path}: tensor {name} has shape {shape}, "
-                f"expected {wanted}, of floats, not {kind}; config and weights do not belong together",
+                shape == wanted and kind in FLOATS,
+                f"{path}: tensor {stored} has shape {shape}, expected {wanted}, of floats, "
+                f"not {kind}; config and weights do not belong together",
             )
-            places[name] = path, stated and stated.get(f"crc32 {name}", "none")
-    for name in [n for n in expected if n not in places and n not in spare]:
-        raise InputError(
-            f"{files[0]}: tensor {name} of shape {tuple(expected[name].shape)} is missing in {len(files)} files"
+            crc = checksums.get(f"crc32 {stored}", "none") if checksums else None
+            places[name] = Place(path, stored, crc)
+    for name in expected:
+        shape = tuple(expected[name].shape)
+        require(
+            name in places or name in optional,
+            f"{files[0]}: tensor {prefix}{name} of shape {shape} is missing in {len(files)} files",
         )
-    for name, (path, crc) in progress(
-        places.items(), desc="loading", unit="tensor", leave=False, delay=3
-    ):
-        with safe_open(
-            path, framework="pt"
-        ) as f:  # anew for each tensor, or every page of the file stays mapped
-            tensor, like = f.get_tensor(name), expected[name]
-        good = (not crc or crc == checksum(tensor)) and all(map(torch.isfinite, tensor.aminmax()))
-        require(good, f"{path}: tensor {name} is damaged (wrong checksum, or NaN); copy it again")
-        tensor = tensor.to(device, dtype, copy=True)
-        if isinstance(like, DTensor):  # every process reads the file and keeps its part
-            tensor = distribute_tensor(
-                tensor, like.device_mesh, like.placements, src_data_rank=None
-            )
-        yield name, tensor
+    return places
 
 
-def write_tensors(folder, stem, tensors, limit=5e9):
-    """Write {name: tensor} as safetensors with checksums, in files of about `limit` bytes, with an index if there are several.
+def read_tensors(
+    places: dict[str, Place],
+    parameters: dict[str, torch.Tensor],
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield (name, tensor) of every place, split as its parameter is; dtype None: as stored. Memory
+    of the host holds one copy of what is kept and a tensor more. Raises InputError for a damaged
+    tensor."""
+    bar = progress_bar(places.items(), desc="loading", unit="tensor", leave=False, delay=3)
+    for name, (path, stored, crc) in bar:
+        with open_file(path) as f:  # anew for each, or every page of the file stays mapped
+            tensor = f.get_tensor(stored)
+        intact = crc is None or crc == checksum(tensor)
+        sound = intact and all(map(torch.isfinite, tensor.aminmax()))
+        require(
+            sound, f"{path}: tensor {stored} is damaged (wrong checksum, or NaN); copy it again"
+        )
+        yield name, shard_like(tensor.to(device, dtype, copy=True), parameters[name])
+
+
+def split_by_size(tensors: dict[str, torch.Tensor], limit: float) -> list[dict]:
+    """The tensors, in order, as files of about `limit` bytes."""
+    total, parts = 0, {}
+    for name, tensor in tensors.items():
+        parts.setdefault(total // limit, {})[name] = tensor
+        total += tensor.nbytes
+    return list(parts.values())
+
+
+def write_tensors(
+    folder: str, stem: str, tensors: dict[str, torch.Tensor], limit: float = 5e9
+) -> None:
+    """Write {name: tensor} as safetensors with checksums, with an index if there are several files.
     All processes gather, the first one writes; memory holds one file's tensors."""
     os.makedirs(folder, exist_ok=True)
-    total, parts, index = 0, {}, {}
-    for name, p in tensors.items():
-        parts.setdefault(total // limit, {})[name] = p
-        total += p.nbytes
-    for i, part in enumerate(parts.values(), start=1):
-        file = stem + f"-{i:05}-of-{len(parts):05}" * (len(parts) > 1) + ".safetensors"
-        for name in part:
-            p = whole(part[name].detach())
-            part[name] = p.cpu().contiguous() if RANK == 0 else p.new_empty(0)
+    parts, weight_map = split_by_size(tensors, limit), {}
+    for i, part in enumerate(parts, start=1):
+        number = f"-{i:05}-of-{len(parts):05}" if len(parts) > 1 else ""
+        file = f"{stem}{number}.safetensors"
+        gathered = {}
+        for name, tensor in part.items():
+            tensor = whole(tensor.detach())
+            if RANK == 0:
+                gathered[name] = tensor.cpu().contiguous()
         if RANK == 0:
-            save_file(
-                part,
-                os.path.join(folder, file),
-                {"format": "pt"} | {f"crc32 {n}": checksum(p) for n, p in part.items()},
-            )
-        index |= dict.fromkeys(part, file)
+            metadata = {f"crc32 {name}": checksum(tensor) for name, tensor in gathered.items()}
+            save_file(gathered, os.path.join(folder, file), {"format": "pt"} | metadata)
+        weight_map |= dict.fromkeys(part, file)
     if RANK == 0 and len(parts) > 1:
-        write_json(
-            f"{folder}/{stem}.safetensors.index.json",
-            {"metadata": {"total_size": total}, "weight_map": index},
-        )
+        total = sum(tensor.nbytes for tensor in tensors.values())
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        write_json(os.path.join(folder, f"{stem}.safetensors.index.json"), index)

@@ -1,0 +1,85 @@
+"""What a run says of itself at every step: its logs, tokens per second, MFU, memory."""
+
+import json
+import os
+import pathlib
+import resource
+import sys
+import time
+
+import torch
+from torch import nn
+
+from plumbing.distributed import RANK, WORLD
+
+LOGS = ("log.jsonl", "speed.jsonl")  # the same on every run; how fast this one was
+# FLOP/s of GPUs in bf16, dense.
+PEAK = {
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "4090": 165e12,
+}
+
+
+class Logs:
+    """The two JSON-lines files of a run, written by the first process at once."""
+
+    def __init__(self, folder: str, checkpoint: str | None = None):
+        """Begin anew; with a checkpoint, as it left them: what came after it is done again."""
+        self.files = []
+        for name in LOGS:
+            file = open(os.path.join(folder, name) if RANK == 0 else os.devnull, "wb", 0)
+            if checkpoint:
+                file.write(pathlib.Path(checkpoint, name).read_bytes())
+            self.files.append(file)
+
+    def write(self, *rows: dict) -> None:
+        """Add a line to each of LOGS."""
+        for file, row in zip(self.files, rows, strict=True):
+            file.write((json.dumps(row) + "\n").encode())
+
+
+def count_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+class SpeedMeter:
+    """Tokens per second, model FLOPs utilisation and peak memory of a step. Model FLOPs of a token
+    and parameter: 2 forward, 2 for the gradients of activations, 2 for those of weights where these
+    are trained; recomputation does not count. `body` and `head` are the parameters that every token
+    passes, and those that response tokens alone pass."""
+
+    def __init__(self, body: nn.Module, head: nn.Module, full: bool, device: str):
+        self.body, self.head = count_parameters(body), count_parameters(head)
+        self.flops = 6 if full else 4
+        self.device = device
+        gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else ""
+        peaks = [flops * WORLD for name, flops in PEAK.items() if name in gpu]
+        self.peak = peaks[0] if peaks else None
+        self.start()
+
+    def start(self) -> None:
+        """A step begins."""
+        self.started = time.time()
+
+    def stop(self, step: int, tokens: int, responses: int) -> dict:
+        """The row of speed.jsonl for a step with so many tokens, of them so many of responses."""
+        seconds = time.time() - self.started
+        flops = self.flops * (self.body * tokens + self.head * responses)
+        return {
+            "step": step,
+            "seconds": seconds,
+            "tokens_per_s": tokens / seconds,
+            "peak_memory_gib": self.peak_memory() / 2**30,
+            "mfu": flops / seconds / self.peak if self.peak else None,
+        }
+
+    def peak_memory(self) -> int:
+        """The most bytes that this process has had, on its GPU if it computes there."""
+        if self.device.startswith("cuda"):
+            return torch.cuda.max_memory_allocated()
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return used if sys.platform == "darwin" else used * 1024
