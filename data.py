@@ -7,7 +7,6 @@ conflicting instructions are the same however the run got there.
 import os
 import random
 from collections import Counter
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,18 +16,19 @@ from plumbing.corpora import LANGUAGES, Corpus, Direction, Sample
 from plumbing.distributed import progress_bar
 from plumbing.errors import require
 from plumbing.files import read_json
-from plumbing.sampling import visits
+from plumbing.sampling import pack, visits
 from plumbing.tokenizer import Tokenizer
 
 PROMPTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "prompts.json")
 TEMPLATES = read_json(PROMPTS)["templates"]
+CONFLICTS, REDUCTIONS = ["any", "target"], ["token", "sentence"]
 
 
-class Prompter:
+class Prompter(NamedTuple):
     """Prompts of one template in prompts.json, for training and for decoding alike."""
 
-    def __init__(self, tokenizer: Tokenizer, template: str):
-        self.tokenizer, self.template = tokenizer, template
+    tokenizer: Tokenizer
+    template: str
 
     def encode(self, direction: Direction, source: str, room: int) -> tuple[list[int] | None, bool]:
         """(BOS and the prompt as at most `room` ids, whether the source lost its end for it). The
@@ -57,18 +57,14 @@ def write_prompt(template: str, direction: Direction, source: str) -> str:
     return "\n".join(lines).format(source=source_name, target=target_name, input=source)
 
 
-def draw_conflict(
-    direction: Direction, instructions: dict[Direction, int], mode: str, rng: random.Random
-) -> Direction:
-    """The instruction I~ != I of a conflicting sample (paper, section 3), drawn at random. It comes
-    from those of the tuning set, {direction: number of samples}; frequent ones are drawn more
-    often, as from the data itself. mode "any" is the paper's I~ != I, which may keep the target
-    language (it->en under nl->en punishes a right-language output); "target" never keeps it. Raises
-    InputError where no instruction conflicts."""
+def draw_conflict(direction: Direction, instructions: dict, mode: str, rng) -> Direction:
+    """The instruction I~ != I of a conflicting sample (paper, section 3), drawn at random from
+    those of the tuning set, {direction: number of samples}: frequent ones more often, as from the
+    data itself. mode "any" is the paper's I~ != I, which may keep the target language (it->en under
+    nl->en punishes a right-language output); "target" never keeps it. Raises InputError."""
+    wrong = {d: n for d, n in instructions.items() if d[1] != direction[1]}
     if mode == "any":
         wrong = {d: n for d, n in instructions.items() if d != direction}
-    else:
-        wrong = {d: n for d, n in instructions.items() if d[1] != direction[1]}
     sentence = f"no instruction in the tuning data conflicts with {'-'.join(direction)}"
     require(wrong, f"{sentence} (--conflict {mode}); add more")
     return rng.choices(list(wrong), wrong.values())[0]
@@ -108,30 +104,22 @@ class Batch(NamedTuple):
     positives: int  # so many of the R are of positives
     samples: list[Sample]  # without twins
 
-    @property
-    def mle_weight(self) -> float:
-        return self.weight[: self.positives].double().sum().item()
 
-    @property
-    def ul_weight(self) -> float:
-        return self.weight[self.positives :].double().sum().item()
-
-
-def collate(positives: Sequence, twins: Sequence = (), reduction: str = "token") -> Batch:
-    """A Batch of EncodedSamples. Weights are 1, or for a mean of "sentence" means 1 / length.
+def collate(pairs: list[TwinPair], reduction: str = "token") -> Batch:
+    """The Batch of some pairs. Weights are 1, or for a mean of "sentence" means 1 / length.
 
     >>> sample = Sample(("en", "it"), "open", "apri")
     >>> positive = EncodedSample(sample, prompt=[1, 50, 51], response=[60, 61, 2])
     >>> twin = EncodedSample(sample, prompt=[1, 50, 52, 53], response=[60, 61, 2])
-    >>> batch = collate([positive], [twin])
-    >>> batch.ids.tolist()
-    [1, 50, 51, 60, 61, 2, 1, 50, 52, 53, 60, 61, 2]
+    >>> batch = collate([TwinPair(positive, twin)])
+    >>> batch.ids.tolist(), batch.lengths
+    ([1, 50, 51, 60, 61, 2, 1, 50, 52, 53, 60, 61, 2], [6, 7])
     >>> batch.at.tolist(), batch.y.tolist()  # the token before each response token predicts it
-    ([2, 3, 4, 9, 10, 11], [60, 61, 2, 60, 61, 2])
-    >>> batch.lengths, batch.positives
-    ([6, 7], 3)"""
+    ([2, 3, 4, 9, 10, 11], [60, 61, 2, 60, 61, 2])"""
+    positives = [pair.positive for pair in pairs]
+    twins = [pair.twin for pair in pairs if pair.twin]
     ids, lengths, at, y, weight = [], [], [], [], []
-    for _, prompt, response in [*positives, *twins]:
+    for _, prompt, response in positives + twins:
         first = len(ids) + len(prompt) - 1
         at += range(first, first + len(response))
         ids += prompt + response
@@ -139,8 +127,8 @@ def collate(positives: Sequence, twins: Sequence = (), reduction: str = "token")
         weight += [1.0 if reduction == "token" else 1 / len(response)] * len(response)
         lengths.append(len(prompt) + len(response))
     ids, at, y, weight = map(torch.tensor, (ids, at, y, weight))
-    of_positives = sum(len(positive.response) for positive in positives)
-    samples = [positive.sample for positive in positives]
+    of_positives = sum(len(encoded.response) for encoded in positives)
+    samples = [encoded.sample for encoded in positives]
     return Batch(ids, lengths, at, y, weight, of_positives, samples)
 
 
@@ -149,9 +137,7 @@ class TuningSet:
     pairs are drawn without replacement. Raises InputError where no sample fits max_length (tokens
     of prompt and response)."""
 
-    def __init__(
-        self, corpus: Corpus, prompter: Prompter, max_length: int, pairs: int = 0, seed: int = 0
-    ):
+    def __init__(self, corpus: Corpus, prompter: Prompter, max_length: int, pairs=0, seed=0):
         self.prompter, self.max_length = prompter, max_length
         drawn = []
         for direction, samples in corpus.items():
@@ -203,33 +189,14 @@ class TuningSet:
         return EncodedSample(sample, prompt, positive.response)
 
 
-def pack(pairs: list[TwinPair], tokens: int) -> list[list[TwinPair]]:
-    """Neighbours in groups of at most `tokens` tokens, twins included, or of one pair."""
-    groups, size = [], 0
-    for pair in pairs:
-        if not groups or size + pair.tokens > tokens:
-            groups.append([])
-            size = 0
-        groups[-1].append(pair)
-        size += pair.tokens
-    return groups
-
-
-def micro_batches(
-    pairs: list[TwinPair], tokens: int, reduction: str = "token", world: int = 1
-) -> list[list[Batch]]:
-    """A step's pairs dealt over `world` processes: for each its micro-batches, of similar lengths.
-    A micro-batch has at most `tokens` tokens, or one pair. Every process has as many as the others,
-    since FSDP counts forward passes: one that has fewer repeats a batch, with weight 0."""
+def micro_batches(pairs: list[TwinPair], tokens: int, reduction="token", world=1) -> list:
+    """A step's pairs dealt over `world` processes: for each its Batches, of similar lengths. A
+    Batch has at most `tokens` tokens, or one pair. Every process has as many as the others, since
+    FSDP counts forward passes: one that has fewer repeats a batch, with weight 0."""
     shares = []
     for rank in range(world):
-        share = []
-        for group in pack(pairs[rank::world], tokens):
-            positives = [pair.positive for pair in group]
-            twins = [pair.twin for pair in group if pair.twin]
-            share.append(collate(positives, twins, reduction))
-        shares.append(share)
-    first = shares[0][0]
+        groups = pack(pairs[rank::world], tokens)
+        shares.append([collate(group, reduction) for group in groups])
+    first, most = shares[0][0], max(len(share) for share in shares)
     idle = first._replace(weight=torch.zeros_like(first.weight), samples=[])
-    most = max(len(share) for share in shares)
     return [share + [idle] * (most - len(share)) for share in shares]

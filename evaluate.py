@@ -10,53 +10,51 @@ short text.
 """
 
 import os
-import pathlib
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
 
 from data import TEMPLATES, Prompter
 from model import KVCache, LlamaForCausalLM, load_model
-from plumbing.cli import DTYPES, device_option, dtype_option, option, run_script
+from plumbing.cli import DTYPES, Machine, option, run_script
 from plumbing.corpora import Corpus, Direction, Sample, read_corpus
 from plumbing.distributed import RANK, WORLD, gather_from_processes, progress_bar
 from plumbing.errors import require
-from plumbing.files import write_json
-from plumbing.metrics import Identify, bleu_metric, checked_identifier, identifier
-from plumbing.report import footer, make_report, table
+from plumbing.files import write_lines
+from plumbing.metrics import Identify, bleu_metric, checked_identifier
+from plumbing.report import Comparison
 from plumbing.runs import read_setting
 from plumbing.tokenizer import Tokenizer
 
 CANDIDATES = "cs,de,en,es,fr,hu,it,ja,nl,pl,pt,ro,ru,uk,zh"
-MAX_NEW_TOKENS, BATCH_SIZE = 128, 64
+
+
+class Limits(NamedTuple):
+    """Of decoding."""
+
+    max_new_tokens: int = 128
+    batch_size: int = 64  # sentences decoded together
 
 
 @dataclass
-class Settings:
+class Settings(Machine):
     ckpt: list = option(None, "run or model folders, compared side by side", required=True)
     model: str = option("", "base model of the adapters; left out: the one that each adapter names")
     data: list = option(("demo/data/test.tsv",), "files: TSV, JSON or paired plain files (README)")
-    directions: str = option(
-        "all", "en-it,it-en or supervised (those of the first run's tuning), zero-shot, all"
-    )
+    directions: str = option("all", "en-it,it-en, supervised (the first run's), zero-shot, all")
     rows: int = option(0, "use the first so many pairs of each direction; 0: all")
-    template: str = option(
-        "", "prompt; left out: that of the run's tuning, or alpaca", choices=TEMPLATES
-    )
+    template: str = option("", "prompt; left out: that of the run, or alpaca", choices=TEMPLATES)
     candidates: str = option(CANDIDATES, "the languages langid may answer")
-    max_new_tokens: int = option(MAX_NEW_TOKENS, "longest output")
-    batch_size: int = option(BATCH_SIZE, "sentences decoded together")
-    dtype: str = dtype_option()
-    device: str = device_option()
+    max_new_tokens: int = option(Limits().max_new_tokens, "longest output")
+    batch_size: int = option(Limits().batch_size, "sentences decoded together")
 
 
 @torch.inference_mode()
-def greedy(
-    model: LlamaForCausalLM, prompts: list[list[int]], ends: set[int], max_new_tokens: int
-) -> list[list[int]]:
+def greedy(model: LlamaForCausalLM, prompts: list[list[int]], ends: set[int], max_new_tokens: int):
     """Greedy decoding of prompts up to one of the ids `ends`; returns the ids before it. Prompts (B
     lists of ids, any lengths) are prefilled end to end; then every row adds one token a step at its
     own position in the cache, and a row that ends is dropped from the batch."""
@@ -83,65 +81,50 @@ def greedy(
 
 
 def translate(
-    model: LlamaForCausalLM,
-    prompter: Prompter,
-    samples: list[Sample],
-    max_new_tokens: int,
-    batch_size: int,
-    bar: tqdm,
+    model: LlamaForCausalLM, prompter: Prompter, samples: list[Sample], limits: Limits, bar: tqdm
 ) -> tuple[list[str], int]:
     """(hypotheses of the samples in their order, how many sources were cut to fit). Decoded
     greedily, in batches of similar length; `bar` counts sentences. Raises InputError."""
-    positions, tokenizer = model.config.max_position_embeddings, prompter.tokenizer
+    tokenizer, new = prompter.tokenizer, limits.max_new_tokens
+    positions = model.config.max_position_embeddings
     prompts, cuts = [], 0
     for direction, source, _ in samples:
-        prompt, cut = prompter.encode(direction, source, positions - max_new_tokens)
+        prompt, cut = prompter.encode(direction, source, positions - new)
         sentence = f"leaves no room for the prompt in {positions} positions; lower it"
-        require(prompt, f"--max-new-tokens {max_new_tokens} {sentence}")
+        require(prompt, f"--max-new-tokens {new} {sentence}")
         prompts.append(prompt)
         cuts += int(cut)
     ends = {tokenizer.eos, *model.config.eos_token_id}
     order = sorted(range(len(samples)), key=lambda i: len(prompts[i]))
     hypotheses = [""] * len(samples)
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        outputs = greedy(model, [prompts[i] for i in chosen], ends, max_new_tokens)
+    for start in range(0, len(order), limits.batch_size):
+        chosen = order[start : start + limits.batch_size]
+        outputs = greedy(model, [prompts[i] for i in chosen], ends, new)
         for i, ids in zip(chosen, outputs, strict=True):
             hypotheses[i] = " ".join(tokenizer.decode(ids).split())
         bar.update(len(chosen))
     return hypotheses, cuts
 
 
-def off_target(texts: list[str], direction: Direction, identify: Identify) -> tuple[float, dict]:
-    """(OTR in %, how many texts are off-target in each way: empty, english, source or other)."""
-    source, target = direction
-    kinds = {"empty": "empty", source: "source", "en": "english"}  # an English source is English
-    languages = map(identify, texts)
-    counts = Counter(kinds.get(code, "other") for code in languages if code != target)
-    return 100 * sum(counts.values()) / len(texts), dict(counts)
+def off_target(texts: list[str], directions: list[Direction], identify: Identify):
+    """(OTR in %, how many texts are off-target in each way: empty, english, source or other) of
+    texts that were asked for in these directions."""
+    kinds = Counter()
+    for text, (source, target) in zip(texts, directions, strict=True):
+        code = identify(text)
+        if code != target:  # an English source counts as English
+            names = {"empty": "empty", source: "source", "en": "english"}
+            kinds[names.get(code, "other")] += 1
+    return 100 * kinds.total() / len(texts), dict(kinds)
 
 
-def measure_otr(model: LlamaForCausalLM, prompter: Prompter, samples: list[Sample]) -> float:
-    """OTR in % of all these samples, with the settings that evaluate.py has by itself."""
-    codes = {code for sample in samples for code in sample.direction}
-    identify = identifier(sorted(codes.union(CANDIDATES.split(","))))
-    with progress_bar(total=len(samples), desc="dev", unit="sentence", leave=False) as bar:
-        texts, _ = translate(model, prompter, samples, MAX_NEW_TOKENS, BATCH_SIZE, bar)
-    wrong = 0
-    for direction in {sample.direction for sample in samples}:
-        pairs = zip(texts, samples, strict=True)
-        theirs = [text for text, sample in pairs if sample.direction == direction]
-        wrong += sum(off_target(theirs, direction, identify)[1].values())
-    return 100 * wrong / len(samples)
-
-
-def score(
-    hypotheses: list[str], samples: list[Sample], direction: Direction, identify: Identify
-) -> dict:
+def score(hypotheses: list[str], samples: list[Sample], identify: Identify) -> dict:
     """BLEU with its signature, OTR, the references' OTR and what is off-target, of a direction."""
-    metric, references = bleu_metric(direction[1]), [sample.target for sample in samples]
-    otr, kinds = off_target(hypotheses, direction, identify)
-    floor, _ = off_target(references, direction, identify)
+    directions = [sample.direction for sample in samples]
+    references = [sample.target for sample in samples]
+    otr, kinds = off_target(hypotheses, directions, identify)
+    floor, _ = off_target(references, directions, identify)
+    metric = bleu_metric(directions[0][1])
     return {
         "bleu": metric.corpus_score(hypotheses, [references]).score,
         "otr": otr,
@@ -158,17 +141,16 @@ def evaluate_checkpoint(ckpt: str, corpus: Corpus, identify: Identify, out: str,
     model = load_model(ckpt, DTYPES[s.dtype], s.device, s.model).to(DTYPES[s.dtype]).eval()
     template = s.template or read_setting(ckpt, "template", "alpaca")
     prompter = Prompter(Tokenizer([ckpt, model.source], model.config), template)
+    limits, results = Limits(s.max_new_tokens, s.batch_size), {}
     mine = sorted(corpus, key=lambda direction: -len(corpus[direction]))[RANK::WORLD]
-    total, results = sum(len(corpus[direction]) for direction in mine), {}
+    total = sum(len(corpus[direction]) for direction in mine)
     os.makedirs(out, exist_ok=True)
     with progress_bar(total=total, desc=ckpt, unit="sentence") as bar:
         for direction in mine:
             name, samples = "-".join(direction), corpus[direction]
-            limits = s.max_new_tokens, s.batch_size
-            hypotheses, cuts = translate(model, prompter, samples, *limits, bar)
-            results[name] = score(hypotheses, samples, direction, identify) | {"sources_cut": cuts}
-            lines = "".join(hypothesis + "\n" for hypothesis in hypotheses)
-            pathlib.Path(out, f"{name}.txt").write_text(lines, encoding="utf-8")
+            hypotheses, cuts = translate(model, prompter, samples, limits, bar)
+            results[name] = score(hypotheses, samples, identify) | {"sources_cut": cuts}
+            write_lines(os.path.join(out, f"{name}.txt"), hypotheses)
     for share in gather_from_processes(results):
         results |= share
     return {name: results[name] for name in map("-".join, corpus)}
@@ -183,23 +165,14 @@ def evaluate(s: Settings) -> None:
     tuned = [tuple(str(direction).split("-")) for direction in tuned]
     corpus, tuned = read_corpus(s.data, s.directions, tuned)
     corpus = {direction: samples[: s.rows or None] for direction, samples in corpus.items()}
-    zero_shot = [direction for direction in corpus if direction not in tuned]
-    parts = {"supervised": [d for d in corpus if d in tuned], "zero-shot": zero_shot}
     identify = checked_identifier(s.candidates, corpus)
-
-    split, reports = os.path.splitext(os.path.basename(s.data[0]))[0], {}
+    split = os.path.splitext(os.path.basename(s.data[0]))[0]
+    comparison = Comparison(list(corpus), tuned, asdict(s))
     for ckpt in s.ckpt:
         started, out = time.time(), os.path.join(ckpt, f"eval-{split}")
         results = evaluate_checkpoint(ckpt, corpus, identify, out, s)
-        for name, scores in results.items():
-            if scores["sources_cut"]:
-                print(f"{ckpt}, {name}: {scores['sources_cut']:,} over-long sources cut")
-        report = make_report(results, parts, asdict(s), time.time() - started)
-        name = os.path.basename(os.path.normpath(ckpt))
-        reports[ckpt if name in reports else name] = report
-        if RANK == 0:
-            write_json(os.path.join(out, "scores.json"), report)
-    print(f"{table(reports, parts)}\n\n{footer(reports)}")
+        comparison.add(ckpt, results, time.time() - started, out)
+    print(comparison)
     print(f"Hypotheses and scores.json: eval-{split}/ in each checkpoint's folder.")
 
 

@@ -11,19 +11,24 @@ from torch import Tensor
 
 
 def mle(logits: Tensor, y: Tensor, w: Tensor | None = None) -> tuple[Tensor, Tensor | int]:
-    """Eq. 1, L_MLE = - sum_t log p(y_t | I, x, y_<t). logits [R, V] under the right instruction I,
-    at the positions before each response token; y [R] the response tokens; w [R] their weights, by
-    default 1. Returns (sum of w_t times the loss in nats, a fp32 or fp64 scalar; sum of w)."""
+    """Eq. 1, L_MLE = - sum_t log p(y_t | I, x, y_<t).
+
+    logits [R, V] under the right instruction I, at the positions before each response token; y [R]
+    the response tokens; w [R] their weights, by default 1. Returns (sum of w_t times the loss in
+    nats, a fp32 or fp64 scalar; sum of w)."""
     z = logits.to(torch.promote_types(logits.dtype, torch.float32))  # [R, V], fp32 at least
     return weighted_sum(F.cross_entropy(z, y, reduction="none"), w)
 
 
 def unlikelihood(logits: Tensor, y: Tensor, w: Tensor | None = None) -> tuple[Tensor, Tensor | int]:
-    """Eq. 2, L_UL = - sum_t log(1 - p(y_t | I~, x, y_<t)). logits [R, V] under the conflicting
-    instruction I~; y [R] the same response tokens; w and what is returned as in mle. With m = z_y -
-    logsumexp(z without z_y), the margin of y over all other tokens, p = sigmoid(m) and -log(1 - p)
-    = -logsigmoid(-m): exact where p rounds to 1, which is where the model is most wrong. Its
-    gradient in m is p itself."""
+    """Eq. 2, L_UL = - sum_t log(1 - p(y_t | I~, x, y_<t)).
+
+    logits [R, V] under the conflicting instruction I~; y [R] the same response tokens; w and what
+    is returned as in mle.
+
+    With m = z_y - logsumexp(z without z_y), the margin of y over all other tokens, p = sigmoid(m)
+    and -log(1 - p) = -logsigmoid(-m): exact where p rounds to 1, which is where the model is most
+    wrong. Its gradient in m is p itself."""
     z = logits.to(torch.promote_types(logits.dtype, torch.float32))
     others = z.scatter(-1, y[:, None], -torch.inf).logsumexp(-1)  # [R]
     margin = z.gather(-1, y[:, None])[:, 0] - others  # [R]
@@ -31,8 +36,9 @@ def unlikelihood(logits: Tensor, y: Tensor, w: Tensor | None = None) -> tuple[Te
 
 
 def language_aware(mle_sum, mle_weight, ul_sum, ul_weight, alpha: float):
-    """Eq. 3, L = L_MLE + alpha * L_UL, each the mean over its own response tokens in the step. The
-    sums may be those of one micro-batch, the weights are the whole step's. Stage 1: alpha = 0."""
+    """Eq. 3, L = L_MLE + alpha * L_UL, each the mean over its own response tokens in the step.
+
+    The sums may be of one micro-batch, the weights are the whole step's. Stage 1: alpha = 0."""
     return mle_sum / (mle_weight or 1) + alpha * ul_sum / (ul_weight or 1)
 
 

@@ -256,8 +256,8 @@ def merge_lora(model: LlamaForCausalLM) -> None:
 def build_model(folder: str, base: str | None = None) -> LlamaForCausalLM:
     """The network of a Hugging Face folder, or of a LoRA adapter on its base, still without memory.
     base: replaces the folder that the adapter names. Every weight must be on the disk in the right
-    shape, and no other; else InputError. Before fill_model LoRA may be added and the model be
-    sharded, so that no process ever holds it all."""
+    shape, and no other; else InputError. Before model.folder.fill() LoRA may be added and the
+    model be sharded, so that no process ever holds it all."""
     source = ModelFolder(folder, base)
     with torch.device("meta"), adapters.errors_of(folder):
         model = LlamaForCausalLM(source.config)
@@ -268,16 +268,10 @@ def build_model(folder: str, base: str | None = None) -> LlamaForCausalLM:
     return model
 
 
-def fill_model(model: LlamaForCausalLM, dtype: torch.dtype | None, device: str) -> None:
-    """Read the weights of build_model, in `dtype` (None: as stored; LoRA is fp32). InputError."""
-    model.folder.fill(model, dtype, device)
-    model.tie()
-
-
 def load_model(folder: str, dtype=None, device: str = "cpu", base: str | None = None):
-    """build_model, then fill_model."""
+    """build_model with its weights, in `dtype` (None: as stored; LoRA is fp32). InputError."""
     model = build_model(folder, base)
-    fill_model(model, dtype, device)
+    model.folder.fill(model, dtype, device)
     return model
 
 

@@ -1,12 +1,15 @@
 """Tune a LLaMA on translation pairs: stage 1 with Eq. 1, stage 2 with Eq. 3, one loop for both.
 
-python train.py --stage 1                   # MLE on English-centric pairs; makes runs/stage1
-python train.py --stage 2 --alpha 0.05      # + unlikelihood of twins; makes runs/stage2
-python train.py --stage 2 --resume          # goes on with a stopped run from its checkpoint
-torchrun --nproc-per-node 4 train.py ...    # on several GPUs, weights split over them (FSDP2)
-python train.py --merge --init runs/stage2  # no tuning: the adapter in its base, a full model
+    python train.py --stage 1                   # MLE on English-centric pairs; makes runs/stage1
+    python train.py --stage 2 --alpha 0.05      # + unlikelihood of twins; makes runs/stage2
+    python train.py --stage 2 --resume          # goes on with a stopped run from its checkpoint
+    torchrun --nproc-per-node 4 train.py ...    # on several GPUs, weights split over them (FSDP2)
+    python train.py --merge --init runs/stage2  # no tuning: the adapter in its base, a full model
+
+Every flag: python train.py -h
 """
 
+import functools
 import json
 import math
 import os
@@ -15,20 +18,20 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 import loss
-from data import TEMPLATES, Batch, Prompter, TuningSet, TwinPair, micro_batches
-from model import LlamaForCausalLM, add_lora, build_model, fill_model, merge_lora, save_model
-from plumbing import cli, distributed, weights
+from data import CONFLICTS, REDUCTIONS, TEMPLATES, Batch, Prompter, TuningSet, micro_batches
+from model import LlamaForCausalLM, add_lora, build_model, merge_lora, save_model
+from plumbing import cli, distributed
 from plumbing.adapters import LoraSettings
 from plumbing.cli import by_stage, option
 from plumbing.corpora import read_corpus
-from plumbing.distributed import RANK, WORLD
-from plumbing.errors import InputError, require
-from plumbing.meters import Logs, SpeedMeter, count_parameters
+from plumbing.distributed import RANK, WORLD, progress_bar
+from plumbing.errors import require
+from plumbing.meters import SpeedMeter, brief, count_parameters
 from plumbing.optimizer import Optimizer, learning_rate
-from plumbing.runs import Best, Checkpoint, Progress, Run, provenance, read_setting
+from plumbing.progress import Checkpoint, Progress
+from plumbing.runs import Run, explosion, provenance, read_setting
 from plumbing.tokenizer import Tokenizer
 
 LINEARS = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
@@ -38,32 +41,20 @@ MAY_CHANGE |= {"lr", "dtype", "versions"}
 
 
 @dataclass
-class Settings:
+class Settings(cli.RunSettings):
     stage: int = option(1, "1: MLE; 2: MLE + alpha * unlikelihood", choices=[1, 2])
-    alpha: float = option(
-        0.05, "weight of stage 2's unlikelihood (Eq. 3); 0 is the control", least=0
-    )
-    conflict: str = option(
-        "target", "twins' instructions: any other, or of another target", choices=["any", "target"]
-    )
-    loss_reduction: str = option(
-        "token", "mean over a step's tokens, or of sentence means", choices=["token", "sentence"]
-    )
+    alpha: float = option(0.05, "weight of the unlikelihood (Eq. 3); 0 is the control", least=0)
+    conflict: str = option("target", "twins: any other instruction, or target", choices=CONFLICTS)
+    loss_reduction: str = option("token", "mean over tokens, or of sentences", choices=REDUCTIONS)
     model: str = option("", "base, a Hugging Face folder; left out: demo/base, or that of --init")
     data: list = option(("demo/data/train.tsv",), "files: TSV, JSON, paired plain files (README)")
     directions: str = option("supervised", "en-it,it-en, supervised (with English), zero-shot, all")
     template: str = option("", "prompt; left out: that of --init, or alpaca", choices=TEMPLATES)
     pairs: int = option(by_stage(1200, 0), "sentence pairs per direction, 0 all", least=0)
     init: str = option("", "run to start from; left out: none in stage 1, runs/stage1 in stage 2")
-    out: str = option("", "run folder to make; left out: runs/stage1 or runs/stage2")
     merge: bool = option(False, "no tuning: fold the adapter of --init into its base, in --out")
-    resume: bool = option(False, "go on with the stopped run of --out from its last checkpoint")
-    save_every: int = option(100, "steps between checkpoints; 0: none", least=0)
-    keep: int = option(2, "how many checkpoints stay, the newest", least=1)
     dev: list = option((), "files like --data: at each checkpoint loss and OTR in all directions")
-    best: str = option(
-        "", "end with the checkpoint best by this of --dev, not the last", choices=["mle", "otr"]
-    )
+    best: str = option("", "end with the checkpoint best by this of --dev", choices=["mle", "otr"])
     full: bool = option(False, "tune every weight instead of LoRA")
     lora_rank: int = option(64, "rank r of LoRA", least=1)
     lora_alpha: float = option(128.0, "LoRA's scale is lora_alpha / lora_rank")
@@ -74,31 +65,20 @@ class Settings:
     epochs: float = option(by_stage(1.0, 0.0), "passes over the samples, if --steps is 0", least=0)
     steps: int = option(by_stage(0, 100), "optimizer steps; 0: from --epochs", least=0)
     warmup: float = option(0.03, "share of the steps with rising learning rate, before the cosine")
-    clip: float = option(1.0, "largest gradient norm; 0: any", least=0)
-    weight_decay: float = option(0.0, "AdamW's weight decay")
     max_length: int = option(512, "tokens of prompt and response; sources alone are cut", least=1)
-    micro_batch_tokens: int = option(4096, "tokens in one forward pass of one GPU", least=1)
-    recompute: bool = option(False, "activation checkpointing: less memory, a third more time")
-    dtype: str = cli.dtype_option()
-    device: str = cli.device_option()
     seed: int = option(1, "of the pairs, their order, the twins, LoRA's start and dropout")
 
     def __post_init__(self):
         cli.resolve_stage(self)
-        if self.stage == 2 and not self.init:
-            self.init = "runs/stage1"
-        if not self.out:
-            self.out = f"{self.init}-merged" if self.merge else f"runs/stage{self.stage}"
-        self.out = self.out.rstrip("/")
-        if not self.model and not self.init:
-            self.model = "demo/base"
+        self.init = self.init or ("runs/stage1" if self.stage == 2 else "")
+        made = f"{self.init}-merged" if self.merge else f"runs/stage{self.stage}"
+        self.out = (self.out or made).rstrip("/")
+        self.model = self.model or ("" if self.init else "demo/base")
         require(self.dev or not self.best, "--best needs --dev")
         require(self.save_every or not self.dev, "--dev needs --save-every")
 
 
-def forward(
-    model: LlamaForCausalLM, batch: Batch, device: str, dtype: str
-) -> tuple[Tensor, Tensor]:
+def forward(model: LlamaForCausalLM, batch: Batch, device: str, dtype: str) -> tuple:
     """The two sums of losses of a micro-batch, positives and twins in one forward pass."""
     ids, at, y, w = (t.to(device) for t in (batch.ids, batch.at, batch.y, batch.weight))
     with cli.autocast(device, dtype):
@@ -110,25 +90,20 @@ def forward(
 
 
 class StepResult(NamedTuple):
-    """What one step found: losses in nats, means over the response tokens of the whole batch."""
+    """What one step found; figures are "loss", "mle", "ul" (None without twins), in nats as means
+    over the response tokens of the whole batch, and "grad_norm"."""
 
-    loss: float
-    mle: float
-    ul: float | None  # None where there are no twins
-    grad_norm: float
+    figures: dict[str, float | None]
     updated: bool  # False: fp16's loss scale was too large
     exploded: list[Batch]  # those to blame where something is not finite; then nothing is updated
-
-    def __str__(self):
-        return f"mle {self.mle:.3f}" + (f", ul {self.ul:.3f}" if self.ul is not None else "")
 
 
 def train_step(model, shares, optimizer: Optimizer, s: Settings, alpha: float) -> StepResult:
     """One update from one global batch; shares[rank] are the micro-batches of a process. The
     response tokens of the whole batch are counted first: any split gives the same gradient."""
     batches = [batch for share in shares for batch in share]
-    mle_weight = sum(batch.mle_weight for batch in batches)
-    ul_weight = sum(batch.ul_weight for batch in batches)
+    mle_weight = sum(b.weight[: b.positives].double().sum().item() for b in batches)
+    ul_weight = sum(b.weight[b.positives :].double().sum().item() for b in batches)
 
     sums = torch.zeros(len(batches), 2, dtype=torch.float64, device=s.device)
     for row, batch in enumerate(shares[RANK], start=RANK * len(shares[RANK])):
@@ -139,33 +114,36 @@ def train_step(model, shares, optimizer: Optimizer, s: Settings, alpha: float) -
     distributed.sum_over_processes(sums)  # each has filled its own rows
     norm = optimizer.clip(s.clip)
 
-    finite = sums.isfinite().all(1).tolist()
-    exploded = [batch for batch, fine in zip(batches, finite, strict=True) if not fine]
-    if not math.isfinite(norm) and not optimizer.can_lower_scale():
-        exploded = exploded or batches
+    exploded = [batches[row] for row in optimizer.rows_to_blame(sums, norm)]
     updated = not exploded and optimizer.step()
-    mle, ul = sums[:, 0].sum().item() / mle_weight, None
-    if ul_weight:
-        ul = sums[:, 1].sum().item() / ul_weight
+    mle = sums[:, 0].sum().item() / mle_weight
+    ul = sums[:, 1].sum().item() / ul_weight if ul_weight else None
     mean = loss.language_aware(mle, 1, ul or 0.0, 1, alpha)
-    return StepResult(mean, mle, ul, norm, updated, exploded)
+    figures = {"loss": mean, "mle": mle, "ul": ul, "grad_norm": norm}
+    return StepResult(figures, updated, exploded)
 
 
 @torch.no_grad()
 def measure_dev(model: LlamaForCausalLM, dev: TuningSet, s: Settings) -> dict[str, float]:
     """{"dev_mle": nats per response token, "dev_otr": % of greedy translations} over --dev."""
     import evaluate  # here, since only this needs decoding and langid
+    from plumbing.metrics import identifier
 
     model.eval()
     sums = torch.zeros(2, dtype=torch.float64, device=s.device)
     shares = micro_batches(dev.with_twins(dev.samples), s.micro_batch_tokens, world=WORLD)
     for batch in shares[RANK]:
         mle_sum, _ = forward(model, batch, s.device, s.dtype)
-        sums += torch.tensor([mle_sum, batch.mle_weight], dtype=torch.float64, device=s.device)
+        sums += torch.stack([mle_sum, batch.weight.sum().to(s.device)]).double()
     mle_sum, mle_weight = distributed.sum_over_processes(sums).tolist()
+
     samples = [encoded.sample for encoded in dev.samples]
-    with cli.autocast(s.device, s.dtype):  # by every process, since weights are sharded
-        otr = evaluate.measure_otr(model, dev.prompter, samples)
+    directions = [sample.direction for sample in samples]
+    identify = identifier({*evaluate.CANDIDATES.split(",")}.union(*directions))
+    bar = progress_bar(total=len(samples), desc="dev", unit="sentence", leave=False)
+    with cli.autocast(s.device, s.dtype), bar:  # by every process, since weights are sharded
+        texts, _ = evaluate.translate(model, dev.prompter, samples, evaluate.Limits(), bar)
+    otr, _ = evaluate.off_target(texts, directions, identify)
     model.train()
     return {"dev_mle": mle_sum / mle_weight, "dev_otr": otr}
 
@@ -191,7 +169,7 @@ def prepare(s: Settings, checkpoint: Checkpoint | None = None):
             add_lora(model, LoraSettings(s.lora_rank, s.lora_alpha, targets, s.lora_dropout))
     if WORLD > 1 and not s.merge:
         distributed.shard([*model.model.layers, model], device)
-    fill_model(model, torch.float32 if s.full else dtype, device)  # fp32 master weights
+    model.folder.fill(model, torch.float32 if s.full else dtype, device)  # fp32 master weights
     if not model.lora:
         model.source = os.path.abspath(start)  # not a checkpoint, which will be deleted
     model.recompute = s.recompute
@@ -204,55 +182,8 @@ def merge(s: Settings, run: Run) -> None:
     merge_lora(model)
     run.clear()
     save_model(model, run.partial, tokenizer.folder)
-    run.finish(asdict(s) | {"supervised": read_setting(s.init, "supervised", [])})
+    run.publish(asdict(s) | {"supervised": read_setting(s.init, "supervised", [])})
     print(f"saved {s.out}")
-
-
-def save_checkpoint(run: Run, progress: Progress, model, tokenizer, optimizer, s: Settings) -> str:
-    """OUT.partial/step-N: all that the next steps depend on but the seed. Returns its folder."""
-    progress.scaler = optimizer.scaler.state_dict()
-    state = {"lora": model.lora and asdict(model.lora)} | progress.to_state()
-    with run.new_checkpoint(state, s.keep, progress.best.step) as folder:
-        save_model(model, folder, tokenizer.folder)
-        weights.write_tensors(folder, "optimizer", optimizer.moments)
-    return run.step_folder(progress.step)
-
-
-def explosion(result: StepResult, saved: str, step: int, lr: float) -> InputError:
-    """The sentence for a loss or gradient that is not finite: where, and how to go on."""
-    samples = [sample for batch in result.exploded for sample in batch.samples]
-    texts = " | ".join(f"{'-'.join(x.direction)} {x.source:.40}" for x in samples)
-    return InputError(
-        f"step {step}: loss {result.loss}, gradient norm {result.grad_norm}; {saved} holds the "
-        f"state before it; lower --lr {lr:g} or leave fp16, then --resume; samples: {texts:.300}"
-    )
-
-
-def describe(s: Settings, model, optimizer: Optimizer, samples: int, steps: int) -> str:
-    """What will be done, in two lines."""
-    twins = f"twins with alpha {s.alpha:g}, --conflict {s.conflict}"
-    trained = sum(p.numel() for p in optimizer.parameters.values())
-    return (
-        f"stage {s.stage}: {s.init or s.model} -> {s.out}, {samples:,} samples, template "
-        f"{s.template}, {twins if s.stage == 2 and s.alpha > 0 else 'MLE alone'}\n"
-        f"{trained:,} of {count_parameters(model):,} parameters, {'full' if s.full else 'LoRA'}, "
-        f"{s.dtype} on {WORLD} {s.device}, {steps} steps of {s.batch_size}, rate {s.lr:g}"
-    )
-
-
-def log_row(progress: Progress, result: StepResult, rate: float, pairs: list[TwinPair]) -> dict:
-    """The row of log.jsonl for the step that was just done."""
-    norm = result.grad_norm
-    return {
-        "step": progress.step,
-        "loss": result.loss,
-        "mle": result.mle,
-        "ul": result.ul,
-        "grad_norm": norm if math.isfinite(norm) else None,
-        "lr": rate,
-        "response_tokens": sum(len(pair.positive.response) for pair in pairs),
-        "tokens": progress.seen,
-    }
 
 
 def train(s: Settings, run: Run) -> None:
@@ -268,59 +199,59 @@ def train(s: Settings, run: Run) -> None:
     total = s.steps * s.batch_size or math.ceil(s.epochs * len(tuning_set.samples))
     steps = math.ceil(total / s.batch_size)
     alpha = s.alpha if s.stage == 2 else 0.0
-    optimizer = Optimizer(model.named_parameters(), s.weight_decay, s.dtype, s.device, checkpoint)
-    progress = Progress.from_state(checkpoint.state) if checkpoint else Progress()
-    if not s.best:
-        progress.best = Best()
-    print(describe(s, model, optimizer, len(tuning_set.samples), steps))
-    run.begin(record)
-    logs = Logs(run.partial, checkpoint and checkpoint.folder)
-    meter = SpeedMeter(model.model.layers, model.lm_head, s.full, s.device)
 
-    model.train()
+    lora = asdict(model.lora) if model.lora else None
+    progress = Progress.resume(checkpoint, lora, s.best)
+    optimizer = Optimizer(model.named_parameters(), s.weight_decay, s.dtype, s.device, checkpoint)
+    twins = f"twins with alpha {alpha:g}, --conflict {s.conflict}" if alpha else "MLE alone"
+    print(
+        f"stage {s.stage}: {s.init or s.model} -> {s.out}, {len(tuning_set.samples):,} samples, "
+        f"template {s.template}, {twins}\n{optimizer.count():,} of {count_parameters(model):,} "
+        f"parameters, {'full' if s.full else 'LoRA'}, {s.dtype} on {WORLD} {s.device}, {steps} "
+        f"steps of {s.batch_size}, rate {s.lr:g}"
+    )
+    save = functools.partial(save_model, model, tokenizer_from=tokenizer.folder)
+    run.begin(record, checkpoint, save, optimizer)
+    meter = SpeedMeter(model.model.layers, model.lm_head, s.full, s.device)
     bar = distributed.progress_steps(progress.step, steps, f"stage {s.stage}")
+    model.train()
     for step in bar:
         meter.start()
         torch.manual_seed(random.Random(f"{s.seed} dropout {step} {RANK}").getrandbits(63))
         rate = learning_rate(progress.updates, steps, s.lr, s.warmup)
         optimizer.set_rate(rate)
         samples = tuning_set.of_step(step, s.batch_size, total, s.seed)
-        twins = random.Random(f"{s.seed} twins {step}")
-        pairs = tuning_set.with_twins(samples, s.conflict if alpha else None, twins)
+        rng = random.Random(f"{s.seed} twins {step}")
+        pairs = tuning_set.with_twins(samples, s.conflict if alpha else None, rng)
         shares = micro_batches(pairs, s.micro_batch_tokens, s.loss_reduction, WORLD)
         result = train_step(model, shares, optimizer, s, alpha)
+        figures, batches = result.figures, [b for share in shares for b in share if b.samples]
         if result.exploded:
-            saved = "no checkpoint"
-            if optimizer.is_finite():
-                saved = save_checkpoint(run, progress, model, tokenizer, optimizer, s)
-            raise explosion(result, saved, step + 1, s.lr)
+            samples = [sample for batch in result.exploded for sample in batch.samples]
+            saved = run.save(progress) if optimizer.is_finite() else None
+            raise explosion(step + 1, figures, saved, s.lr, samples)
 
-        tokens = sum(pair.tokens for pair in pairs)
+        tokens, supervised = sum(len(b.ids) for b in batches), sum(len(b.y) for b in batches)
         progress.advance(tokens, result.updated)
-        row = log_row(progress, result, rate, pairs)
-        supervised = sum(len(batch.y) for share in shares for batch in share if batch.samples)
-        speed = meter.stop(step + 1, tokens, supervised)
-        due = s.save_every and ((step + 1) % s.save_every == 0 or step + 1 == steps)
+        row = {"step": progress.step} | figures | {"lr": rate}
+        row |= {"response_tokens": sum(b.positives for b in batches), "tokens": progress.seen}
+        speed = meter.stop(progress.step, tokens, supervised)
+        due = s.save_every and (progress.step % s.save_every == 0 or progress.step == steps)
         if due and dev:
             row |= measure_dev(model, dev, s)
-            if s.best:
-                otr = row["dev_otr"] if s.best == "otr" else 0
-                progress.best = min(progress.best, Best(otr, row["dev_mle"], step + 1))
-        logs.write(row, speed)
-        bar.set_postfix_str(f"{result}, {speed['tokens_per_s']:,.0f} tokens/s")
-        if due and (step + 1 < steps or s.best):
-            save_checkpoint(run, progress, model, tokenizer, optimizer, s)
-
-    if not s.best:
-        save_model(model, run.partial, tokenizer.folder)
-    run.finish(record, progress.best.step)
+            progress.compare(row, s.best)
+        run.logs.write(row, speed)
+        bar.set_postfix_str(brief(figures, speed))
+        if due and (progress.step < steps or s.best):
+            run.save(progress)
+    run.finish(progress.best.step)
     chosen = f", which is step {progress.best.step}, the best by {s.best} of --dev"
     print(f"saved {s.out}{chosen if s.best else ''}")
 
 
 def main(s: Settings) -> None:
     """What the flags ask for: a run of either stage, or a merged model."""
-    run = Run(s.out)
+    run = Run(s.out, s.keep)
     run.refuse_to_overwrite(resume=s.resume and not s.merge)
     made = "make it with `python train.py --stage 1`, or choose --init"
     require(os.path.isdir(s.init or "."), f"{s.init}: no such run; {made}")

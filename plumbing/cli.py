@@ -49,24 +49,41 @@ def resolve_stage(s: object) -> None:
             setattr(s, f.name, value.first if s.stage == 1 else value.second)
 
 
-def dtype_option():
-    """The field `dtype`, of every script that computes."""
-    return option("auto", "auto: bf16 on CUDA, fp32 on CPU", choices=["auto", *DTYPES])
+@dataclass
+class Machine:
+    """Settings of every script that computes."""
+
+    dtype: str = option("auto", "auto: bf16 on CUDA, fp32 on CPU", choices=["auto", *DTYPES])
+    device: str = option("auto", "auto: cuda where there is one")
 
 
-def device_option():
-    """The field `device`, of every script that computes."""
-    return option("auto", "auto: cuda where there is one")
+@dataclass
+class RunSettings(Machine):
+    """Settings of every script that trains: its run's folder, its update, its memory."""
+
+    out: str = option("", "run folder to make; left out: runs/stage1 or runs/stage2")
+    resume: bool = option(False, "go on with the stopped run of --out from its last checkpoint")
+    save_every: int = option(100, "steps between checkpoints; 0: none", least=0)
+    keep: int = option(2, "how many checkpoints stay, the newest", least=1)
+    clip: float = option(1.0, "largest gradient norm; 0: any", least=0)
+    weight_decay: float = option(0.0, "AdamW's weight decay")
+    micro_batch_tokens: int = option(
+        4096, "tokens, twins included, in one forward pass of one GPU", least=1
+    )
+    recompute: bool = option(
+        False, "activation checkpointing: less memory, about a third more time"
+    )
 
 
 def parse(settings: type, argv: list[str] | None = None):
-    """Fill a settings dataclass from the command line: every field is a flag, in its order. The
+    """Fill a settings dataclass from the command line: every field is a flag. The
     type of a field is its flag's: a bool is a switch, a list takes several texts. An unknown flag
     or a wrong type ends the script as argparse does; a value below `least`, or a device that is not
     there, raises InputError. 'auto' is resolved."""
     script = sys.modules[settings.__module__]
     parser = argparse.ArgumentParser(description=script.__doc__.split("\n\n")[0])
-    for f in fields(settings):
+    own = settings.__annotations__
+    for f in sorted(fields(settings), key=lambda f: f.name not in own):  # the script's own first
         extra = {name: value for name, value in f.metadata.items() if name != "least"}
         default = " ".join(f.default) if isinstance(f.default, tuple) else f.default
         if default not in (None, "", False):

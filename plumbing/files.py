@@ -44,6 +44,11 @@ def read_lines(path: str) -> list[str]:
     return lines
 
 
+def write_lines(path: str, lines: list[str]) -> None:
+    """Write a text file, each line ended by \\n."""
+    pathlib.Path(path).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
 def remove_folder(folder: str) -> None:
     """Delete a folder, when all that replaces it is on the disk. It first loses its name, so a kill
     leaves no half of it."""

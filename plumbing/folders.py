@@ -163,6 +163,7 @@ class ModelFolder:
             require(equal, f"{self.base}: {sentence}")
         tensors |= weights.read_tensors(self.lora_places, parameters, torch.float32, device)
         network.load_state_dict(tensors, strict=False, assign=True)
+        network.tie()
 
 
 def write_model(

@@ -1,6 +1,7 @@
 """What a run says of itself at every step: its logs, tokens per second, MFU, memory."""
 
 import json
+import math
 import os
 import pathlib
 import resource
@@ -37,13 +38,20 @@ class Logs:
             self.files.append(file)
 
     def write(self, *rows: dict) -> None:
-        """Add a line to each of LOGS."""
+        """Add a line to each of LOGS; a number that is not finite, which JSON lacks, is null."""
         for file, row in zip(self.files, rows, strict=True):
-            file.write((json.dumps(row) + "\n").encode())
+            finite = {name: v if v is None or math.isfinite(v) else None for name, v in row.items()}
+            file.write((json.dumps(finite) + "\n").encode())
 
 
 def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def brief(figures: dict, speed: dict) -> str:
+    """The figures of a step for the progress bar."""
+    losses = [f"{name} {figures[name]:.3f}" for name in ("mle", "ul") if figures[name] is not None]
+    return ", ".join([*losses, f"{speed['tokens_per_s']:,.0f} tokens/s"])
 
 
 class SpeedMeter:

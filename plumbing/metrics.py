@@ -18,7 +18,7 @@ def identifier(candidates: Iterable[str]) -> Identify:
     model = langid.langid.LanguageIdentifier.from_modelstring(langid.langid.model, norm_probs=True)
     unknown = " ".join(sorted(set(candidates) - set(model.nb_classes)))
     require(not unknown, f"--candidates: langid has no {unknown}, but {' '.join(model.nb_classes)}")
-    model.set_languages(list(candidates))
+    model.set_languages(sorted(candidates))
     return lambda text: model.classify(text)[0] if text.strip() else "empty"
 
 

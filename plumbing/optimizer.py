@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from plumbing.distributed import whole
-from plumbing.runs import Checkpoint
+from plumbing.progress import Checkpoint
 from plumbing.weights import locate_tensors, read_tensors
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -57,6 +57,10 @@ class Optimizer:
             state = {moment: self.moments[f"{name}.{moment}"] for moment in MOMENTS}
             self.adamw.state[parameter] = {"step": step} | state
 
+    def count(self) -> int:
+        """How many numbers are trained."""
+        return sum(parameter.numel() for parameter in self.parameters.values())
+
     def set_rate(self, rate: float) -> None:
         self.adamw.param_groups[0]["lr"] = rate
 
@@ -70,9 +74,13 @@ class Optimizer:
         parameters = self.parameters.values()
         return whole(nn.utils.clip_grad_norm_(parameters, limit or math.inf)).item()
 
-    def can_lower_scale(self) -> bool:
-        """Whether a gradient that is not finite may be due to fp16's loss scale alone."""
-        return self.scaler.get_scale() > 1
+    def rows_to_blame(self, losses: Tensor, norm: float) -> list[int]:
+        """The rows of losses [rows, terms] that are not finite; all of them where the gradient is
+        not, unless fp16's loss scale may be why. None: all is well."""
+        rows = (~losses.isfinite().all(1)).nonzero().flatten().tolist()
+        if not rows and not math.isfinite(norm) and self.scaler.get_scale() <= 1:
+            rows = list(range(len(losses)))
+        return rows
 
     def step(self) -> bool:
         """Update the parameters and forget the gradients; False where fp16 skipped the update."""

@@ -1,12 +1,16 @@
 """An evaluation's report: averages, versions, the Markdown table."""
 
+import os
 from collections import Counter
 from importlib.metadata import version
+
+from plumbing.corpora import Direction
+from plumbing.distributed import RANK
+from plumbing.files import write_json
 
 METRICS = ("bleu", "otr")
 KINDS = ("english", "source", "other", "empty")  # of off-target outputs
 
-Direction = tuple[str, str]
 Parts = dict[str, list[Direction]]  # "supervised" and "zero-shot"
 
 
@@ -18,31 +22,50 @@ def average(rows: list[dict]) -> dict:
     return means | {"off_target": dict(off_target), "sentences": sentences}
 
 
-def make_report(results: dict[str, dict], parts: Parts, settings: dict, seconds: float) -> dict:
-    """What scores.json says of one checkpoint; results: {"it-nl": its scores}."""
-    averages = {
-        title: average([results["-".join(direction)] for direction in directions])
-        for title, directions in parts.items()
-        if directions
-    }
-    return {
-        "directions": results,
-        "average": averages,
-        "settings": settings,
-        "seconds": round(seconds, 1),
-        "versions": {name: version(name) for name in ("sacrebleu", "langid", "torch")},
-    }
+class Comparison:
+    """The reports of several checkpoints on one test set, side by side.
 
+    supervised: the directions that count as such, perhaps more than were translated. settings:
+    those of evaluate.py."""
 
-def footer(reports: dict[str, dict]) -> str:
-    """What the figures of the table rest on: files, decoding, signatures, candidates."""
-    report = [*reports.values()][-1]
-    settings, scores = report["settings"], report["directions"].values()
-    signatures = " and ".join(sorted({row["signature"] for row in scores}))
-    return (
-        f"{' '.join(settings['data'])}, greedy. SacreBLEU {signatures}. "
-        f"OTR in %, langid among {settings['candidates']}."
-    )
+    def __init__(self, directions: list[Direction], supervised: list[Direction], settings: dict):
+        self.reports, self.settings = {}, settings
+        self.parts = {
+            "supervised": [direction for direction in directions if direction in supervised],
+            "zero-shot": [direction for direction in directions if direction not in supervised],
+        }
+
+    def add(self, ckpt: str, results: dict[str, dict], seconds: float, folder: str) -> None:
+        """Add a checkpoint with its scores by direction; write scores.json into the folder."""
+        for name, scores in results.items():
+            if scores["sources_cut"]:
+                print(f"{ckpt}, {name}: {scores['sources_cut']:,} over-long sources cut")
+        averages = {
+            title: average([results["-".join(direction)] for direction in directions])
+            for title, directions in self.parts.items()
+            if directions
+        }
+        report = {
+            "directions": results,
+            "average": averages,
+            "settings": self.settings,
+            "seconds": round(seconds, 1),
+            "versions": {name: version(name) for name in ("sacrebleu", "langid", "torch")},
+        }
+        name = os.path.basename(os.path.normpath(ckpt))
+        self.reports[ckpt if name in self.reports else name] = report
+        if RANK == 0:
+            write_json(os.path.join(folder, "scores.json"), report)
+
+    def __str__(self):
+        """The table and what its figures rest on."""
+        scores = [*self.reports.values()][-1]["directions"].values()
+        signatures = " and ".join(sorted({row["signature"] for row in scores}))
+        files, candidates = " ".join(self.settings["data"]), self.settings["candidates"]
+        return (
+            f"{table(self.reports, self.parts)}\n\n{files}, greedy. SacreBLEU {signatures}. "
+            f"OTR in %, langid among {candidates}."
+        )
 
 
 def table(reports: dict[str, dict], parts: Parts) -> str:

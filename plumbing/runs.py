@@ -11,68 +11,27 @@ import platform
 import shutil
 import subprocess
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
-from typing import NamedTuple
+from collections.abc import Callable
 
 import torch
 from safetensors import SafetensorError
 
+from plumbing.corpora import Sample
 from plumbing.distributed import RANK, WORLD
 from plumbing.errors import InputError, require
 from plumbing.files import publish_folder, read_json, remove_folder, write_json
-from plumbing.meters import LOGS
+from plumbing.meters import LOGS, Logs
+from plumbing.progress import Checkpoint, Progress
+from plumbing.weights import write_tensors
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
-class Best(NamedTuple):
-    """The best checkpoint so far by a figure of --dev; in tuples, so that the least is the best."""
-
-    otr: float = 1e30  # in %; 0 where the loss alone decides
-    mle: float = 1e30
-    step: int = 0  # 0: none yet
-
-
-@dataclass
-class Progress:
-    """How far a run is: with the seed, all that its random choices depend on."""
-
-    step: int = 0
-    updates: int = 0  # steps that changed the weights: fp16 may skip some
-    seen: int = 0  # tokens
-    best: Best = Best()
-    scaler: dict = field(default_factory=dict)  # the state of fp16's loss scale
-
-    @classmethod
-    def from_state(cls, state: dict) -> "Progress":
-        """As state.json tells it."""
-        known = {f.name: state[f.name] for f in fields(cls)}
-        return cls(**known | {"best": Best(*state["best"])})
-
-    def advance(self, tokens: int, updated: bool) -> None:
-        """One more step is done."""
-        self.step += 1
-        self.seen += tokens
-        self.updates += int(updated)
-
-    def to_state(self) -> dict:
-        return asdict(self) | {"best": list(self.best)}
-
-
-class Checkpoint(NamedTuple):
-    """A checkpoint on the disk: its folder and what its state.json says."""
-
-    folder: str
-    state: dict
-
-
 class Run:
-    """The folder of one run, from its beginning to its name."""
+    """The folder of one run, from its beginning to its name; `keep` checkpoints stay in it."""
 
-    def __init__(self, out: str):
-        self.out, self.partial = out, out + ".partial"
+    def __init__(self, out: str, keep: int):
+        self.out, self.partial, self.keep = out, out + ".partial", keep
 
     def checkpoints(self) -> list[str]:
         """The folders of the whole checkpoints, oldest first."""
@@ -126,35 +85,38 @@ class Run:
         print(f"resuming from {newest}")
         return Checkpoint(newest, state)
 
-    def clear(self) -> None:
-        """Delete what is on its way."""
-        if RANK == 0:
-            remove_folder(self.partial)
-
-    def begin(self, record: dict) -> None:
-        """Make the folder, with settings.json."""
+    def begin(
+        self,
+        record: dict,
+        checkpoint: Checkpoint | None,
+        write_model: Callable[[str], None],
+        optimizer,
+    ) -> None:
+        """Make the folder, with settings.json and the logs as a checkpoint left them.
+        write_model(folder) and the optimizer's state make the checkpoints to come."""
+        self.record, self.write_model, self.optimizer = record, write_model, optimizer
         if RANK == 0:
             os.makedirs(self.partial, exist_ok=True)
             write_json(os.path.join(self.partial, "settings.json"), record)
+        self.logs = Logs(self.partial, checkpoint.folder if checkpoint else None)
 
-    @contextmanager
-    def new_checkpoint(self, state: dict, keep: int, best: int = 0) -> Iterator[str]:
-        """A checkpoint is written into the folder that this gives; afterwards that has its name.
-        `state` is what state.json will say, with its "step". Older checkpoints than the newest
-        `keep` are deleted, except for that of the step `best`. Where the disk is full the others
-        stay and InputError is raised."""
-        name = self.step_folder(state["step"])
+    def save(self, progress: Progress) -> str:
+        """Write a checkpoint; returns its folder. Older ones than the newest `keep` are deleted,
+        except for the best. Where the disk is full the others stay and InputError is raised."""
+        name = self.step_folder(progress.step)
         folder = name + ".partial"
         try:
-            yield folder
+            self.write_model(folder)
+            write_tensors(folder, "optimizer", self.optimizer.moments)
             if RANK == 0:
                 for file in ("settings.json", *LOGS):
                     shutil.copy(os.path.join(self.partial, file), folder)
+                state = progress.to_state() | {"scaler": self.optimizer.scaler.state_dict()}
                 checked = state | {"crc32": state_checksum(state)}
                 write_json(os.path.join(folder, "state.json"), checked)
                 publish_folder(folder, name)
-                for old in self.checkpoints()[:-keep]:
-                    if step_of(old) != best:
+                for old in self.checkpoints()[: -self.keep]:
+                    if old != self.step_folder(progress.best.step):
                         remove_folder(old)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(folder, ignore_errors=True)
@@ -162,21 +124,40 @@ class Run:
                 f"{name} was not written ({error}); older ones are untouched: make room, then "
                 "--resume"
             ) from None
+        return name
 
-    def finish(self, record: dict, best: int = 0) -> None:
-        """Give the run its name, now that its model lies in the folder; with `best`, the model of
-        the checkpoint after that step."""
+    def finish(self, best: int = 0) -> None:
+        """Give the run its name, with the model as it is, or as it was after the step `best`."""
+        if best == 0:
+            self.write_model(self.partial)
+        elif RANK == 0:
+            leave = shutil.ignore_patterns("optimizer*", "state.json", *LOGS)
+            folder = self.step_folder(best)
+            shutil.copytree(folder, self.partial, dirs_exist_ok=True, ignore=leave)
+        self.publish(self.record)
+
+    def clear(self) -> None:
+        """Delete what is on its way."""
         if RANK == 0:
-            if best:
-                leave = shutil.ignore_patterns("optimizer*", "state.json", *LOGS)
-                folder = self.step_folder(best)
-                shutil.copytree(folder, self.partial, dirs_exist_ok=True, ignore=leave)
+            remove_folder(self.partial)
+
+    def publish(self, record: dict) -> None:
+        """Give the folder its name, now that a model lies in it."""
+        if RANK == 0:
             write_json(os.path.join(self.partial, "settings.json"), record)
             publish_folder(self.partial, self.out)
 
 
-def step_of(checkpoint: str) -> int:
-    return int(checkpoint[-6:])
+def explosion(
+    step: int, figures: dict, saved: str | None, lr: float, samples: list[Sample]
+) -> InputError:
+    """The sentence for a loss or gradient that is not finite: where, and how to go on."""
+    texts = " | ".join(f"{'-'.join(x.direction)} {x.source:.40}" for x in samples)
+    return InputError(
+        f"step {step}: loss {figures['loss']}, gradient norm {figures['grad_norm']}; "
+        f"{saved or 'no checkpoint'} holds the state before it; lower --lr {lr:g} or leave fp16, "
+        f"then --resume; samples: {texts:.300}"
+    )
 
 
 def state_checksum(state: dict) -> int:

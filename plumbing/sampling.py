@@ -1,4 +1,4 @@
-"""The order in which samples are visited: a function of the seed and the step alone."""
+"""Which samples a step visits, and which of them go through the model together."""
 
 import functools
 import random
@@ -14,3 +14,15 @@ def visits(step: int, batch_size: int, total: int, n: int, seed: int) -> list[in
 @functools.lru_cache(2)
 def permutation(n: int, seed: str) -> list[int]:
     return random.Random(seed).sample(range(n), n)
+
+
+def pack(items: list, tokens: int) -> list[list]:
+    """Neighbours in groups of at most `tokens` tokens, as item.tokens counts them, or of one."""
+    groups, size = [], 0
+    for item in items:
+        if not groups or size + item.tokens > tokens:
+            groups.append([])
+            size = 0
+        groups[-1].append(item)
+        size += item.tokens
+    return groups
