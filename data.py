@@ -4,7 +4,6 @@ Everything random is a pure function of the seed and the step, so a step's sampl
 conflicting instructions are the same however the run got there.
 """
 
-import os
 import random
 from collections import Counter
 from typing import NamedTuple
@@ -12,15 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from plumbing.corpora import LANGUAGES, Corpus, Direction, Sample
+from plumbing.corpora import Corpus, Direction, Sample
 from plumbing.distributed import progress_bar
 from plumbing.errors import require
-from plumbing.files import read_json
+from plumbing.languages import LANGUAGES, TEMPLATES
 from plumbing.sampling import pack, visits
 from plumbing.tokenizer import Tokenizer
 
-PROMPTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "prompts.json")
-TEMPLATES = read_json(PROMPTS)["templates"]
 CONFLICTS, REDUCTIONS = ["any", "target"], ["token", "sentence"]
 
 
@@ -46,8 +43,7 @@ class Prompter(NamedTuple):
 
 def write_prompt(template: str, direction: Direction, source: str) -> str:
     """The prompt as text; a response follows its last character, then EOS. A template in several
-    languages (ptl) speaks the target language and has its own names of the others. Raises
-    InputError for a language that it lacks."""
+    languages (ptl) speaks the target's and has its own names of the others. Raises InputError."""
     names, lines = LANGUAGES, TEMPLATES.get(template, {})
     if isinstance(lines, dict):
         sentence = f"no prompt for {'-'.join(direction)}; it has {' '.join(lines)}"
@@ -133,9 +129,8 @@ def collate(pairs: list[TwinPair], reduction: str = "token") -> Batch:
 
 
 class TuningSet:
-    """The encoded samples of a corpus, `pairs` of each direction (0: all), and their twins. The
-    pairs are drawn without replacement. Raises InputError where no sample fits max_length (tokens
-    of prompt and response)."""
+    """The encoded samples of a corpus, `pairs` of each direction, drawn without replacement (0: all
+    of them), that fit max_length, tokens of prompt and response. Raises InputError."""
 
     def __init__(self, corpus: Corpus, prompter: Prompter, max_length: int, pairs=0, seed=0):
         self.prompter, self.max_length = prompter, max_length
@@ -183,10 +178,8 @@ class TuningSet:
         wrong = draw_conflict(positive.sample.direction, self.instructions, conflict, rng)
         room = self.max_length - len(positive.response)
         prompt, _ = self.prompter.encode(wrong, positive.sample.source, room)
-        if prompt is None:
-            return None
         sample = positive.sample._replace(direction=wrong)
-        return EncodedSample(sample, prompt, positive.response)
+        return EncodedSample(sample, prompt, positive.response) if prompt else None
 
 
 def micro_batches(pairs: list[TwinPair], tokens: int, reduction="token", world=1) -> list:

@@ -1,5 +1,4 @@
-"""Translate a test set with one or more checkpoints and report SacreBLEU and the off-target ratio
-(OTR).
+"""Translate a test set with checkpoints, report SacreBLEU and the off-target ratio (OTR).
 
     python evaluate.py --ckpt demo/base runs/stage1 runs/stage2  # side by side in one table
     torchrun --nproc-per-node 4 evaluate.py --ckpt runs/stage2  # each GPU a share of the directions
@@ -13,7 +12,6 @@ import os
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -27,17 +25,11 @@ from plumbing.errors import require
 from plumbing.files import write_lines
 from plumbing.metrics import Identify, bleu_metric, checked_identifier
 from plumbing.report import Comparison
-from plumbing.runs import read_setting
+from plumbing.runs import read_setting, tuned_directions
 from plumbing.tokenizer import Tokenizer
 
 CANDIDATES = "cs,de,en,es,fr,hu,it,ja,nl,pl,pt,ro,ru,uk,zh"
-
-
-class Limits(NamedTuple):
-    """Of decoding."""
-
-    max_new_tokens: int = 128
-    batch_size: int = 64  # sentences decoded together
+MAX_NEW_TOKENS, BATCH_SIZE = 128, 64
 
 
 @dataclass
@@ -49,8 +41,8 @@ class Settings(Machine):
     rows: int = option(0, "use the first so many pairs of each direction; 0: all")
     template: str = option("", "prompt; left out: that of the run, or alpaca", choices=TEMPLATES)
     candidates: str = option(CANDIDATES, "the languages langid may answer")
-    max_new_tokens: int = option(Limits().max_new_tokens, "longest output")
-    batch_size: int = option(Limits().batch_size, "sentences decoded together")
+    max_new_tokens: int = option(MAX_NEW_TOKENS, "longest output")
+    batch_size: int = option(BATCH_SIZE, "sentences decoded together")
 
 
 @torch.inference_mode()
@@ -81,25 +73,30 @@ def greedy(model: LlamaForCausalLM, prompts: list[list[int]], ends: set[int], ma
 
 
 def translate(
-    model: LlamaForCausalLM, prompter: Prompter, samples: list[Sample], limits: Limits, bar: tqdm
+    model: LlamaForCausalLM,
+    prompter: Prompter,
+    samples: list[Sample],
+    max_new_tokens: int,
+    batch_size: int,
+    bar: tqdm,
 ) -> tuple[list[str], int]:
     """(hypotheses of the samples in their order, how many sources were cut to fit). Decoded
     greedily, in batches of similar length; `bar` counts sentences. Raises InputError."""
-    tokenizer, new = prompter.tokenizer, limits.max_new_tokens
+    tokenizer = prompter.tokenizer
     positions = model.config.max_position_embeddings
     prompts, cuts = [], 0
     for direction, source, _ in samples:
-        prompt, cut = prompter.encode(direction, source, positions - new)
+        prompt, cut = prompter.encode(direction, source, positions - max_new_tokens)
         sentence = f"leaves no room for the prompt in {positions} positions; lower it"
-        require(prompt, f"--max-new-tokens {new} {sentence}")
+        require(prompt, f"--max-new-tokens {max_new_tokens} {sentence}")
         prompts.append(prompt)
         cuts += int(cut)
     ends = {tokenizer.eos, *model.config.eos_token_id}
     order = sorted(range(len(samples)), key=lambda i: len(prompts[i]))
     hypotheses = [""] * len(samples)
-    for start in range(0, len(order), limits.batch_size):
-        chosen = order[start : start + limits.batch_size]
-        outputs = greedy(model, [prompts[i] for i in chosen], ends, new)
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        outputs = greedy(model, [prompts[i] for i in chosen], ends, max_new_tokens)
         for i, ids in zip(chosen, outputs, strict=True):
             hypotheses[i] = " ".join(tokenizer.decode(ids).split())
         bar.update(len(chosen))
@@ -107,8 +104,7 @@ def translate(
 
 
 def off_target(texts: list[str], directions: list[Direction], identify: Identify):
-    """(OTR in %, how many texts are off-target in each way: empty, english, source or other) of
-    texts that were asked for in these directions."""
+    """(OTR in %, how many of the texts are empty, or in english, source or other languages)."""
     kinds = Counter()
     for text, (source, target) in zip(texts, directions, strict=True):
         code = identify(text)
@@ -136,19 +132,18 @@ def score(hypotheses: list[str], samples: list[Sample], identify: Identify) -> d
 
 
 def evaluate_checkpoint(ckpt: str, corpus: Corpus, identify: Identify, out: str, s: Settings):
-    """{direction: its scores} of one checkpoint; hypotheses are left in `out`. Raises InputError.
-    Each process takes a share of the directions."""
+    """{direction: its scores}, a share of them from each process; hypotheses are left in `out`."""
     model = load_model(ckpt, DTYPES[s.dtype], s.device, s.model).to(DTYPES[s.dtype]).eval()
     template = s.template or read_setting(ckpt, "template", "alpaca")
     prompter = Prompter(Tokenizer([ckpt, model.source], model.config), template)
-    limits, results = Limits(s.max_new_tokens, s.batch_size), {}
+    limits, results = (s.max_new_tokens, s.batch_size), {}
     mine = sorted(corpus, key=lambda direction: -len(corpus[direction]))[RANK::WORLD]
     total = sum(len(corpus[direction]) for direction in mine)
     os.makedirs(out, exist_ok=True)
     with progress_bar(total=total, desc=ckpt, unit="sentence") as bar:
         for direction in mine:
             name, samples = "-".join(direction), corpus[direction]
-            hypotheses, cuts = translate(model, prompter, samples, limits, bar)
+            hypotheses, cuts = translate(model, prompter, samples, *limits, bar)
             results[name] = score(hypotheses, samples, identify) | {"sources_cut": cuts}
             write_lines(os.path.join(out, f"{name}.txt"), hypotheses)
     for share in gather_from_processes(results):
@@ -158,12 +153,7 @@ def evaluate_checkpoint(ckpt: str, corpus: Corpus, identify: Identify, out: str,
 
 def evaluate(s: Settings) -> None:
     """Every checkpoint on the same test set: a report beside each, and one table of all."""
-    for ckpt in s.ckpt:
-        expected = "expected a run of train.py or a model in Hugging Face format"
-        require(os.path.isdir(ckpt), f"{ckpt}: no such folder; {expected}")
-    tuned = next(filter(None, (read_setting(ckpt, "supervised", []) for ckpt in s.ckpt)), [])
-    tuned = [tuple(str(direction).split("-")) for direction in tuned]
-    corpus, tuned = read_corpus(s.data, s.directions, tuned)
+    corpus, tuned = read_corpus(s.data, s.directions, tuned_directions(s.ckpt))
     corpus = {direction: samples[: s.rows or None] for direction, samples in corpus.items()}
     identify = checked_identifier(s.candidates, corpus)
     split = os.path.splitext(os.path.basename(s.data[0]))[0]

@@ -64,12 +64,11 @@ class Layout:
 
 
 class KVCache:
-    """Keys and values of B growing sequences. A row's slot s holds its token s, whatever the other
-    rows' lengths."""
+    """Keys and values of B growing sequences; a row's slot i holds its token i."""
 
     def __init__(self, config: Config, B: int, slots: int, device=None, dtype=torch.float32):
-        K, d = config.num_key_value_heads, config.head_dim
-        shape = (config.num_hidden_layers, B, K, slots, d)
+        layers, K = config.num_hidden_layers, config.num_key_value_heads
+        shape = (layers, B, K, slots, config.head_dim)
         self.k = torch.zeros(shape, device=device, dtype=dtype)  # [L, B, K, S, d]
         self.v = torch.zeros(shape, device=device, dtype=dtype)  # [L, B, K, S, d]
         self.used = torch.zeros(B, dtype=torch.long, device=device)  # [B]
@@ -232,8 +231,7 @@ class LlamaForCausalLM(nn.Module):
 
 
 def add_lora(model: LlamaForCausalLM, settings: LoraSettings) -> None:
-    """Freeze the model and attach LoRA, on torch's default device, where the settings say. Raises
-    InputError."""
+    """Freeze the model and attach LoRA where the settings say, on torch's default device."""
     linears = {name: m for name, m in model.named_modules() if isinstance(m, Linear)}
     targets = adapters.lora_targets(list(linears), settings)
     model.requires_grad_(False)
@@ -248,16 +246,15 @@ def merge_lora(model: LlamaForCausalLM) -> None:
     for module in model.modules():
         if isinstance(module, Linear) and module.scale is not None:
             module.merge_lora()
-    still_tied = model.lm_head.weight is model.model.embed_tokens.weight  # no LoRA in lm_head
-    model.config.tie_word_embeddings = model.config.tie_word_embeddings and still_tied
+    # Not tied any more where lm_head had LoRA.
+    model.config.tie_word_embeddings = model.lm_head.weight is model.model.embed_tokens.weight
     model.lora = None
 
 
 def build_model(folder: str, base: str | None = None) -> LlamaForCausalLM:
-    """The network of a Hugging Face folder, or of a LoRA adapter on its base, still without memory.
-    base: replaces the folder that the adapter names. Every weight must be on the disk in the right
-    shape, and no other; else InputError. Before model.folder.fill() LoRA may be added and the
-    model be sharded, so that no process ever holds it all."""
+    """The network of a Hugging Face folder, or of a LoRA adapter on its base (or on `base`), still
+    without memory: before model.folder.fill() LoRA may be added and the model be sharded. Raises
+    InputError unless the weights on the disk are all there, and no others, in the right shapes."""
     source = ModelFolder(folder, base)
     with torch.device("meta"), adapters.errors_of(folder):
         model = LlamaForCausalLM(source.config)

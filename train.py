@@ -1,16 +1,12 @@
 """Tune a LLaMA on translation pairs: stage 1 with Eq. 1, stage 2 with Eq. 3, one loop for both.
 
-    python train.py --stage 1                   # MLE on English-centric pairs; makes runs/stage1
-    python train.py --stage 2 --alpha 0.05      # + unlikelihood of twins; makes runs/stage2
-    python train.py --stage 2 --resume          # goes on with a stopped run from its checkpoint
-    torchrun --nproc-per-node 4 train.py ...    # on several GPUs, weights split over them (FSDP2)
-    python train.py --merge --init runs/stage2  # no tuning: the adapter in its base, a full model
-
-Every flag: python train.py -h
+python train.py --stage 1                   # MLE on English-centric pairs; makes runs/stage1
+python train.py --stage 2 --alpha 0.05      # + unlikelihood of twins; makes runs/stage2
+python train.py --stage 2 --resume          # goes on with a stopped run from its checkpoint
+torchrun --nproc-per-node 4 train.py ...    # on several GPUs, weights split over them (FSDP2)
+python train.py --merge --init runs/stage2  # no tuning: the adapter in its base, a full model
 """
 
-import functools
-import json
 import math
 import os
 import random
@@ -35,9 +31,6 @@ from plumbing.runs import Run, explosion, provenance, read_setting
 from plumbing.tokenizer import Tokenizer
 
 LINEARS = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
-# What --resume may change.
-MAY_CHANGE = {"out", "resume", "save_every", "keep", "device", "recompute", "micro_batch_tokens"}
-MAY_CHANGE |= {"lr", "dtype", "versions"}
 
 
 @dataclass
@@ -90,10 +83,9 @@ def forward(model: LlamaForCausalLM, batch: Batch, device: str, dtype: str) -> t
 
 
 class StepResult(NamedTuple):
-    """What one step found; figures are "loss", "mle", "ul" (None without twins), in nats as means
-    over the response tokens of the whole batch, and "grad_norm"."""
+    """What one step found."""
 
-    figures: dict[str, float | None]
+    figures: dict[str, float | None]  # "loss", "mle", "ul" in nats per token, and "grad_norm"
     updated: bool  # False: fp16's loss scale was too large
     exploded: list[Batch]  # those to blame where something is not finite; then nothing is updated
 
@@ -142,7 +134,8 @@ def measure_dev(model: LlamaForCausalLM, dev: TuningSet, s: Settings) -> dict[st
     identify = identifier({*evaluate.CANDIDATES.split(",")}.union(*directions))
     bar = progress_bar(total=len(samples), desc="dev", unit="sentence", leave=False)
     with cli.autocast(s.device, s.dtype), bar:  # by every process, since weights are sharded
-        texts, _ = evaluate.translate(model, dev.prompter, samples, evaluate.Limits(), bar)
+        limits = evaluate.MAX_NEW_TOKENS, evaluate.BATCH_SIZE
+        texts, _ = evaluate.translate(model, dev.prompter, samples, *limits, bar)
     otr, _ = evaluate.off_target(texts, directions, identify)
     model.train()
     return {"dev_mle": mle_sum / mle_weight, "dev_otr": otr}
@@ -183,15 +176,14 @@ def merge(s: Settings, run: Run) -> None:
     run.clear()
     save_model(model, run.partial, tokenizer.folder)
     run.publish(asdict(s) | {"supervised": read_setting(s.init, "supervised", [])})
-    print(f"saved {s.out}")
 
 
 def train(s: Settings, run: Run) -> None:
     """A run of either stage: read, begin or go on, take the steps, finish."""
     corpus, _ = read_corpus(s.data, s.directions)
     dev_corpus = read_corpus(s.dev)[0] if s.dev else None  # a bad file is said before all work
-    record = json.loads(json.dumps(asdict(s))) | provenance(corpus)
-    checkpoint = run.find_checkpoint(record, MAY_CHANGE)
+    record = provenance(asdict(s), corpus)
+    checkpoint = run.find_checkpoint(record)
     model, tokenizer = prepare(s, checkpoint)
     prompter = Prompter(tokenizer, s.template)
     tuning_set = TuningSet(corpus, prompter, s.max_length, s.pairs, s.seed)
@@ -200,8 +192,7 @@ def train(s: Settings, run: Run) -> None:
     steps = math.ceil(total / s.batch_size)
     alpha = s.alpha if s.stage == 2 else 0.0
 
-    lora = asdict(model.lora) if model.lora else None
-    progress = Progress.resume(checkpoint, lora, s.best)
+    progress = Progress.resume(checkpoint, model.lora, s.best)
     optimizer = Optimizer(model.named_parameters(), s.weight_decay, s.dtype, s.device, checkpoint)
     twins = f"twins with alpha {alpha:g}, --conflict {s.conflict}" if alpha else "MLE alone"
     print(
@@ -210,10 +201,10 @@ def train(s: Settings, run: Run) -> None:
         f"parameters, {'full' if s.full else 'LoRA'}, {s.dtype} on {WORLD} {s.device}, {steps} "
         f"steps of {s.batch_size}, rate {s.lr:g}"
     )
-    save = functools.partial(save_model, model, tokenizer_from=tokenizer.folder)
-    run.begin(record, checkpoint, save, optimizer)
+    run.begin(record, checkpoint, lambda out: save_model(model, out, tokenizer.folder), optimizer)
     meter = SpeedMeter(model.model.layers, model.lm_head, s.full, s.device)
     bar = distributed.progress_steps(progress.step, steps, f"stage {s.stage}")
+
     model.train()
     for step in bar:
         meter.start()
@@ -225,28 +216,27 @@ def train(s: Settings, run: Run) -> None:
         pairs = tuning_set.with_twins(samples, s.conflict if alpha else None, rng)
         shares = micro_batches(pairs, s.micro_batch_tokens, s.loss_reduction, WORLD)
         result = train_step(model, shares, optimizer, s, alpha)
-        figures, batches = result.figures, [b for share in shares for b in share if b.samples]
         if result.exploded:
             samples = [sample for batch in result.exploded for sample in batch.samples]
             saved = run.save(progress) if optimizer.is_finite() else None
-            raise explosion(step + 1, figures, saved, s.lr, samples)
+            raise explosion(step + 1, result.figures, saved, s.lr, samples)
 
+        batches = [batch for share in shares for batch in share if batch.samples]  # none idle
         tokens, supervised = sum(len(b.ids) for b in batches), sum(len(b.y) for b in batches)
         progress.advance(tokens, result.updated)
-        row = {"step": progress.step} | figures | {"lr": rate}
+        row = {"step": progress.step} | result.figures | {"lr": rate}
         row |= {"response_tokens": sum(b.positives for b in batches), "tokens": progress.seen}
         speed = meter.stop(progress.step, tokens, supervised)
+
         due = s.save_every and (progress.step % s.save_every == 0 or progress.step == steps)
         if due and dev:
             row |= measure_dev(model, dev, s)
             progress.compare(row, s.best)
         run.logs.write(row, speed)
-        bar.set_postfix_str(brief(figures, speed))
+        bar.set_postfix_str(brief(row, speed))
         if due and (progress.step < steps or s.best):
             run.save(progress)
-    run.finish(progress.best.step)
-    chosen = f", which is step {progress.best.step}, the best by {s.best} of --dev"
-    print(f"saved {s.out}{chosen if s.best else ''}")
+    run.finish(progress.best.step, s.best)
 
 
 def main(s: Settings) -> None:

@@ -9,10 +9,9 @@ from collections import Counter
 from typing import NamedTuple
 
 from plumbing.errors import InputError, require
-from plumbing.files import read_json, read_lines
+from plumbing.files import read_lines
+from plumbing.languages import LANGUAGES
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-LANGUAGES = read_json(os.path.join(ROOT, "prompts.json"))["languages"]
 CODES = {name: code for code, name in LANGUAGES.items()}
 PAIR_NAME = re.compile(r"([a-z]{2})-([a-z]{2})(\.src|\.ref(?:\.\w+)?)?\.(\1|\2)$")
 UNREADABLE = re.compile("[\0\ud800-\udfff]")

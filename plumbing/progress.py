@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
+from plumbing.adapters import LoraSettings
 from plumbing.errors import require
 
 
@@ -32,9 +33,12 @@ class Progress:
     best: Best = Best()
 
     @classmethod
-    def resume(cls, checkpoint: Checkpoint | None, lora: dict | None, best_by: str) -> "Progress":
+    def resume(
+        cls, checkpoint: Checkpoint | None, settings: LoraSettings | None, best_by: str
+    ) -> "Progress":
         """That of a checkpoint, or of the beginning. best_by: "otr", "mle", or "" for no best one.
         Raises InputError where the adapter of the checkpoint has other settings than it had."""
+        lora = asdict(settings) if settings else None
         if checkpoint is None:
             return cls(lora)
         folder, state = checkpoint

@@ -6,6 +6,7 @@ itself a folder that can be loaded. The first process alone writes.
 """
 
 import glob
+import json
 import os
 import platform
 import shutil
@@ -25,6 +26,10 @@ from plumbing.progress import Checkpoint, Progress
 from plumbing.weights import write_tensors
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+# Settings that --resume may change.
+MAY_CHANGE = {"out", "resume", "save_every", "keep", "device", "recompute", "micro_batch_tokens"}
+MAY_CHANGE |= {"lr", "dtype", "versions"}
 
 
 class Run:
@@ -57,7 +62,7 @@ class Run:
         """Whether OUT has its name, and no newer run is on its way."""
         return os.path.exists(self.out) and not os.path.exists(self.partial)
 
-    def find_checkpoint(self, record: dict, may_change: set[str]) -> Checkpoint | None:
+    def find_checkpoint(self, record: dict) -> Checkpoint | None:
         """The newest whole checkpoint of a stopped run; None: begin at the first step. Incomplete
         ones are deleted. Raises InputError where the newest is damaged, or where the run was begun
         with another record (settings and data), but for what may change on the way."""
@@ -78,7 +83,7 @@ class Run:
         changed = [
             f"{name} is {value}, was {begun.get(name)}"
             for name, value in record.items()
-            if name not in may_change and begun.get(name) != value
+            if name not in MAY_CHANGE and begun.get(name) != value
         ]
         sentence = f"when {self.partial} was begun; choose another --out"
         require(not changed, f"--resume: {'; '.join(changed)} {sentence}")
@@ -126,26 +131,29 @@ class Run:
             ) from None
         return name
 
-    def finish(self, best: int = 0) -> None:
-        """Give the run its name, with the model as it is, or as it was after the step `best`."""
+    def finish(self, best: int, best_by: str) -> None:
+        """Give the run its name, with the model as it is, or, unless it is 0, as it was after the
+        step `best`, the best by a figure of --dev."""
         if best == 0:
             self.write_model(self.partial)
         elif RANK == 0:
             leave = shutil.ignore_patterns("optimizer*", "state.json", *LOGS)
             folder = self.step_folder(best)
             shutil.copytree(folder, self.partial, dirs_exist_ok=True, ignore=leave)
-        self.publish(self.record)
+        chosen = f", which is step {best}, the best by {best_by} of --dev" if best else ""
+        self.publish(self.record, chosen)
 
     def clear(self) -> None:
         """Delete what is on its way."""
         if RANK == 0:
             remove_folder(self.partial)
 
-    def publish(self, record: dict) -> None:
-        """Give the folder its name, now that a model lies in it."""
+    def publish(self, record: dict, note: str = "") -> None:
+        """Give the folder its name, now that a model lies in it, and say so."""
         if RANK == 0:
             write_json(os.path.join(self.partial, "settings.json"), record)
             publish_folder(self.partial, self.out)
+        print(f"saved {self.out}{note}")
 
 
 def explosion(
@@ -174,9 +182,19 @@ def read_setting(folder: str, name: str, default: object) -> object:
     return value if isinstance(value, type(default)) else default
 
 
-def provenance(corpus: dict) -> dict:
-    """What a run was made of beside its settings: directions, checksums of their data, versions."""
-    return {
+def tuned_directions(folders: list[str]) -> list[tuple[str, str]]:
+    """What the first of these models that says so was tuned on; none of them: an empty list.
+    Raises InputError where one is no folder."""
+    for folder in folders:
+        expected = "expected a run of train.py or a model in Hugging Face format"
+        require(os.path.isdir(folder), f"{folder}: no such folder; {expected}")
+    tuned = (read_setting(folder, "supervised", []) for folder in folders)
+    return [tuple(str(name).split("-")) for name in next(filter(None, tuned), [])]
+
+
+def provenance(settings: dict, corpus: dict) -> dict:
+    """What a run is made of: settings, directions, checksums of their data, versions."""
+    return json.loads(json.dumps(settings)) | {
         "supervised": ["-".join(direction) for direction in corpus],
         "data_crc32": {"-".join(d): zlib.crc32(repr(x).encode()) for d, x in corpus.items()},
         "versions": {
