@@ -9,9 +9,10 @@ import torch
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 os.environ["HF_HUB_OFFLINE"] = "1"
-from data import Tokenizer  # noqa: E402
+from data import Prompter, TuningSet  # noqa: E402
 from model import LlamaForCausalLM, save_model  # noqa: E402
 from plumbing.folders import Config  # noqa: E402
+from plumbing.tokenizer import Tokenizer  # noqa: E402
 
 BASE = os.path.join(ROOT, "demo", "base")
 TSV = "en\tit\tnl\tro\n" + "".join(
@@ -55,6 +56,15 @@ def script(name, *args, cwd=ROOT, processes=1, **how):
 
 def log(run, name="log.jsonl"):
     return [json.loads(line) for line in open(run / name)]
+
+
+def prompt_of(tokenizer, direction, text, room, template="alpaca"):
+    """(ids or None, whether the text was cut), as for training and decoding."""
+    return Prompter(tokenizer, template).encode(direction, text, room)
+
+
+def tuning_set(corpus, tokenizer, max_length, pairs=0, seed=0):
+    return TuningSet(corpus, Prompter(tokenizer, "alpaca"), max_length, pairs, seed)
 
 
 @pytest.fixture(scope="session")

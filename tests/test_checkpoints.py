@@ -9,12 +9,13 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from conftest import BASE, ROOT, tiny
+from conftest import BASE, ROOT, prompt_of, tiny
 from safetensors.torch import load_file, save_file
 
 from data import write_prompt
 from evaluate import greedy
 from model import add_lora, load_model, merge_lora, save_model
+from plumbing.adapters import LoraSettings
 from plumbing.errors import InputError
 from plumbing.folders import Config
 
@@ -375,7 +376,7 @@ def test_the_demo_base_translates_the_same_in_transformers(tokenizer):
     encode = transformers.AutoTokenizer.from_pretrained(BASE)
     for text in ('Apri il file "è qui"', "Impossibile aprire il file"):
         ids = encode(write_prompt("alpaca", ("it", "nl"), text)).input_ids
-        assert ids == tokenizer.prompt(("it", "nl"), text, 512)[0]
+        assert ids == prompt_of(tokenizer, ("it", "nl"), text, 512)[0]
         torch.testing.assert_close(
             ours(torch.tensor(ids), [len(ids)]),
             theirs(torch.tensor([ids])).logits[0],
@@ -538,4 +539,4 @@ def test_config_objects_check_their_own_fields():
     with pytest.raises(InputError, match="vocab_size = -1"):
         Config(-1, 8, 8, 1, 1)
     with pytest.raises(InputError, match="LoRA targets \\[\\]: expected some of"):
-        add_lora(tiny(), 2, 2.0, [], 0.0)
+        add_lora(tiny(), LoraSettings(2, 2.0, [], 0.0))

@@ -4,9 +4,8 @@ import json
 from collections import Counter
 
 import pytest
-from conftest import TSV
+from conftest import TSV, tuning_set
 
-from data import Encoded
 from plumbing.corpora import Sample, read_corpus
 from plumbing.errors import InputError
 
@@ -175,8 +174,8 @@ def test_over_long_pairs_are_counted_aloud(capsys, tokenizer):
         Sample(("it", "en"), "apri", "open the file " * 100),
         Sample(("en", "it"), "open", "apri"),
     ]
-    encoded = Encoded({("en", "it"): samples[::2], ("it", "en"): samples[1:2]}, tokenizer, 120)
-    assert {item[0] for item in encoded.items} == {samples[0], samples[2]}
+    encoded = tuning_set({("en", "it"): samples[::2], ("it", "en"): samples[1:2]}, tokenizer, 120)
+    assert {item[0] for item in encoded.samples} == {samples[0], samples[2]}
     assert encoded.instructions == Counter({("en", "it"): 2})
     said = capsys.readouterr().out
     assert (

@@ -1,11 +1,13 @@
+import doctest
 import random
 from collections import Counter
 
 import pytest
 import torch
-from conftest import TSV
+from conftest import TSV, prompt_of, tuning_set
 
-from data import Encoded, collate, draw_conflict, write_prompt
+import data
+from data import EncodedSample, TwinPair, collate, draw_conflict, micro_batches, write_prompt
 from plumbing.corpora import Sample, read_corpus
 from plumbing.errors import InputError
 
@@ -21,14 +23,14 @@ def write(path, data):
 @pytest.fixture
 def encoded(tmp_path, tokenizer):
     corpus, _ = read_corpus([write(tmp_path / "train.tsv", TSV)], "supervised")
-    return Encoded(corpus, tokenizer, 512, pairs=20, seed=1)
+    return tuning_set(corpus, tokenizer, 512, pairs=20, seed=1)
 
 
 # Prompts and supervision
 
 
 def test_the_prompt_is_the_papers(tokenizer):
-    text = tokenizer.decode(tokenizer.prompt(("it", "nl"), "Apri il file", 512)[0])
+    text = tokenizer.decode(prompt_of(tokenizer, ("it", "nl"), "Apri il file", 512)[0])
     assert text == (
         "Below is an instruction that describes a task, paired with an input that provides further context. Write a response "
         "that appropriately completes the request.\n\n### Instruction:\nTranslate the following sentences from Italian to "
@@ -37,8 +39,16 @@ def test_the_prompt_is_the_papers(tokenizer):
 
 
 def test_only_the_response_and_its_eos_are_supervised_literal_ids():
-    sequences = [([1, 50, 51], [60, 61, 2]), ([1, 70], [80, 2]), ([1, 52, 53], [60, 61, 2])]
-    batch = collate(sequences, ["a", "b"])  # two samples, and a twin of the first
+    a, b, twin = (
+        EncodedSample(Sample(("en", "it"), name, ""), prompt, response)
+        for name, prompt, response in [
+            ("a", [1, 50, 51], [60, 61, 2]),
+            ("b", [1, 70], [80, 2]),
+            ("a", [1, 52, 53], [60, 61, 2]),
+        ]
+    )
+    pairs = [TwinPair(a, twin), TwinPair(b, None)]
+    batch = collate(pairs)
     assert batch.ids.tolist() == [1, 50, 51, 60, 61, 2, 1, 70, 80, 2, 1, 52, 53, 60, 61, 2]
     assert batch.lengths == [6, 4, 6]
     assert batch.at.tolist() == [2, 3, 4, 7, 8, 12, 13, 14]
@@ -48,14 +58,15 @@ def test_only_the_response_and_its_eos_are_supervised_literal_ids():
         and batch.positives == 5
         and batch.weight.tolist() == [1] * 8
     )
-    assert collate(sequences, ["a", "b"], "sentence").weight.tolist() == pytest.approx(
+    assert batch.samples == [a.sample, b.sample]
+    assert collate(pairs, "sentence").weight.tolist() == pytest.approx(
         [1 / 3] * 3 + [1 / 2] * 2 + [1 / 3] * 3
     )
 
 
 def test_prompt_and_response_are_tokenized_apart_and_eos_is_an_id(tokenizer):
     quoted = Sample(("en", "it"), '"Hi"', '"Ciao" </s>')
-    ((_, prompt, response),) = Encoded({("en", "it"): [quoted]}, tokenizer, 512).items
+    ((_, prompt, response),) = tuning_set({("en", "it"): [quoted]}, tokenizer, 512).samples
     assert prompt == tokenizer.bos + tokenizer.encode(write_prompt("alpaca", ("en", "it"), '"Hi"'))
     assert response == tokenizer.encode('"Ciao" </s>') + [tokenizer.eos]
     assert (
@@ -65,22 +76,22 @@ def test_prompt_and_response_are_tokenized_apart_and_eos_is_an_id(tokenizer):
 
 def test_truncation_cuts_the_source_and_never_the_response(tokenizer, capsys):
     long = Sample(("en", "it"), "open the file " * 100, "apri il file " * 5)
-    ((_, whole, response),) = Encoded({("en", "it"): [long]}, tokenizer, 2000).items
+    ((_, whole, response),) = tuning_set({("en", "it"): [long]}, tokenizer, 2000).samples
     assert "over-long" not in capsys.readouterr().out
-    ((_, cut, same),) = Encoded({("en", "it"): [long]}, tokenizer, 120).items
+    ((_, cut, same),) = tuning_set({("en", "it"): [long]}, tokenizer, 120).samples
     assert capsys.readouterr().out == "  en-it: 1 over-long sources cut\n"
     assert same == response and len(cut) + len(same) <= 120 < len(whole)
     assert tokenizer.decode(cut).endswith(
         "\n\n### Response:"
     ) and "open the file open" in tokenizer.decode(cut)
     short = Sample(("en", "it"), "a", "b")
-    both = Encoded(
+    both = tuning_set(
         {("en", "it"): [short, Sample(("en", "it"), "a", "apri il file " * 50)]}, tokenizer, 120
     )
-    assert [item[0] for item in both.items] == [short]
+    assert [item[0] for item in both.samples] == [short]
     assert capsys.readouterr().out == "  en-it: 1 over-long pairs left out for their response\n"
     with pytest.raises(InputError, match="none of 1 samples fits --max-length 20"):
-        Encoded({("en", "it"): [short]}, tokenizer, 20)
+        tuning_set({("en", "it"): [short]}, tokenizer, 20)
 
 
 # Directions and conflicting instructions
@@ -108,7 +119,7 @@ def test_pairs_are_n_per_direction_and_drawn_by_the_seed(tmp_path, tokenizer):
     before = {pair: list(found) for pair, found in corpus.items()}
 
     def drawn(pairs, seed):
-        return [item[0] for item in Encoded(corpus, tokenizer, 512, pairs, seed).items]
+        return [item[0] for item in tuning_set(corpus, tokenizer, 512, pairs, seed).samples]
 
     chosen = drawn(7, 1)
     assert Counter(s.direction for s in chosen) == {d: 7 for d in ENGLISH}
@@ -152,27 +163,28 @@ def test_a_corpus_without_a_conflicting_instruction_is_refused(mode, counts):
 
 
 def test_every_epoch_is_a_new_permutation_of_all_samples(encoded):
-    n = len(encoded.items)
+    n = len(encoded.samples)
     first, second = (
         [
             item[0]
             for step in range(e * 4, e * 4 + 4)
-            for item in encoded.step_items(step, n // 4, 2 * n, seed=1)
+            for item in encoded.of_step(step, n // 4, 2 * n, seed=1)
         ]
         for e in (0, 1)
     )
     assert n % 4 == 0 and set(first) == set(second) and len(set(first)) == n and first != second
-    assert [i[0] for i in encoded.step_items(3, n // 4, 2 * n, seed=1)] == first[
+    assert [i[0] for i in encoded.of_step(3, n // 4, 2 * n, seed=1)] == first[
         -n // 4 :
     ]  # whatever was asked before
     assert (
-        len(encoded.step_items(1, n - 5, n + 3, seed=1)) == 8
+        len(encoded.of_step(1, n - 5, n + 3, seed=1)) == 8
     )  # the last step is what is left, not a full batch
 
 
 def test_micro_batches_hold_each_item_once_within_the_budget_and_of_similar_length(encoded):
-    items = encoded.step_items(0, 64, 64, seed=1)
-    (batches,) = encoded.micro_batches(items, 800)
+    items = encoded.of_step(0, 64, 64, seed=1)
+    pairs = encoded.with_twins(items)
+    (batches,) = micro_batches(pairs, 800)
     assert len(batches) > 3 and all(
         len(b.ids) <= 800 and sum(b.lengths) == len(b.ids) for b in batches
     )
@@ -180,7 +192,7 @@ def test_micro_batches_hold_each_item_once_within_the_budget_and_of_similar_leng
         len(p) + len(r) for _, p, r in items
     )
     assert all(max(a.lengths) <= min(b.lengths) for a, b in zip(batches, batches[1:]))
-    assert [len(b.lengths) for b in encoded.micro_batches(items, 1)[0]] == [
+    assert [len(b.lengths) for b in micro_batches(pairs, 1)[0]] == [
         1
     ] * 64  # a budget too small for one item
 
@@ -188,9 +200,10 @@ def test_micro_batches_hold_each_item_once_within_the_budget_and_of_similar_leng
 def test_a_twin_has_the_same_input_and_response_under_another_instruction_drawn_anew(
     encoded, tokenizer
 ):
-    items, seen = encoded.step_items(0, 8, 8, seed=1), set()
+    items, seen = encoded.of_step(0, 8, 8, seed=1), set()
     for step in range(20):
-        ((batch,),) = encoded.micro_batches(items, 10**6, "any", random.Random(step))
+        pairs = encoded.with_twins(items, "any", random.Random(step))
+        ((batch,),) = micro_batches(pairs, 10**6)
         rows = [tokenizer.decode(row.tolist()) for row in batch.ids.split(batch.lengths)]
         positives, twins = rows[:8], rows[8:]
         for positive, twin in zip(positives, twins):
@@ -200,3 +213,26 @@ def test_a_twin_has_the_same_input_and_response_under_another_instruction_drawn_
         assert batch.y[: batch.positives].tolist() == batch.y[batch.positives :].tolist()
         seen.add(tuple(twins))
     assert len(seen) == 20
+
+
+def test_the_examples_in_the_docstrings_are_true():
+    failed, tried = doctest.testmod(data)
+    assert failed == 0 and tried >= 6
+
+
+def test_a_pair_whose_twin_does_not_fit_has_none(tokenizer):
+    corpus = {
+        (s, t): [Sample((s, t), "a", "b" * 40)] for s, t in [("en", "it"), ("nl", "ro"), ("ro", "en")]
+    }
+    most = max(encoded.tokens for encoded in tuning_set(corpus, tokenizer, 512).samples)
+    some = set()
+    for room in range(most, most - 4, -1):  # "Romanian" takes another number of tokens than "Dutch"
+        try:
+            encoded = tuning_set(corpus, tokenizer, room)
+            pairs = encoded.with_twins(encoded.samples, "any", random.Random(0))
+        except InputError:
+            break
+        assert all(pair.twin is None or pair.twin.tokens <= room for pair in pairs)
+        assert all(pair.twin is None or pair.twin.response == pair.positive.response for pair in pairs)
+        some |= {pair.twin is None for pair in pairs}
+    assert False in some

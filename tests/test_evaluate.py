@@ -1,7 +1,8 @@
 import sacrebleu
 
-from evaluate import identifier, off_target, score
+from evaluate import off_target, score
 from plumbing.corpora import Sample
+from plumbing.metrics import identifier
 from plumbing.report import average, table
 
 IDENTIFY = identifier(["de", "en", "fr", "it", "nl", "ro", "zh"])
@@ -27,9 +28,9 @@ def test_langid_names_a_candidate_and_empty_text_has_no_language():
 
 def test_every_wrong_output_is_off_target_and_named():
     texts = [TEXT["nl"], TEXT["en"], TEXT["it"], TEXT["fr"], "", "  ", TEXT["en"], TEXT["nl"]]
-    otr, kinds = off_target(texts, ("it", "nl"), IDENTIFY)
+    otr, kinds = off_target(texts, [("it", "nl")] * 8, IDENTIFY)
     assert otr == 75.0 and kinds == {"english": 2, "source": 1, "other": 1, "empty": 2}
-    otr, kinds = off_target([TEXT["en"], TEXT["ro"]], ("en", "ro"), IDENTIFY)
+    otr, kinds = off_target([TEXT["en"], TEXT["ro"]], [("en", "ro")] * 2, IDENTIFY)
     assert otr == 50.0 and kinds == {
         "english": 1
     }  # an untranslated English source counts as English
@@ -41,11 +42,11 @@ def test_scores_are_sacrebleus_with_the_floor_of_the_references():
         Sample(("it", "nl"), TEXT["it"], TEXT["en"]),
     ]
     hypotheses = [TEXT["nl"].replace("beschadigd", "kapot"), TEXT["en"]]
-    r = score(hypotheses, samples, ("it", "nl"), IDENTIFY)
+    r = score(hypotheses, samples, IDENTIFY)
     assert r["bleu"] == sacrebleu.corpus_bleu(hypotheses, [[s.target for s in samples]]).score > 50
     assert r["otr"] == r["floor"] == 50.0 and "tok:13a" in r["signature"]
     chinese = [Sample(("en", "zh"), "hi", "无法打开文件")]
-    r = score(["无法打开该文件"], chinese, ("en", "zh"), IDENTIFY)
+    r = score(["无法打开该文件"], chinese, IDENTIFY)
     assert "tok:zh" in r["signature"] and r["bleu"] > 20
 
 

@@ -11,14 +11,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import BASE, tiny
+from conftest import BASE, prompt_of, tiny
 from safetensors.torch import load_file
 
-from data import Tokenizer, write_prompt
+from data import write_prompt
 from model import add_lora, load_model, save_model
-from plumbing.corpora import LANGUAGES, read_corpus
+from plumbing.adapters import LoraSettings
+from plumbing.corpora import read_corpus
 from plumbing.errors import InputError
 from plumbing.folders import Config
+from plumbing.languages import LANGUAGES
+from plumbing.tokenizer import Tokenizer
 
 
 def damaged(blob, rng):
@@ -76,15 +79,8 @@ def folders(tmp_path):
     save_model(tiny(**small), tmp_path / "model")
     save_model(tiny(**small), tmp_path / "sharded", limit=4000)
     model = load_model(tmp_path / "model")
-    add_lora(
-        model,
-        2,
-        4.0,
-        ["q_proj", "up_proj"],
-        0.0,
-        rank_pattern={"up_proj": 3},
-        alpha_pattern={"layers.1.*q_proj": 2},
-    )
+    patterns = {"rank_pattern": {"up_proj": 3}, "alpha_pattern": {"layers.1.*q_proj": 2}}
+    add_lora(model, LoraSettings(2, 4.0, ["q_proj", "up_proj"], **patterns))
     for name, p in model.named_parameters():
         torch.nn.init.normal_(p) if "lora_B" in name else None
     save_model(model, tmp_path / "adapter")
@@ -219,7 +215,7 @@ def test_damaged_tokenizer_configs_are_refused_or_leave_a_tokenizer_that_works(t
     for tokenizer in cases(
         tmp_path / "tokenizer_config.json", 300, lambda: Tokenizer([str(tmp_path)], config)
     ):
-        ids, _ = tokenizer.prompt(("en", "it"), "open the file", 512)
+        ids, _ = prompt_of(tokenizer, ("en", "it"), "open the file", 512)
         assert tokenizer.decode(ids).endswith(write_prompt("alpaca", ("en", "it"), "open the file"))
         assert len(tokenizer.bos) < 2 and 0 <= tokenizer.eos < 4000
 
@@ -235,7 +231,7 @@ def test_damaged_tokenizers_are_refused_or_work(tmp_path, name, n):
 
     def act():
         tokenizer = Tokenizer([str(tmp_path)], Config.load(BASE))
-        ids, _ = tokenizer.prompt(("en", "it"), "open the file \u00e9 \u6f22 " * 20, 80)
+        ids, _ = prompt_of(tokenizer, ("en", "it"), "open the file \u00e9 \u6f22 " * 20, 80)
         assert len(ids) <= 80 and isinstance(tokenizer.decode(ids), str)
 
     cases(tmp_path / name, n, act)

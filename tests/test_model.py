@@ -4,6 +4,7 @@ from conftest import BASE, tiny
 
 from evaluate import greedy
 from model import RMSNorm, add_lora, load_model, merge_lora, rope_table, rotate, save_model
+from plumbing.adapters import LoraSettings
 from plumbing.errors import InputError
 from plumbing.folders import Config
 
@@ -105,7 +106,7 @@ def test_batched_greedy_decoding_equals_single_and_uncached():
 def test_lora_changes_nothing_at_first_and_alone_gets_gradients():
     model, ids = tiny(), ids_of([6, 3])
     before = model(ids, [6, 3])
-    add_lora(model, 4, 8.0, LINEARS, 0.0)
+    add_lora(model, LoraSettings(4, 8.0, LINEARS, 0.0))
     assert torch.equal(model(ids, [6, 3]), before)
     randomise_lora(model)
     model(ids, [6, 3]).logsumexp(-1).sum().backward()
@@ -115,19 +116,19 @@ def test_lora_changes_nothing_at_first_and_alone_gets_gradients():
 
 def test_lora_goes_where_it_is_told():
     model = tiny()
-    add_lora(model, 2, 2.0, ["q_proj", "up_proj"], 0.0)
+    add_lora(model, LoraSettings(2, 2.0, ["q_proj", "up_proj"], 0.0))
     assert {n.split(".")[-1] for n, m in model.named_modules() if getattr(m, "scale", None)} == {
         "q_proj",
         "up_proj",
     }
     with pytest.raises(InputError, match="qproj.*expected some of.*q_proj"):
-        add_lora(tiny(), 2, 2.0, ["qproj"], 0.0)
+        add_lora(tiny(), LoraSettings(2, 2.0, ["qproj"], 0.0))
 
 
 def test_merging_keeps_the_function_and_leaves_a_plain_model():
     model, ids = tiny(), ids_of([8])
     names = {n for n, _ in model.named_parameters()}
-    add_lora(model, 4, 6.0, LINEARS, 0.1)
+    add_lora(model, LoraSettings(4, 6.0, LINEARS, 0.1))
     randomise_lora(model)
     before = model.eval()(ids, [8])
     merge_lora(model)
@@ -143,7 +144,7 @@ def test_a_saved_and_reloaded_model_computes_the_same(tmp_path, lora, tied):
     save_model(tiny(tied=tied), tmp_path / "base")
     model, ids = load_model(tmp_path / "base").eval(), ids_of([11])
     if lora:
-        add_lora(model, 4, 8.0, LINEARS, 0.0)
+        add_lora(model, LoraSettings(4, 8.0, LINEARS, 0.0))
         randomise_lora(model)
     save_model(model, tmp_path / "run")
     assert torch.equal(load_model(tmp_path / "run").eval()(ids, [11]), model(ids, [11]))

@@ -5,14 +5,14 @@ import random
 
 import pytest
 import torch
-from conftest import BASE, ROOT, TSV, log, script, tiny
+from conftest import BASE, ROOT, TSV, log, script, tiny, tuning_set
 from safetensors.torch import load_file
 
 import loss
-from data import Encoded
+from data import micro_batches
 from model import load_model, save_model
 from plumbing.corpora import read_corpus
-from train import Settings, forward
+from train import forward
 
 RAGGED = "\n".join(
     line.replace(" adesso", " adesso il file" * (i % 9)).replace(" acum", " acum" * (i % 7))
@@ -41,21 +41,19 @@ def place(tmp_path_factory):
 
 
 def shares_of(place, tokenizer, world, tokens, twins, reduction):
-    encoded = Encoded(
-        read_corpus([place / "train.tsv"], "en-it,en-ro,it-en,ro-en")[0], tokenizer, 512, 6, 1
-    )
-    items = encoded.step_items(0, 14, 14, 1)
-    return encoded.micro_batches(
-        items, tokens, "any" if twins else None, random.Random(0), reduction, world
-    )
+    corpus, _ = read_corpus([place / "train.tsv"], "en-it,en-ro,it-en,ro-en")
+    encoded = tuning_set(corpus, tokenizer, 512, 6, 1)
+    items = encoded.of_step(0, 14, 14, 1)
+    pairs = encoded.with_twins(items, "any" if twins else None, random.Random(0))
+    return micro_batches(pairs, tokens, reduction, world)
 
 
 def gradient(place, shares, normalise):
     """The gradient that the processes' shares add up to; normalise(batch, sums, all batches) is its loss."""
-    model, s = load_model(place / "model"), Settings(device="cpu", dtype="fp32")
+    model = load_model(place / "model")
     batches = [b for share in shares for b in share]
     for b in batches:
-        normalise(b, forward(model, b, s), batches).backward()
+        normalise(b, forward(model, b, "cpu", "fp32"), batches).backward()
     return torch.cat([p.grad.flatten() for p in model.parameters()])
 
 
@@ -244,19 +242,21 @@ import atexit, glob, sys
 import torch
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from plumbing.cli import run
-from model import load_model
+from plumbing.cli import run_script
+from model import build_model
 from plumbing.distributed import shard
 from plumbing.errors import InputError
 from train import Settings
 atexit.register(lambda: print(*[Path(f).read_text() for f in glob.glob("/proc/self/task/*/comm")], file=sys.stderr))
 def main(s):
-    model = load_model({model!r}, prepare=lambda model: shard(model, "cpu"))
+    model = build_model({model!r})
+    shard([*model.model.layers, model], "cpu")
+    model.folder.fill(model, None, "cpu")
     model(torch.arange(9), [9]).sum().backward()
     print("as far as here")
     if {fails}:
         raise InputError("and no further")
-run(main, Settings)
+run_script(main, Settings)
 """
 
 

@@ -10,13 +10,14 @@ import shutil
 import pytest
 import stress
 import torch
-from conftest import BASE, TSV, log, script, tiny
+from conftest import BASE, TSV, log, script, tiny, tuning_set
 from safetensors.torch import load_file
 
-from data import Encoded, Tokenizer
+from data import micro_batches
 from model import load_model, save_model
 from plumbing.corpora import read_corpus
-from train import Settings, forward
+from plumbing.tokenizer import Tokenizer
+from train import forward
 
 ARGS = [
     "--data",
@@ -352,12 +353,11 @@ def test_the_figures_of_dev_are_those_of_evaluate_and_the_best_checkpoint_is_the
         found = json.load(open(run / "eval-dev" / "scores.json"))["directions"].values()
         assert row["dev_otr"] == pytest.approx(sum(r["otr"] for r in found) / len(found))
         model = load_model(run).eval()
-        dev = Encoded(read_corpus([finished / "dev.tsv"])[0], Tokenizer([run], model.config), 512)
+        corpus, _ = read_corpus([finished / "dev.tsv"])
+        dev = tuning_set(corpus, Tokenizer([run], model.config), 512)
         with torch.no_grad():
-            (batches,) = dev.micro_batches(dev.items, 500)
-            nats = sum(
-                forward(model, b, Settings(device="cpu", dtype="fp32"))[0].item() for b in batches
-            )
+            (batches,) = micro_batches(dev.with_twins(dev.samples), 500)
+            nats = sum(forward(model, b, "cpu", "fp32")[0].item() for b in batches)
         assert row["dev_mle"] == pytest.approx(nats / sum(len(b.y) for b in batches), rel=1e-5)
     a, b = (
         load_file(tmp_path / "run" / place / "adapter_model.safetensors")

@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import BASE
+from conftest import BASE, prompt_of
 
-from data import Tokenizer, write_prompt
+from data import write_prompt
 from model import load_model
-from plumbing.corpora import LANGUAGES, TEMPLATES
 from plumbing.errors import InputError
 from plumbing.folders import Config
+from plumbing.languages import LANGUAGES, TEMPLATES
+from plumbing.tokenizer import Tokenizer
 
 mistral_common = pytest.importorskip(
     "mistral_common", reason="needs mistral-common, which wants Python 3.11"
@@ -164,7 +165,7 @@ def test_bos_and_eos_are_what_the_folder_says_in_transformers_too(tmp_path, llam
     )
     for text in TEXTS.values():
         assert (
-            tokenizer.prompt(("en", "it"), text, 9999)[0]
+            prompt_of(tokenizer, ("en", "it"), text, 9999)[0]
             == theirs(write_prompt("alpaca", ("en", "it"), text)).input_ids
         )
     shutil.copytree(folder, tmp_path / "none")
@@ -198,18 +199,18 @@ def test_bos_and_eos_are_what_the_folder_says_in_transformers_too(tmp_path, llam
 
 
 def test_cutting_never_leaves_half_a_character_and_always_ends(llama3):
-    tokenizer = Tokenizer([str(llama3[0])], CONFIG, "alma")
+    tokenizer = Tokenizer([str(llama3[0])], CONFIG)
     for text in ["🙂🏽" * 50, "無" * 100, "a" * 300, "\u0301" * 40, " " * 80]:
         for room in range(18, 60, 7):
-            ids, cut = tokenizer.prompt(("zh", "en"), text, room)
+            ids, cut = prompt_of(tokenizer, ("zh", "en"), text, room, "alma")
             assert (
-                cut == (len(tokenizer.prompt(("zh", "en"), text, 9999)[0]) > room)
+                cut == (len(prompt_of(tokenizer, ("zh", "en"), text, 9999, "alma")[0]) > room)
                 and len(ids) <= room
                 and "\ufffd" not in tokenizer.decode(ids)
             )
     assert (
-        tokenizer.prompt(("zh", "en"), "無", 5) == (None, True)
-        and tokenizer.prompt(("zh", "en"), "🙂" * 50, 40)[1]
+        prompt_of(tokenizer, ("zh", "en"), "無", 5, "alma") == (None, True)
+        and prompt_of(tokenizer, ("zh", "en"), "🙂" * 50, 40, "alma")[1]
     )
 
 

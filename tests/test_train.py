@@ -6,17 +6,20 @@ import os
 
 import pytest
 import torch
-from conftest import BASE, log, script, tiny
+from conftest import BASE, log, prompt_of, script, tiny
 from safetensors.torch import load_file
 
-from data import collate
+from data import EncodedSample, TwinPair, collate
 from evaluate import greedy
 from model import LlamaForCausalLM, add_lora, load_model, save_model
+from plumbing.adapters import LoraSettings
 from plumbing.cli import DTYPES
 from plumbing.corpora import read_corpus
 from plumbing.files import write_json
 from plumbing.folders import Config
-from train import Settings, forward, learning_rate
+from plumbing.optimizer import learning_rate
+from plumbing.runs import read_setting
+from train import LINEARS, Settings, forward
 
 FAST = ["--pairs", "20", "--steps", "3", "--batch-size", "8", "--lora-rank", "4", "--device", "cpu"]
 
@@ -121,7 +124,7 @@ def test_a_reloaded_run_decodes_the_same_text_through_the_command_line(runs, tok
     for pair in [("en", "it"), ("nl", "ro")]:
         samples = read_corpus([runs / "train.tsv"])[0][pair][:3]
         ids = greedy(
-            model, [tokenizer.prompt(pair, s.source, 500)[0] for s in samples], {tokenizer.eos}, 6
+            model, [prompt_of(tokenizer, pair, s.source, 500)[0] for s in samples], {tokenizer.eos}, 6
         )
         written = (
             (runs / "s2" / "eval-train" / f"{'-'.join(pair)}.txt")
@@ -175,7 +178,7 @@ def test_training_continues_from_an_adapter_of_peft_and_merges_into_a_full_folde
     )
     assert result.returncode == 0, result.stderr
     assert (
-        load_model(folder / "run").lora["rank_pattern"] == {"up_proj": 2}
+        load_model(folder / "run").lora.rank_pattern == {"up_proj": 2}
         and (folder / "run" / "tokenizer.model").exists()
     )
     before, after = (
@@ -281,8 +284,7 @@ def test_the_template_of_stage_one_is_kept_unless_another_is_asked_for(folder, s
 
 
 def test_the_schedule_rises_then_falls_to_zero():
-    s = Settings(lr=1.0, warmup=0.1, device="cpu")
-    rates = [learning_rate(i, 100, s) for i in range(101)]
+    rates = [learning_rate(i, 100, peak=1.0, warmup=0.1) for i in range(101)]
     assert (
         rates[:10] == pytest.approx([i / 10 for i in range(1, 11)])
         and max(rates) == rates[10] == 1.0
@@ -333,17 +335,12 @@ def step_of(config, device, dtype, tokens):
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.02) if p.ndim == 2 else torch.nn.init.ones_(p)
     with torch.device(device):
-        add_lora(
-            model,
-            16,
-            32.0,
-            ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-        )
+        add_lora(model, LoraSettings(16, 32.0, LINEARS.split(",")))
     model.recompute = True
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-4)
     ids = list(range(3, tokens + 3))
-    batch = collate([(ids[: tokens // 2], ids[tokens // 2 :])], ["one sample"])
-    mle_sum, _ = forward(model, batch, Settings(device=device, dtype=dtype))
+    encoded = EncodedSample(None, ids[: tokens // 2], ids[tokens // 2 :])
+    mle_sum, _ = forward(model, collate([TwinPair(encoded, None)]), device, dtype)
     mle_sum.backward()
     optimizer.step()
     return mle_sum.item() / (tokens - tokens // 2)
@@ -403,7 +400,7 @@ def cut(f):
         (None, ["--alpha", "-1"], "--alpha -1.0: expected at least 0"),
         (None, ["--device", "tpu"], "--device tpu: not possible here; expected cpu"),
         (None, ["--best", "otr"], "--best needs --dev"),
-        (None, ["--dev", "train.tsv", "--save-every", "0"], "--dev, --save-every"),
+        (None, ["--dev", "train.tsv", "--save-every", "0"], "--dev needs --save-every"),
         (
             None,
             ["--dev", "nowhere.tsv", "--model", "nowhere"],
@@ -461,8 +458,8 @@ def test_bad_input_leaves_a_stopped_run_as_it_was(folder):
 def test_a_model_without_a_run_takes_no_settings_from_the_current_folder(folder, monkeypatch):
     write_json(folder / "settings.json", {"template": "alma"})
     monkeypatch.chdir(folder)
-    assert Settings(stage=1, device="cpu").template == "alpaca"
-    assert Settings(stage=1, init=str(folder), device="cpu").template == "alma"
+    assert read_setting(Settings(stage=1).init, "template", "alpaca") == "alpaca"
+    assert read_setting(Settings(stage=1, init=str(folder)).init, "template", "alpaca") == "alma"
 
 
 @pytest.mark.parametrize(
