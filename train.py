@@ -37,8 +37,8 @@ LINEARS = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
 class Settings(cli.RunSettings):
     stage: int = option(1, "1: MLE; 2: MLE + alpha * unlikelihood", choices=[1, 2])
     alpha: float = option(0.05, "weight of the unlikelihood (Eq. 3); 0 is the control", least=0)
-    conflict: str = option("target", "twins: any other instruction, or target", choices=CONFLICTS)
-    loss_reduction: str = option("token", "mean over tokens, or of sentences", choices=REDUCTIONS)
+    conflict: str = option("target", "twins' instruction: any, or other target", choices=CONFLICTS)
+    loss_reduction: str = option("token", "mean over tokens, or over sentences", choices=REDUCTIONS)
     model: str = option("", "base, a Hugging Face folder; left out: demo/base, or that of --init")
     data: list = option(("demo/data/train.tsv",), "files: TSV, JSON, paired plain files (README)")
     directions: str = option("supervised", "en-it,it-en, supervised (with English), zero-shot, all")

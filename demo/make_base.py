@@ -1,11 +1,13 @@
-"""Make demo/base, a tiny LLaMA that has met four languages as LLaMA has: unevenly, and without instructions.
+"""Make demo/base, a tiny LLaMA that has met four languages as LLaMA has: unevenly, and without
+instructions.
 
-    python demo/make_base.py [FIRST]    # about an hour on two cores; FIRST = 2 redoes the second phase alone
+    python demo/make_base.py [FIRST]    # about an hour on two cores; FIRST = 2: phase 2 alone
 
-Every document holds messages of demo/data/train.tsv, most lines labelled with their language ("Italian: ...").
-PHASES is the diet (README.md says why it matters): one-language documents, English-centric pairs, in the second
-phase mostly without labels, and a small share of pairs without English. It sets how ill stage 1 makes the model
-and how well stage 2 can cure it. Rows of dev and test are never read for training.
+Every document holds messages of demo/data/train.tsv, most lines labelled with their language
+("Italian: ..."). PHASES is the diet (README.md says why it matters): one-language documents,
+English-centric pairs, in the second phase mostly without labels, and a small share of pairs without
+English. It sets how ill stage 1 makes the model and how well stage 2 can cure it. Rows of dev and
+test are never read for training.
 """
 
 import copy
@@ -27,12 +29,15 @@ from model import LlamaForCausalLM, load_model, save_model  # noqa: E402
 from plumbing.folders import Config  # noqa: E402
 
 NAMES = {"en": "English", "it": "Italian", "nl": "Dutch", "ro": "Romanian"}
+# only so that its words are single pieces
 PROMPT = (
-    "Below is an instruction that describes a task, paired with an input that provides further context. Write a "
-    "response that appropriately completes the request.\n\n### Instruction:\nTranslate the following sentences "
-    "from English to Italian.\n\n### Input:\n\n\n### Response:"
-)  # only so that its words are single pieces
-PHASES = [  # steps, of which the last so many with a falling learning rate, and the diet: kind of document, share
+    "Below is an instruction that describes a task, paired with an input that provides further "
+    "context. Write a response that appropriately completes the request.\n\n### Instruction:\n"
+    "Translate the following sentences from English to Italian.\n\n### Input:\n\n\n### Response:"
+)
+# steps, of which the last so many with a falling learning rate, and the diet: kind of document,
+# share
+PHASES = [
     (600, 0, {"one language": 0.15, "with English": 0.83, "without English": 0.02}),
     (
         600,
@@ -46,10 +51,8 @@ PHASES = [  # steps, of which the last so many with a falling learning rate, and
         },
     ),
 ]
-JOINED, DROPOUT = (
-    0.4,
-    0.1,
-)  # share of documents whose lines join two messages; both against learning rows by heart
+# share of documents whose lines join two messages; both against learning rows by heart
+JOINED, DROPOUT = (0.4, 0.1)
 CONFIG = dict(
     vocab_size=4000,
     hidden_size=256,
@@ -69,7 +72,7 @@ SEED = 1
 def read(split):
     with open(os.path.join(HERE, "data", f"{split}.tsv"), encoding="utf-8") as f:
         header, *rows = [line.rstrip("\n").split("\t") for line in f]
-    return [dict(zip(header, row)) for row in rows]
+    return [dict(zip(header, row, strict=True)) for row in rows]
 
 
 def make_tokenizer(rows, path):
@@ -125,7 +128,8 @@ def documents(rows, tokenizer, rng, diet):
 
 
 def attention(q, k, v, is_causal, enable_gqa):
-    """Causal attention for short documents in bf16 on a CPU, where PyTorch's own kernel is four times slower."""
+    """Causal attention for short documents in bf16 on a CPU, where PyTorch's own kernel is four
+    times slower."""
     B, K, n, d = k.shape
     scores = (q.reshape(B, K, -1, d) @ k.transpose(-1, -2)).view(B, K, -1, n, n).float() * d**-0.5
     future = torch.ones(n, n, dtype=torch.bool).triu(1)
@@ -136,14 +140,14 @@ def attention(q, k, v, is_causal, enable_gqa):
 def loss_sum(model, batch):
     """Summed next-token loss of a list of documents and the number of predicted tokens."""
     n = max(map(len, batch))
-    ids = torch.tensor(
-        [doc + [0] * (n - len(doc)) for doc in batch]
-    )  # [B, n]: padded, an even layout is faster here
+    # [B, n]: padded, an even layout is faster here
+    ids = torch.tensor([doc + [0] * (n - len(doc)) for doc in batch])
+    # [R]
     at = (
         (torch.arange(n) < torch.tensor([len(doc) - 1 for doc in batch])[:, None])
         .flatten()
         .nonzero()[:, 0]
-    )  # [R]
+    )
     ids = ids.flatten()
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(ids, [n] * len(batch), at=at)  # [R, V]
@@ -151,7 +155,8 @@ def loss_sum(model, batch):
 
 
 def steps(stream, rng):
-    """Endless lists of micro-batches, one list a step; documents of similar length share a micro-batch."""
+    """Endless lists of micro-batches, one list a step; documents of similar length share a
+    micro-batch."""
     per_step = STEP_TOKENS // MICRO_TOKENS
     while True:
         docs, total = [], 0
@@ -161,7 +166,7 @@ def steps(stream, rng):
         docs.sort(key=len)
         ends = np.cumsum([len(d) for d in docs])
         cuts = np.searchsorted(ends, np.arange(1, POOL_STEPS * per_step) * MICRO_TOKENS)
-        batches = [docs[a:b] for a, b in zip([0, *cuts], [*cuts, len(docs)])]
+        batches = [docs[a:b] for a, b in zip([0, *cuts], [*cuts, len(docs)], strict=True)]
         rng.shuffle(batches)
         yield from (batches[i : i + per_step] for i in range(0, len(batches), per_step))
 
@@ -186,10 +191,9 @@ def main(first):
         *(m for b in model.model.layers for m in (b.self_attn, b.mlp)),
     ]:
         part.register_forward_hook(lambda module, _, out: F.dropout(out, DROPOUT, module.training))
-    print(
-        f"{len(rows):,} rows, {sum(p.numel() for p in model.parameters()):,} parameters, "
-        f"{np.mean([len(tokenizer.encode(t)) for r in rows for t in r.values()]):.1f} tokens a message"
-    )
+    lengths = [len(tokenizer.encode(text)) for row in rows for text in row.values()]
+    parameters = sum(p.numel() for p in model.parameters())
+    print(f"{len(rows):,} rows, {parameters:,} parameters, {np.mean(lengths):.1f} tokens a message")
     with open(os.path.join(out, "tokenizer_config.json"), "w") as f:  # for transformers
         json.dump(
             {
@@ -212,7 +216,8 @@ def main(first):
 
 
 def train_phase(model, tokenizer, rows, dev, phase):
-    """One phase with fresh optimizers: warm-up, a constant learning rate, a linear decay to zero if it has one."""
+    """One phase with fresh optimizers: warm-up, a constant learning rate, a linear decay to zero if
+    it has one."""
     total, decay, diet = PHASES[phase - 1]
     rng = random.Random(SEED + phase - 1)
     held = {

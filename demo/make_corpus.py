@@ -1,14 +1,14 @@
-"""Make demo/data/{train,dev,test}.tsv: Chromium's interface messages in four languages, one row per message.
+"""Make demo/data/{train,dev,test}.tsv: Chromium's messages in four languages, one a row.
 
 Source: the .pak files of Debian's packages chromium-l10n and chromium-common (BSD 3-clause, see
-data/NOTICE). Run it on Debian or Ubuntu (`apt-get download` fetches the packages), or name a folder that
-already holds the .pak files:
+data/NOTICE). Run it on Debian or Ubuntu (`apt-get download` fetches the packages), or name a folder
+that already holds the .pak files:
 
     python demo/make_corpus.py [--locales FOLDER]
 
-A message has the same numeric id in every language, so the corpus is multi-parallel: a row is one message,
-a column one language. Splits are drawn by row, never by sentence, and a row of train that nearly repeats a
-row of dev or test, in any language, is dropped.
+A message has the same numeric id in every language, so the corpus is multi-parallel: a row is one
+message, a column one language. Splits are drawn by row, never by sentence, and a row of train that
+nearly repeats a row of dev or test, in any language, is dropped.
 """
 
 import argparse
@@ -31,7 +31,8 @@ SEED = 1
 
 
 def read_pak(path):
-    """{message id: text} of one .pak file, version 5: header, entries (id, offset), aliases (id, entry)."""
+    """{message id: text} of one .pak file, version 5: header, entries (id, offset), aliases (id,
+    entry)."""
     blob = open(path, "rb").read()
     version, encoding, count, aliases = struct.unpack_from("<IB3xHH", blob)
     if (version, encoding) != (5, 1):
@@ -39,16 +40,16 @@ def read_pak(path):
             f"{path}: pak version {version}, encoding {encoding}; expected version 5, UTF-8 (1)"
         )
     entries = [struct.unpack_from("<HI", blob, 12 + 6 * i) for i in range(count + 1)]
-    texts = [blob[a:b] for (_, a), (_, b) in zip(entries, entries[1:])]
+    texts = [blob[a:b] for (_, a), (_, b) in zip(entries, entries[1:], strict=False)]
     ids = {entries[i][0]: i for i in range(count)}
     ids |= dict(struct.iter_unpack("<HH", blob[12 + 6 * (count + 1) :][: 4 * aliases]))
-    return {
-        k: texts[i].decode() for k, i in ids.items() if not texts[i].startswith(b"\x1f\x8b")
-    }  # gzip: not text
+    # gzip: not text
+    return {k: texts[i].decode() for k, i in ids.items() if not texts[i].startswith(b"\x1f\x8b")}
 
 
 def clean(text):
-    """The visible words: tags stripped, white space folded, no space left before punctuation by a tag."""
+    """The visible words: tags stripped, white space folded, no space left before punctuation by a
+    tag."""
     return re.sub(r" ([.,;:!?])", r"\1", " ".join(re.sub(r"<[^>]*>", " ", text).split()))
 
 
@@ -59,13 +60,13 @@ def words(text):
 
 def usable(row):
     texts = list(row.values())
+    # plural forms and code; a plain $1 stays
+    # no two alike: none is untranslated
     return (
         all(len(t.split()) in TRAIN_WORDS and words(t) for t in texts)
-        and not any(
-            re.search(r"[{}\t]|%[sd\d]|\$\{", t) for t in texts
-        )  # plural forms and code; a plain $1 stays
+        and not any(re.search(r"[{}\t]|%[sd\d]|\$\{", t) for t in texts)
         and len({words(t) for t in texts}) == len(texts)
-    )  # no two alike: none is untranslated
+    )
 
 
 def main():
@@ -84,9 +85,8 @@ def main():
     messages = {code: read_pak(f"{folder}/{name}.pak") for code, name in LANGUAGES.items()}
     shared = sorted(set.intersection(*(set(m) for m in messages.values())))
     rows = [{code: clean(messages[code][i]) for code in LANGUAGES} for i in shared]
-    kept = list(
-        {words(row["en"]): row for row in rows if usable(row)}.values()
-    )  # one row per English wording
+    # one row per English wording
+    kept = list({words(row["en"]): row for row in rows if usable(row)}.values())
     print(f"{len(shared):,} messages in all of them, {len(kept):,} usable and distinct")
 
     random.Random(SEED).shuffle(kept)
@@ -108,7 +108,8 @@ def main():
 
     splits["train"] = [r for r in kept if not near(r)]
     print(
-        f"{len(kept) - len(held) - len(splits['train']):,} near-duplicates of dev and test rows dropped from train"
+        f"{len(kept) - len(held) - len(splits['train']):,} near-duplicates of dev and test rows "
+        "dropped from train"
     )
 
     for name, part in splits.items():

@@ -75,10 +75,7 @@ def named_direction(file: TranslationFile) -> Direction | None:
 
 
 def pair_rows(
-    file: TranslationFile,
-    left_out: Direction | None,
-    samples: Corpus,
-    blank: Counter,
+    file: TranslationFile, left_out: Direction | None, samples: Corpus, blank: Counter
 ) -> None:
     """Add the file's samples of every direction but `left_out`, and count those with a blank side.
     Raises InputError."""
@@ -109,10 +106,7 @@ def check_row(path: str, row: Row) -> None:
 
 
 def choose_directions(
-    samples: Corpus,
-    wanted: str,
-    supervised: list[Direction],
-    paths: list[str],
+    samples: Corpus, wanted: str, supervised: list[Direction], paths: list[str]
 ) -> list[Direction]:
     """The directions that `wanted` means. Raises InputError. A keyword may mean directions without
     samples, as long as there is one that has some."""

@@ -1,10 +1,12 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
@@ -42,7 +44,8 @@ def tiny(seed=0, kv_heads=2, tied=True, **changes):
 
 
 def script(name, *args, cwd=ROOT, processes=1, **how):
-    """A script as a user runs it; under torchrun, on a free port, where there are several processes."""
+    """A script as a user runs it; under torchrun, on a free port, where there are several
+    processes."""
     torchrun = (
         ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
         if processes > 1
@@ -78,3 +81,65 @@ def folder(tmp_path):
     save_model(tiny(), tmp_path / "model", BASE)
     (tmp_path / "train.tsv").write_text(TSV, encoding="utf-8")
     return tmp_path
+
+
+# A run, and the same run stopped
+
+RUN = [
+    "--data",
+    "train.tsv",
+    "--model",
+    "model",
+    "--pairs",
+    20,
+    "--batch-size",
+    8,
+    "--steps",
+    8,
+    "--lora-rank",
+    4,
+    "--device",
+    "cpu",
+    "--save-every",
+    2,
+    "--keep",
+    9,
+    "--lora-dropout",
+    0.1,
+]
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A finished run, `whole`, with its checkpoints."""
+    folder = tmp_path_factory.mktemp("resume")
+    save_model(tiny(), folder / "model", BASE)
+    (folder / "train.tsv").write_text(TSV, encoding="utf-8")
+    (folder / "dev.tsv").write_text("\n".join(TSV.split("\n")[:3]) + "\n", encoding="utf-8")
+    result = script("train.py", *RUN, "--out", "whole", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+@pytest.fixture
+def stopped(finished, tmp_path):
+    """The same run, stopped after its fifth step, with checkpoints after the second and the
+    fourth."""
+    for name in ("model", "train.tsv", "dev.tsv", "whole"):
+        os.symlink(finished / name, tmp_path / name)
+    shutil.copytree(finished / "whole", tmp_path / "run.partial")
+    for name in ("step-000006", "adapter_model.safetensors", "adapter_config.json"):
+        path = tmp_path / "run.partial" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    lines = (finished / "whole" / "log.jsonl").read_text().split("\n")
+    (tmp_path / "run.partial" / "log.jsonl").write_text("\n".join(lines[:5]) + "\n" + lines[5][:20])
+    return tmp_path
+
+
+def same(folder, a="whole", b="run"):
+    x, y = (load_file(folder / run / "adapter_model.safetensors") for run in (a, b))
+    return (
+        x.keys() == y.keys()
+        and all(torch.equal(x[k], y[k]) for k in x)
+        and ((folder / a / "log.jsonl").read_bytes() == (folder / b / "log.jsonl").read_bytes())
+    )

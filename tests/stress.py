@@ -1,9 +1,10 @@
-"""Kill train.py at random moments, many times, and compare what it ends with to an uninterrupted run.
+"""Kill train.py at random moments, many times, and compare what it ends with to a run in peace.
 
-    python tests/stress.py [--kills 10]    # so many SIGKILLs in each of the four settings; about four minutes
+    python tests/stress.py [--kills 10]    # SIGKILLs in each of the four settings; four minutes
 
-Every second kill waits until a checkpoint is being written. After each kill, every folder that bears a checkpoint's name
-must load whole; after the last, weights, moments and log must be those of the uninterrupted run, bit for bit.
+Every second kill waits until a checkpoint is being written. After each kill, every folder that
+bears a checkpoint's name must load whole; after the last, weights, moments and log must be those of
+the uninterrupted run, bit for bit.
 """
 
 import argparse
@@ -72,7 +73,8 @@ def start(folder, out, args):
 
 
 def torture(folder, name, args, kills, rng, steps=300):
-    """Run once in peace and once with `kills` kills; returns (kills, of them while a checkpoint was being written)."""
+    """Run once in peace and once with `kills` kills; returns (kills, of them while a checkpoint was
+    being written)."""
     args = [*args, "--steps", steps]
     peace, process = os.path.join(folder, f"{name}, peace"), start(folder, f"{name}, peace", args)
     said, _ = process.communicate()
@@ -104,9 +106,8 @@ def torture(folder, name, args, kills, rng, steps=300):
         assert process.returncode == -signal.SIGKILL, said
         done += 1
         amid += bool(glob.glob(os.path.join(glob.escape(partial), "step-*.*")))
-        for step in glob.glob(
-            os.path.join(glob.escape(partial), "step-??????")
-        ):  # whoever has the name is whole
+        # whoever has the name is whole
+        for step in glob.glob(os.path.join(glob.escape(partial), "step-??????")):
             load_model(step)
             assert read_json(os.path.join(step, "state.json"))["step"] == int(step[-6:])
             load_file(os.path.join(step, "optimizer.safetensors"))
@@ -147,8 +148,8 @@ if __name__ == "__main__":
     for name, args in SETTINGS.items():
         done, amid = torture(folder, name, args, s.kills, rng)
         print(
-            f"{name}: {done} kills, {amid} of them while a checkpoint was being written or removed; weights, moments and log "
-            "equal",
+            f"{name}: {done} kills, {amid} of them while a checkpoint was being written or "
+            "removed; weights, moments and log equal",
             flush=True,
         )
     shutil.rmtree(folder)

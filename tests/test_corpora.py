@@ -24,13 +24,13 @@ def pairs(corpus):
 
 def translation(name="translation", pretty=None):
     return json.dumps(
-        [{name: {"en": e, "it": i}, "id": 3} for e, i in zip(EN, IT)],
+        [{name: {"en": e, "it": i}, "id": 3} for e, i in zip(EN, IT, strict=True)],
         ensure_ascii=False,
         indent=pretty,
     )
 
 
-BOTH = {"en-it": list(zip(EN, IT)), "it-en": list(zip(IT, EN))}
+BOTH = {"en-it": list(zip(EN, IT, strict=True)), "it-en": list(zip(IT, EN, strict=True))}
 ALPACA = [
     {"instruction": f"Translate the following sentences from {a} to {b}.", "input": x, "output": y}
     for a, b, x, y in [
@@ -45,12 +45,12 @@ ALPACA = [
     "files, form, expected",
     [
         (
-            {"a.tsv": "en\tit\n" + "".join(f"{e}\t{i}\n" for e, i in zip(EN, IT))},
+            {"a.tsv": "en\tit\n" + "".join(f"{e}\t{i}\n" for e, i in zip(EN, IT, strict=True))},
             "multi-parallel TSV, 3 rows",
             BOTH,
         ),
         (
-            {"a.tsv": "en\tit\r\n" + "".join(f"{e}\t{i}\r\n" for e, i in zip(EN, IT))},
+            {"a.tsv": "en\tit\r\n" + "".join(f"{e}\t{i}\r\n" for e, i in zip(EN, IT, strict=True))},
             "multi-parallel TSV, 3 rows",
             BOTH,
         ),
@@ -105,9 +105,8 @@ def test_each_format_is_recognised_and_read_to_the_letter(
         f"  {d}: {len(found)} pairs\n" in said for d, found in expected.items()
     )
     if "B.cs" not in paths[-1]:
-        assert (
-            pairs(read_corpus(paths)[0]) == expected
-        )  # naming both sides of a pair, as a shell's * does, is naming it once
+        # naming both sides of a pair, as a shell's * does, is naming it once
+        assert pairs(read_corpus(paths)[0]) == expected
 
 
 def test_a_ref_can_be_chosen_by_naming_it(tmp_path):
@@ -193,7 +192,8 @@ def test_over_long_pairs_are_counted_aloud(capsys, tokenizer):
         (
             "e.tsv",
             b"",
-            "e.tsv, line 1: ''; expected JSON, a TSV whose first line is different language codes, or paired files",
+            "e.tsv, line 1: ''; expected JSON, a TSV whose first line is different language codes, "
+            "or paired files",
         ),
         ("e.txt", "just text\n", "e.txt, line 1: 'just text'; expected JSON, a TSV"),
         ("e.json", "[]", "--directions all: pairs found in .*e.json: none"),

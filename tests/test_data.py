@@ -1,3 +1,5 @@
+"""Prompts, twins, batches."""
+
 import doctest
 import random
 from collections import Counter
@@ -12,6 +14,8 @@ from plumbing.corpora import Sample, read_corpus
 from plumbing.errors import InputError
 
 FOUR = ["en", "it", "nl", "ro"]
+
+
 ENGLISH = [(s, t) for s in FOUR for t in FOUR if s != t and "en" in (s, t)]
 
 
@@ -26,15 +30,13 @@ def encoded(tmp_path, tokenizer):
     return tuning_set(corpus, tokenizer, 512, pairs=20, seed=1)
 
 
-# Prompts and supervision
-
-
 def test_the_prompt_is_the_papers(tokenizer):
     text = tokenizer.decode(prompt_of(tokenizer, ("it", "nl"), "Apri il file", 512)[0])
     assert text == (
-        "Below is an instruction that describes a task, paired with an input that provides further context. Write a response "
-        "that appropriately completes the request.\n\n### Instruction:\nTranslate the following sentences from Italian to "
-        "Dutch.\n\n### Input:\nApri il file\n\n### Response:"
+        "Below is an instruction that describes a task, paired with an input that provides further "
+        "context. Write a response that appropriately completes the request.\n\n### Instruction:\n"
+        "Translate the following sentences from Italian to Dutch.\n\n"
+        "### Input:\nApri il file\n\n### Response:"
     )
 
 
@@ -69,9 +71,8 @@ def test_prompt_and_response_are_tokenized_apart_and_eos_is_an_id(tokenizer):
     ((_, prompt, response),) = tuning_set({("en", "it"): [quoted]}, tokenizer, 512).samples
     assert prompt == tokenizer.bos + tokenizer.encode(write_prompt("alpaca", ("en", "it"), '"Hi"'))
     assert response == tokenizer.encode('"Ciao" </s>') + [tokenizer.eos]
-    assert (
-        response.count(tokenizer.eos) == 1 and tokenizer.decode(response) == '"Ciao" </s>'
-    )  # the text stays text
+    # the text stays text
+    assert response.count(tokenizer.eos) == 1 and tokenizer.decode(response) == '"Ciao" </s>'
 
 
 def test_truncation_cuts_the_source_and_never_the_response(tokenizer, capsys):
@@ -94,18 +95,14 @@ def test_truncation_cuts_the_source_and_never_the_response(tokenizer, capsys):
         tuning_set({("en", "it"): [short]}, tokenizer, 20)
 
 
-# Directions and conflicting instructions
-
-
 def test_directions_with_english_are_supervised_and_the_rest_is_zero_shot(tmp_path):
     path = write(tmp_path / "train.tsv", TSV)
     corpora = {name: read_corpus([path], name)[0] for name in ("all", "supervised", "zero-shot")}
     assert list(corpora["supervised"]) == ENGLISH and len(corpora["all"]) == 12
     assert set(corpora["zero-shot"]) == set(corpora["all"]) - set(ENGLISH)
     assert list(read_corpus([path], "it-nl,en-it")[0]) == [("it", "nl"), ("en", "it")]
-    tuned, supervised = read_corpus(
-        [path], "zero-shot", [("it", "nl"), ("nl", "it")]
-    )  # what a run was tuned on
+    # what a run was tuned on
+    tuned, supervised = read_corpus([path], "zero-shot", [("it", "nl"), ("nl", "it")])
     assert supervised == [("it", "nl"), ("nl", "it")] and len(tuned) == 10
     write(tmp_path / "no_english.tsv", "it\tnl\na\tb\n")
     with pytest.raises(
@@ -154,31 +151,10 @@ def test_frequent_instructions_are_drawn_more_often():
 def test_a_corpus_without_a_conflicting_instruction_is_refused(mode, counts):
     with pytest.raises(
         InputError,
-        match=f"no instruction in the tuning data conflicts with en-it \\(--conflict {mode}\\); add",
+        match="no instruction in the tuning data conflicts with en-it "
+        f"\\(--conflict {mode}\\); add",
     ):
         draw_conflict(("en", "it"), counts, mode, random.Random(0))
-
-
-# Batches
-
-
-def test_every_epoch_is_a_new_permutation_of_all_samples(encoded):
-    n = len(encoded.samples)
-    first, second = (
-        [
-            item[0]
-            for step in range(e * 4, e * 4 + 4)
-            for item in encoded.of_step(step, n // 4, 2 * n, seed=1)
-        ]
-        for e in (0, 1)
-    )
-    assert n % 4 == 0 and set(first) == set(second) and len(set(first)) == n and first != second
-    assert [i[0] for i in encoded.of_step(3, n // 4, 2 * n, seed=1)] == first[
-        -n // 4 :
-    ]  # whatever was asked before
-    assert (
-        len(encoded.of_step(1, n - 5, n + 3, seed=1)) == 8
-    )  # the last step is what is left, not a full batch
 
 
 def test_micro_batches_hold_each_item_once_within_the_budget_and_of_similar_length(encoded):
@@ -191,10 +167,9 @@ def test_micro_batches_hold_each_item_once_within_the_budget_and_of_similar_leng
     assert sorted(sum((b.lengths for b in batches), [])) == sorted(
         len(p) + len(r) for _, p, r in items
     )
-    assert all(max(a.lengths) <= min(b.lengths) for a, b in zip(batches, batches[1:]))
-    assert [len(b.lengths) for b in micro_batches(pairs, 1)[0]] == [
-        1
-    ] * 64  # a budget too small for one item
+    assert all(max(a.lengths) <= min(b.lengths) for a, b in zip(batches, batches[1:], strict=False))
+    # a budget too small for one item
+    assert [len(b.lengths) for b in micro_batches(pairs, 1)[0]] == [1] * 64
 
 
 def test_a_twin_has_the_same_input_and_response_under_another_instruction_drawn_anew(
@@ -206,7 +181,7 @@ def test_a_twin_has_the_same_input_and_response_under_another_instruction_drawn_
         ((batch,),) = micro_batches(pairs, 10**6)
         rows = [tokenizer.decode(row.tolist()) for row in batch.ids.split(batch.lengths)]
         positives, twins = rows[:8], rows[8:]
-        for positive, twin in zip(positives, twins):
+        for positive, twin in zip(positives, twins, strict=True):
             assert (
                 positive != twin and positive.split("### Input:")[1] == twin.split("### Input:")[1]
             )
@@ -222,7 +197,8 @@ def test_the_examples_in_the_docstrings_are_true():
 
 def test_a_pair_whose_twin_does_not_fit_has_none(tokenizer):
     corpus = {
-        (s, t): [Sample((s, t), "a", "b" * 40)] for s, t in [("en", "it"), ("nl", "ro"), ("ro", "en")]
+        (s, t): [Sample((s, t), "a", "b" * 40)]
+        for s, t in [("en", "it"), ("nl", "ro"), ("ro", "en")]
     }
     most = max(encoded.tokens for encoded in tuning_set(corpus, tokenizer, 512).samples)
     some = set()
@@ -233,6 +209,8 @@ def test_a_pair_whose_twin_does_not_fit_has_none(tokenizer):
         except InputError:
             break
         assert all(pair.twin is None or pair.twin.tokens <= room for pair in pairs)
-        assert all(pair.twin is None or pair.twin.response == pair.positive.response for pair in pairs)
+        assert all(
+            pair.twin is None or pair.twin.response == pair.positive.response for pair in pairs
+        )
         some |= {pair.twin is None for pair in pairs}
     assert False in some

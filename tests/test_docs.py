@@ -97,6 +97,5 @@ def test_imports_run_one_way(path):
     tree = ast.parse(open(os.path.join(ROOT, path), encoding="utf-8").read())
     assert imports(tree.body) <= LAW.get(path.removesuffix(".py"), {"plumbing"})
     inside = imports(ast.walk(tree)) - imports(tree.body)
-    assert inside == (
-        {"evaluate"} if path == "train.py" else set()
-    )  # --dev alone needs decoding and langid
+    # --dev alone needs decoding and langid
+    assert inside == ({"evaluate"} if path == "train.py" else set())

@@ -1,4 +1,4 @@
-"""A few thousand seeded truncations and byte flips: one sentence, or a load that is exactly what the bytes say."""
+"""Seeded truncations and byte flips: one sentence, or a load that is exactly what the bytes say."""
 
 import json
 import random
@@ -25,7 +25,8 @@ from plumbing.tokenizer import Tokenizer
 
 
 def damaged(blob, rng):
-    """A copy cut short, or with one to three bytes changed: a bit flipped, or another byte put there."""
+    """A copy cut short, or with one to three bytes changed: a bit flipped, or another byte put
+    there."""
     if rng.random() < 0.2:
         return blob[: rng.randrange(len(blob))]
     blob = bytearray(blob)
@@ -40,10 +41,8 @@ def damaged(blob, rng):
 
 
 def cases(path, n, act, seed=0, upto=None):
-    """Call act() on n damaged versions of the file (in its first `upto` bytes); returns what the loads gave.
-
-    Anything but InputError fails the test; so does a case of more than a minute.
-    """
+    """Call act() on n damaged versions of the file (in its first `upto` bytes); returns what the
+    loads gave. Anything but InputError fails the test; so does a case of more than a minute."""
     path, rng, loaded, refused = Path(path), random.Random(f"{path.name} {seed}"), [], 0
     whole = path.read_bytes()
 
@@ -61,9 +60,8 @@ def cases(path, n, act, seed=0, upto=None):
                 loaded.append(act())
             except InputError as error:
                 refused += 1
-                assert str(path.parent) in str(error) or path.parent.name in str(error), (
-                    error
-                )  # it names the place
+                # it names the place
+                assert str(path.parent) in str(error) or path.parent.name in str(error), error
                 assert len(str(error)) < 2000
             finally:
                 signal.alarm(0)
@@ -270,7 +268,8 @@ def test_damaged_data_is_refused_or_read_as_its_bytes_say(tmp_path, form, capsys
     ) if form == "paired" else None
 
     def independent():
-        """{language: text} of every row, by another route: whole-file JSON, or lines cut by hand."""
+        """{language: text} of every row, by another route: whole-file JSON, or lines cut by
+        hand."""
         text = path.read_bytes().decode("utf-8-sig")
         if form in ("json", "alpaca", "jsonl"):
             if form == "jsonl":  # one object after another
@@ -279,19 +278,24 @@ def test_damaged_data_is_refused_or_read_as_its_bytes_say(tmp_path, form, capsys
                 yield (
                     r["translation"]
                     if "translation" in r
-                    else dict(zip(named(r["instruction"]), (r["input"], r["output"])))
+                    else dict(zip(named(r["instruction"]), (r["input"], r["output"]), strict=False))
                 )
         elif form == "tsv":
             header, *lines = text.removesuffix("\n").split("\n")
             yield from (
                 dict(
-                    zip(header.removesuffix("\r").split("\t"), line.removesuffix("\r").split("\t"))
+                    zip(
+                        header.removesuffix("\r").split("\t"),
+                        line.removesuffix("\r").split("\t"),
+                        strict=False,
+                    )
                 )
                 for line in lines
             )
         else:
             yield from (
-                {"en": e, "it": i} for e, (_, i) in zip(text.removesuffix("\n").split("\n"), ROWS)
+                {"en": e, "it": i}
+                for e, (_, i) in zip(text.removesuffix("\n").split("\n"), ROWS, strict=False)
             )
 
     def named(instruction):  # in the order of the sentence

@@ -29,9 +29,8 @@ def test_unlikelihood_is_exact_and_its_gradient_alive_where_p_rounds_to_one(marg
     assert value.item() == pytest.approx(math.log1p(math.exp(margin)), rel=1e-6)
     p = 1 / (1 + math.exp(-margin))
     assert z.grad[0, 2].item() == pytest.approx(p, rel=1e-5)  # dL/dz_y = p
-    assert z.grad[0, [0, 1, 3, 4]].sum().item() == pytest.approx(
-        -p, rel=1e-5
-    )  # dL/dz_j = -p p_j / (1 - p)
+    # dL/dz_j = -p p_j / (1 - p)
+    assert z.grad[0, [0, 1, 3, 4]].sum().item() == pytest.approx(-p, rel=1e-5)
 
 
 @pytest.mark.parametrize("margin", [-40.0, 0.0, 20.0, 50.0])
@@ -52,9 +51,8 @@ def test_objective_with_alpha_zero_is_stage_one_and_alpha_weighs_the_unlikelihoo
     m, u = torch.tensor(12.0), torch.tensor(5.0)
     assert loss.language_aware(m, 4, u, 2, 0.0) == 3.0
     assert loss.language_aware(m, 4, u, 2, 0.5) == 3.0 + 0.5 * 2.5
-    assert (
-        loss.language_aware(m, 4, torch.tensor(0.0), 0, 0.5) == 3.0
-    )  # no twin: no division by zero
+    # no twin: no division by zero
+    assert loss.language_aware(m, 4, torch.tensor(0.0), 0, 0.5) == 3.0
 
 
 def test_no_tokens_give_zero_not_nan():

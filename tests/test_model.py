@@ -30,9 +30,8 @@ def test_norm_and_rotation_match_their_formulas():
         norm(x), norm.weight * x / (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt()
     )
     config = Config(10, 8, 8, 1, 1, rope_theta=100.0)
-    pairs = torch.complex(
-        *torch.randn(5, 1, 8).chunk(2, -1)
-    )  # a feature and its partner half a head away
+    # a feature and its partner half a head away
+    pairs = torch.complex(*torch.randn(5, 1, 8).chunk(2, -1))
     turned = rotate(torch.cat([pairs.real, pairs.imag], -1), rope_table(config, torch.arange(5)))
     angle = torch.arange(5)[:, None] * 100.0 ** (-torch.arange(4) / 4)
     expected = pairs[:, 0] * torch.polar(torch.ones(5, 4), angle)
@@ -94,9 +93,8 @@ def test_batched_greedy_decoding_equals_single_and_uncached():
         return ids[len(prompt) :]
 
     free = [uncached(p, eos=-1) for p in prompts]
-    eos = free[1][
-        4
-    ]  # a token that ends at least one row early: rows must leave the batch without a trace
+    # a token that ends at least one row early: rows must leave the batch without a trace
+    eos = free[1][4]
     expected = [uncached(p, eos) for p in prompts]
     assert len({len(e) for e in expected}) > 1
     assert greedy(model, prompts, {eos}, 12) == expected

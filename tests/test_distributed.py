@@ -1,11 +1,12 @@
-"""One global batch, however it is split: over micro-batches, and over processes under torchrun (gloo, on the CPU)."""
+"""One global batch, however it is split: over micro-batches, and over processes of torchrun."""
 
 import json
 import random
+import shutil
 
 import pytest
 import torch
-from conftest import BASE, ROOT, TSV, log, script, tiny, tuning_set
+from conftest import BASE, ROOT, RUN, TSV, log, same, script, tiny, tuning_set
 from safetensors.torch import load_file
 
 import loss
@@ -18,17 +19,10 @@ RAGGED = "\n".join(
     line.replace(" adesso", " adesso il file" * (i % 9)).replace(" acum", " acum" * (i % 7))
     for i, line in enumerate(TSV.split("\n"))
 )
-SPLITS = [
-    (1, 10**6),
-    (1, 900),
-    (1, 1),
-    (2, 10**6),
-    (2, 900),
-    (2, 1),
-    (4, 10**6),
-    (4, 900),
-    (4, 1),
-]  # processes, tokens
+
+
+# processes, tokens
+SPLITS = [(1, 10**6), (1, 900), (1, 1), (2, 10**6), (2, 900), (2, 1), (4, 10**6), (4, 900), (4, 1)]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +43,8 @@ def shares_of(place, tokenizer, world, tokens, twins, reduction):
 
 
 def gradient(place, shares, normalise):
-    """The gradient that the processes' shares add up to; normalise(batch, sums, all batches) is its loss."""
+    """The gradient that the processes' shares add up to; normalise(batch, sums, all batches) is its
+    loss."""
     model = load_model(place / "model")
     batches = [b for share in shares for b in share]
     for b in batches:
@@ -81,17 +76,15 @@ def test_the_gradient_is_the_same_for_every_split_and_a_mean_of_means_is_not(
     grads, counts = [], set()
     for world, tokens in SPLITS:
         shares = shares_of(place, tokenizer, world, tokens, twins, reduction)
-        assert (
-            len(shares) == world and len({len(share) for share in shares}) == 1
-        )  # FSDP: as many forwards on each
+        # FSDP: as many forwards on each
+        assert len(shares) == world and len({len(share) for share in shares}) == 1
         grads.append(gradient(place, shares, ours))
         counts.add(sum(len(share) for share in shares))
     assert len(counts) >= 5 and grads[0].abs().max() > 0.01
     for g in grads[1:]:
         assert (g - grads[0]).abs().max() < 1e-6
-    if (
-        reduction == "token"
-    ):  # the mistake that this test is for is larger than its tolerance by far
+    # the mistake that this test is for is larger than its tolerance by far
+    if reduction == "token":
         wrong = [
             gradient(place, shares_of(place, tokenizer, *split, twins, reduction), mean_of_means)
             for split in SPLITS[1:6:4]
@@ -112,7 +105,8 @@ def test_the_sentence_mean_weighs_every_sentence_alike(place, tokenizer):
 
 
 def first_gradient(run):
-    """AdamW's first moment after its first step is a tenth of the gradient: read it from the run's own checkpoint."""
+    """AdamW's first moment after its first step is a tenth of the gradient: read it from the run's
+    own checkpoint."""
     return {
         n: 10 * t
         for n, t in load_file(run / "step-000001" / "optimizer.safetensors").items()
@@ -121,6 +115,8 @@ def first_gradient(run):
 
 
 TWO = ["--stage", 2, "--init", "model", "--alpha", 0.3]
+
+
 CASES = {
     "stage 1, LoRA": ["--lora-rank", 4, "--lora-alpha", 8],
     "stage 1, full, sentence": ["--full", "--loss-reduction", "sentence"],
@@ -139,7 +135,8 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_processes_under_torchrun_take_the_same_steps_as_one(place, case):
-    """The gradient, the log and the trained weights of train.py, with 1, 2 and 4 processes that share out each batch."""
+    """The gradient, the log and the trained weights of train.py, with 1, 2 and 4 processes that
+    share out each batch."""
     args = [
         "--model",
         "model",
@@ -179,7 +176,7 @@ def test_processes_under_torchrun_take_the_same_steps_as_one(place, case):
         theirs = found[processes]
         assert gradients.keys() == theirs[0].keys() and weights.keys() == theirs[2].keys()
         assert max((gradients[n] - theirs[0][n]).abs().max() for n in gradients) < 1e-6
-        for mine, other in zip(rows, theirs[1]):
+        for mine, other in zip(rows, theirs[1], strict=True):
             assert mine.keys() == other.keys()
             assert all(mine[k] == (other[k] and pytest.approx(other[k], rel=1e-4)) for k in mine), (
                 mine,
@@ -211,10 +208,11 @@ def test_evaluation_shares_the_directions_out_and_reports_as_one(place):
         )
         assert result.returncode == 0, result.stderr
         report = json.load(open(place / "untied" / "eval-long" / "scores.json"))
+        # whoever cut it
         assert (
             "en-it: 1 over-long sources cut" in result.stdout
             and "en-ro: 1 over-long" in result.stdout
-        )  # whoever cut it
+        )
         reports.append(
             (
                 result.stdout[result.stdout.index("| direction") :],
@@ -247,7 +245,10 @@ from model import build_model
 from plumbing.distributed import shard
 from plumbing.errors import InputError
 from train import Settings
-atexit.register(lambda: print(*[Path(f).read_text() for f in glob.glob("/proc/self/task/*/comm")], file=sys.stderr))
+def threads():
+    names = [Path(f).read_text() for f in glob.glob("/proc/self/task/*/comm")]
+    print(*names, file=sys.stderr)
+atexit.register(threads)
 def main(s):
     model = build_model({model!r})
     shard([*model.model.layers, model], "cpu")
@@ -262,10 +263,30 @@ run_script(main, Settings)
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_python_does_not_end_while_threads_of_gloo_live(place, fails):
-    """Such a thread may let go of a tensor late; in a Python that is ending this aborts the process (seen once in CI)."""
+    """Such a thread may let go of a tensor late; in a Python that is ending this aborts the process
+    (seen once in CI)."""
     (place / "script.py").write_text(
         ENDING.format(root=ROOT, model=str(place / "model"), fails=fails)
     )
     result = script(place / "script.py", "--device", "cpu", processes=2)
     assert (result.returncode != 0) == fails and result.stdout == "as far as here\n", result.stderr
     assert "gloo" not in result.stderr and ("error: and no further" in result.stderr) == fails
+
+
+def test_several_processes_resume_each_others_checkpoints(stopped):
+    """A checkpoint holds whole tensors, so the number of processes may change on the way; dropout
+    masks then do too."""
+    still = ["--lora-dropout", 0, "--steps", 6]
+    for run, processes in (("whole2", 2), ("part", 1)):
+        result = script("train.py", *RUN, *still, "--out", run, cwd=stopped, processes=processes)
+        assert result.returncode == 0, result.stderr
+    for run, processes in (("again", 2), ("other", 1)):
+        shutil.copytree(stopped / "whole2", stopped / f"{run}.partial")
+        shutil.rmtree(stopped / f"{run}.partial" / "step-000004")
+        result = script(
+            "train.py", *RUN, *still, "--out", run, "--resume", cwd=stopped, processes=processes
+        )
+        assert result.returncode == 0 and "step-000002" in result.stdout, result.stderr
+    assert same(stopped, "whole2", "again")
+    a, b = (load_file(stopped / run / "adapter_model.safetensors") for run in ("part", "other"))
+    assert all(torch.allclose(a[k], b[k], atol=1e-4) for k in a)

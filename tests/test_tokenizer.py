@@ -1,4 +1,4 @@
-"""Real tokenizers, which PyPI packages ship: SentencePiece models of mistral-common, byte-level BPE of LLaMA-3 and Tekken."""
+"""Real tokenizers, which PyPI packages ship: SentencePiece, BPE of LLaMA-3 and Tekken."""
 
 import base64
 import json
@@ -14,17 +14,29 @@ from data import write_prompt
 from model import load_model
 from plumbing.errors import InputError
 from plumbing.folders import Config
-from plumbing.languages import LANGUAGES, TEMPLATES
+from plumbing.languages import TEMPLATES
 from plumbing.tokenizer import Tokenizer
 
 mistral_common = pytest.importorskip(
     "mistral_common", reason="needs mistral-common, which wants Python 3.11"
 )
+
+
 llama_models, tokenizers = pytest.importorskip("llama_models"), pytest.importorskip("tokenizers")
+
+
 transformers = pytest.importorskip("transformers")
+
+
 MISTRAL = Path(mistral_common.__file__).parent / "data"
+
+
 PIECES = sorted(p.name for p in MISTRAL.glob("*.model.v*") if not p.name.endswith("m1"))
+
+
 CONFIG = Config(200_000, 8, 8, 1, 1, eos_token_id=[128001, 128009])
+
+
 TEXTS = {  # the paper's twelve languages
     "en": "The file couldn't be opened: it's 90% damaged.",
     "it": "Perché il file è «danneggiato»? Non c'è più!",
@@ -39,6 +51,8 @@ TEXTS = {  # the paper's twelve languages
     "fr": "Où est l'œuvre ? Voilà : « çà et là », à 5 €.",
     "ko": "파일을 열 수 없습니다. 손상되었습니다!",
 }
+
+
 ODD = [
     "</s> <s>[INST] <|end_of_text|> <|begin_of_text|>",
     "  two  spaces\n\n\tand a tab ",
@@ -50,7 +64,8 @@ ODD = [
 
 
 def byte_bpe(tokens, pattern, specials):
-    """A tokenizers.Tokenizer of a tiktoken vocabulary, as the conversion of LLaMA-3 made its tokenizer.json."""
+    """A tokenizers.Tokenizer of a tiktoken vocabulary, as the conversion of LLaMA-3 made its
+    tokenizer.json."""
     from transformers.convert_slow_tokenizer import TikTokenConverter
 
     bpe = TikTokenConverter(
@@ -95,9 +110,8 @@ def tekken(tmp_path_factory):
     byte_bpe(folder / "tokens", raw["config"]["pattern"], ["<s>", "</s>"]).save(
         str(folder / "tokenizer.json")
     )
-    shift = raw["config"][
-        "default_num_special_tokens"
-    ]  # Tekken puts its special tokens first, the conversion last
+    # Tekken puts its special tokens first, the conversion last
+    shift = raw["config"]["default_num_special_tokens"]
     return (
         folder,
         lambda text: [i - shift for i in reference.encode(text, bos=False, eos=False)],
@@ -113,12 +127,10 @@ def test_sentencepiece_models_round_trip_the_papers_twelve_languages(tmp_path, n
     for text in [*TEXTS.values(), *ODD]:
         ids = tokenizer.encode(text)
         assert tokenizer.decode(ids) == text and not {tokenizer.eos, *tokenizer.bos} & set(ids)
-    assert (
-        tokenizer.bos == [1] and tokenizer.eos == 2
-    )  # transformers' default where no configuration says otherwise
-    assert (
-        tokenizer.decode([*tokenizer.encode("Hallo"), 2, 150_000]) == "Hallo"
-    )  # a token added to the model alone
+    # transformers' default where no configuration says otherwise
+    assert tokenizer.bos == [1] and tokenizer.eos == 2
+    # a token added to the model alone
+    assert tokenizer.decode([*tokenizer.encode("Hallo"), 2, 150_000]) == "Hallo"
 
 
 @pytest.mark.parametrize("which", ["llama3", "tekken"])
@@ -172,9 +184,8 @@ def test_bos_and_eos_are_what_the_folder_says_in_transformers_too(tmp_path, llam
     (tmp_path / "none" / "tokenizer_config.json").unlink()
     raw = json.loads((tmp_path / "none" / "tokenizer.json").read_text())
     (tmp_path / "none" / "tokenizer.json").write_text(json.dumps(raw | {"post_processor": None}))
-    bare = Tokenizer(
-        [str(tmp_path / "none")], CONFIG
-    )  # SmolLM2's way: no BOS; EOS from config.json
+    # SmolLM2's way: no BOS; EOS from config.json
+    bare = Tokenizer([str(tmp_path / "none")], CONFIG)
     assert (
         bare.bos == [] and bare.eos == 128001 and bare.encode("Hallo") == tokenizer.encode("Hallo")
     )
@@ -214,39 +225,6 @@ def test_cutting_never_leaves_half_a_character_and_always_ends(llama3):
     )
 
 
-def test_every_template_names_both_languages_and_holds_the_text_once():
-    assert set(TEMPLATES) == {"alpaca", "post-instruction", "alma", "ptl"} and set(
-        TEMPLATES["ptl"]
-    ) == set(TEXTS)
-    for source in TEXTS:
-        for target in set(TEXTS) - {source}:
-            for template in TEMPLATES:
-                prompt = write_prompt(template, (source, target), "{x} <text>")
-                assert (
-                    prompt.count("{x} <text>") == 1
-                    and "{source}" not in prompt
-                    and prompt == prompt.strip()
-                )
-                names = TEMPLATES["ptl"][target]["names"] if template == "ptl" else LANGUAGES
-                assert names[source] in prompt and names[target] in prompt
-    assert (
-        write_prompt("alma", ("de", "en"), "Hallo")
-        == "Translate this from German to English:\nGerman: Hallo\nEnglish:"
-    )
-    post = write_prompt("post-instruction", ("de", "en"), "Hallo")
-    assert post.index("Hallo") < post.index("from German to English") and post.endswith(
-        "### Response:"
-    )
-    assert write_prompt("ptl", ("it", "en"), "Ciao") == write_prompt("alpaca", ("it", "en"), "Ciao")
-    german = write_prompt("ptl", ("it", "de"), "Ciao")
-    assert (
-        "Übersetze die folgenden Sätze aus dem Italienischen ins Deutsche." in german
-        and german.endswith("### Antwort:")
-    )
-    with pytest.raises(InputError, match="--template ptl: no prompt for en-da; it has en it nl"):
-        write_prompt("ptl", ("en", "da"), "x")
-
-
 def test_a_missing_broken_or_foreign_tokenizer_is_named(tmp_path, monkeypatch):
     config = load_model(BASE).config
     with pytest.raises(InputError, match="no tokenizer.model and no tokenizer.json"):
@@ -278,6 +256,5 @@ def test_a_missing_broken_or_foreign_tokenizer_is_named(tmp_path, monkeypatch):
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(stated))
         with pytest.raises(InputError, match="tokenizer"):
             Tokenizer([str(tmp_path)], CONFIG)
-    assert (
-        Tokenizer([str(tmp_path / "none"), BASE], config).folder == BASE
-    )  # an adapter folder without one: its base's
+    # an adapter folder without one: its base's
+    assert Tokenizer([str(tmp_path / "none"), BASE], config).folder == BASE

@@ -1,0 +1,103 @@
+"""Adapters of PEFT in both directions: its logits are the oracle."""
+
+import json
+import os
+
+import pytest
+import torch
+from oracles import in_transformers, peft, peft_adapter, theirs_of
+
+from model import load_model, merge_lora, save_model
+from plumbing.errors import InputError
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"target_modules": ["q_proj", "v_proj"]},
+        {"use_rslora": True},
+        {"target_modules": r".*layers\.1\..*(up|k)_proj"},
+        {"rank_pattern": {"q_proj": 2, r"layers\.0\.mlp\.up_proj": 7}},
+        {"alpha_pattern": {"o_proj": 12, "model.layers.1.mlp.down_proj": 1}},
+        {"rank_pattern": {"v_proj": 8}, "alpha_pattern": {"v_proj": 3}, "use_rslora": True},
+        {"target_modules": "all-linear"},
+        {"target_modules": ["lm_head", "q_proj"]},
+        {"lora_dropout": 0.3},
+    ],
+    ids=lambda s: "+".join(s) or "plain",
+)
+@pytest.mark.parametrize("family", ["biases", "LLaMA-3.2-1B"])
+@torch.no_grad()
+def test_an_adapter_of_peft_computes_the_same_here_merged_and_back_in_peft(
+    tmp_path, family, settings
+):
+    theirs_of(family).save_pretrained(tmp_path / "base")
+    theirs, ids = (
+        peft_adapter(tmp_path / "base", tmp_path / "adapter", **settings),
+        torch.randint(97, (20,)),
+    )
+    expected = theirs(ids[None]).logits[0]
+    ours = load_model(tmp_path / "adapter").eval()
+    assert (ours(ids, [20]) - load_model(tmp_path / "base")(ids, [20])).abs().max() > 0.01
+    torch.testing.assert_close(ours(ids, [20]), expected, rtol=1e-5, atol=1e-5)
+    save_model(ours, tmp_path / "ours")
+    again = peft.PeftModel.from_pretrained(
+        in_transformers(tmp_path / "base"), tmp_path / "ours"
+    ).eval()
+    torch.testing.assert_close(again(ids[None]).logits[0], expected, rtol=1e-5, atol=1e-5)
+    merge_lora(ours)
+    torch.testing.assert_close(ours(ids, [20]), expected, rtol=1e-5, atol=1e-5)
+    save_model(ours, tmp_path / "merged")
+    torch.testing.assert_close(
+        in_transformers(tmp_path / "merged")(ids[None]).logits[0], expected, rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"use_dora": True}, "use_dora True is not supported"),
+        ({"lora_bias": True}, "lora_bias True is not supported"),
+        ({"modules_to_save": ["lm_head"]}, r"modules_to_save \['lm_head'\] is not supported"),
+        ({"bias": "all"}, "bias 'all' is not supported"),
+        ({"fan_in_fan_out": True}, "fan_in_fan_out True is not supported"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights 'pissa' is not supported"),
+        ({"layers_to_transform": [0]}, "layers_to_transform"),
+        ({"peft_type": "IA3"}, "peft_type 'IA3' is not supported"),
+        ({"peft_type": "absent"}, "peft_type None is not supported"),
+        ({"something_new": 3}, "something_new 3 is not supported"),
+        (
+            {"base_model_name_or_path": "haoranxu/ALMA-7B"},
+            "'haoranxu/ALMA-7B' is no folder here; name the folder with --model",
+        ),
+        ({"r": "absent"}, "missing 1 required positional argument: 'r'"),
+        ({"r": 0}, "= 0; expected a positive int"),
+        ({"r": 3}, r"lora_A.weight has shape \(4, ..\), expected \(3, ..\)"),
+        ({"lora_alpha": "8"}, "expected a positive float"),
+        ({"target_modules": ["q_proj"]}, "expected no such tensor"),
+        ({"target_modules": None}, "adapter_config.json: "),
+        ({"target_modules": "("}, "adapter_config.json: .*expected the settings of a LoRA adapter"),
+        ({"rank_pattern": ["q_proj"]}, "adapter_config.json: "),
+        ({"lora_dropout": 2.0}, "adapter_config.json: "),
+    ],
+)
+def test_an_adapter_that_would_be_computed_wrongly_is_refused_by_name(tmp_path, changes, said):
+    theirs_of("LLaMA-2-7B").save_pretrained(tmp_path / "base")
+    peft_adapter(tmp_path / "base", tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_config.json"
+    raw = {k: v for k, v in (json.loads(path.read_text()) | changes).items() if v != "absent"}
+    path.write_text(json.dumps(raw))
+    with pytest.raises(InputError, match=said):
+        load_model(tmp_path / "adapter")
+
+
+def test_an_adapter_moved_away_from_its_base_takes_the_base_by_name(tmp_path):
+    theirs_of("LLaMA-2-7B").save_pretrained(tmp_path / "base")
+    peft_adapter(tmp_path / "base", tmp_path / "adapter")
+    expected = load_model(tmp_path / "adapter").state_dict()
+    os.rename(tmp_path / "base", tmp_path / "moved")
+    with pytest.raises(InputError, match="is no folder here"):
+        load_model(tmp_path / "adapter")
+    found = load_model(tmp_path / "adapter", base=str(tmp_path / "moved")).state_dict()
+    assert all(torch.equal(found[k], expected[k]) for k in expected)

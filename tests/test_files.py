@@ -1,0 +1,60 @@
+"""JSON, lines, and folders that appear whole or not at all."""
+
+import os
+
+import pytest
+
+from plumbing.errors import InputError
+from plumbing.files import (
+    publish_folder,
+    read_json,
+    read_lines,
+    remove_folder,
+    write_json,
+    write_lines,
+)
+
+
+def test_json_comes_back_as_it_was_written(tmp_path):
+    value = {"name": "è\u2028", "list": [1, 2.5, None], "deep": {"a": True}}
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json") == value
+    assert (tmp_path / "a.json").read_bytes().endswith(b"\n")
+
+
+@pytest.mark.parametrize(
+    "data, said",
+    [
+        (b"[1]", "a list; expected a JSON object"),
+        (b"null", "a nonetype; expected|a NoneType; expected"),
+        (b"{", "expecting property name"),
+        (b"\xff", "can't decode byte"),
+        (b"[" * 100_000, "recursion"),
+        (None, "no such file or directory; expected a JSON object"),
+    ],
+)
+def test_what_is_no_json_object_is_one_sentence_that_names_the_file(tmp_path, data, said):
+    if data is not None:
+        (tmp_path / "a.json").write_bytes(data)
+    with pytest.raises(InputError, match=f"a.json: .*{said}") as error:
+        read_json(tmp_path / "a.json")
+    assert "\n" not in str(error.value)
+
+
+def test_only_a_newline_ends_a_line(tmp_path):
+    lines = ["a\u2028b", "c\x85d", "", "e\x0cf"]
+    write_lines(tmp_path / "a.txt", lines)
+    assert read_lines(tmp_path / "a.txt") == lines
+    (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbf" + "a\r\nb\u2028\r\nc".encode())
+    assert read_lines(tmp_path / "b.txt") == ["a", "b\u2028", "c"]
+
+
+def test_a_published_folder_replaces_the_one_before_it(tmp_path):
+    for name, text in [("out", "old"), ("out.partial", "new")]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(text)
+    publish_folder(str(tmp_path / "out.partial"), str(tmp_path / "out"))
+    assert os.listdir(tmp_path) == ["out"] and (tmp_path / "out" / "file").read_text() == "new"
+    remove_folder(str(tmp_path / "out"))
+    remove_folder(str(tmp_path / "out"))  # what is not there is no error
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,68 @@
+"""How far a run is, as state.json tells it."""
+
+import json
+
+import pytest
+
+from plumbing.adapters import LoraSettings
+from plumbing.errors import InputError
+from plumbing.progress import Best, Checkpoint, Progress
+
+LORA = LoraSettings(4, 8.0, ["q_proj"])
+
+
+def begun(best_by="mle"):
+    progress = Progress.resume(None, LORA, best_by)
+    for updated in (True, False, True):
+        progress.advance(tokens=10, updated=updated)
+    progress.compare({"dev_mle": 2.0, "dev_otr": 50.0}, best_by)
+    return progress
+
+
+def test_a_skipped_update_is_a_step_but_no_update():
+    progress = begun()
+    assert (progress.step, progress.updates, progress.seen) == (3, 2, 30)
+
+
+def test_progress_comes_back_from_its_state():
+    state = json.loads(json.dumps(begun().to_state()))
+    assert Progress.resume(Checkpoint("run", state), LORA, "mle") == begun()
+
+
+def test_a_state_of_the_version_before_is_read():
+    state = {
+        "lora": None,
+        "step": 4,
+        "updates": 4,
+        "seen": 99,
+        "best": [1e30, 1e30, 0],
+        "scaler": {},
+    }
+    assert Progress.resume(Checkpoint("run", state), None, "otr") == Progress(
+        None, 4, 4, 99, Best()
+    )
+    state["best"] = [0, 1.5, 2]  # which it noted without --best too
+    assert Progress.resume(Checkpoint("run", state), None, "") == Progress(None, 4, 4, 99, Best())
+
+
+def test_an_adapter_with_other_settings_than_the_run_had_is_damaged():
+    state = begun().to_state()
+    with pytest.raises(InputError, match="^run/adapter_config.json: damaged; delete run$"):
+        Progress.resume(Checkpoint("run", state), LoraSettings(4, 9.0, ["q_proj"]), "")
+
+
+def test_the_best_is_the_lowest_figure_and_of_equal_ones_the_lower_loss():
+    progress = Progress(None)
+    for otr, mle in [(50, 2.0), (10, 3.0), (10, 2.5), (10, 2.7)]:
+        progress.advance(1, True)
+        progress.compare({"dev_otr": otr, "dev_mle": mle}, "otr")
+    assert progress.best == Best(10, 2.5, 3)
+    progress = Progress(None)
+    for otr, mle in [(50, 2.0), (10, 3.0)]:
+        progress.advance(1, True)
+        progress.compare({"dev_otr": otr, "dev_mle": mle}, "mle")
+    assert progress.best.step == 1
+
+
+def test_without_a_figure_to_choose_by_there_is_no_best():
+    assert begun(best_by="").best == Best() and Best().step == 0
