@@ -1,4 +1,5 @@
 # make demo: stage 1, control, stage 2 and the table, on the embedded demo.   make test: the tests.
+# make lint: the format and the checks of ruff.toml.
 # make stress: kill training forty times and compare what --resume makes of it.
 PYTHON ?= python3
 PY = .venv/bin/python
@@ -17,6 +18,10 @@ demo: .venv/run
 test: .venv/test
 	$(PY) -m pytest -q -rs tests
 
+lint: .venv/test
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+
 stress: .venv/test
 	$(PY) tests/stress.py
 
@@ -32,4 +37,4 @@ stress: .venv/test
 clean:
 	rm -rf .venv runs demo/base/eval-*
 
-.PHONY: demo test stress clean
+.PHONY: demo test lint stress clean

@@ -4,8 +4,8 @@ Everything random is a pure function of the seed and the step, so a step's sampl
 conflicting instructions are the same however the run got there.
 """
 
-import random
 from collections import Counter
+from random import Random
 from typing import NamedTuple
 
 import torch
@@ -53,7 +53,7 @@ def write_prompt(template: str, direction: Direction, source: str) -> str:
     return "\n".join(lines).format(source=source_name, target=target_name, input=source)
 
 
-def draw_conflict(direction: Direction, instructions: dict, mode: str, rng) -> Direction:
+def draw_conflict(direction: Direction, instructions: dict, mode: str, rng: Random) -> Direction:
     """The instruction I~ != I of a conflicting sample (paper, section 3), drawn at random from
     those of the tuning set, {direction: number of samples}: frequent ones more often, as from the
     data itself. mode "any" is the paper's I~ != I, which may keep the target language (it->en under
@@ -137,7 +137,7 @@ class TuningSet:
         drawn = []
         for direction, samples in corpus.items():
             shuffled = samples[:]
-            random.Random(f"{seed} {direction}").shuffle(shuffled)
+            Random(f"{seed} {direction}").shuffle(shuffled)
             drawn += shuffled[: pairs or None]
         self.samples = self._encode(drawn)
         self.instructions = Counter(encoded.sample.direction for encoded in self.samples)
@@ -173,7 +173,7 @@ class TuningSet:
             return [TwinPair(positive, None) for positive in ordered]
         return [TwinPair(positive, self._twin(positive, conflict, rng)) for positive in ordered]
 
-    def _twin(self, positive: EncodedSample, conflict: str, rng: random.Random):
+    def _twin(self, positive: EncodedSample, conflict: str, rng: Random):
         """The conflicting twin of a sample, or None where its prompt does not fit."""
         wrong = draw_conflict(positive.sample.direction, self.instructions, conflict, rng)
         room = self.max_length - len(positive.response)

@@ -90,7 +90,7 @@ class StepResult(NamedTuple):
     exploded: list[Batch]  # those to blame where something is not finite; then nothing is updated
 
 
-def train_step(model, shares, optimizer: Optimizer, s: Settings, alpha: float) -> StepResult:
+def train_step(model, shares: list, optimizer: Optimizer, s: Settings, alpha: float) -> StepResult:
     """One update from one global batch; shares[rank] are the micro-batches of a process. The
     response tokens of the whole batch are counted first: any split gives the same gradient."""
     batches = [batch for share in shares for batch in share]

@@ -38,7 +38,7 @@ def test_a_default_of_the_stage_holds_only_where_nothing_was_said():
 
 
 @pytest.mark.parametrize(
-    "argv", [["--rat", "1"], ["--stage", "3"], ["--rate", "x"], ["--names"], ["--dry", "yes"]]
+    "argv", [["--rats", "1"], ["--stage", "3"], ["--rate", "x"], ["--names"], ["--dry", "yes"]]
 )
 def test_an_unknown_flag_a_wrong_type_and_a_wrong_choice_end_the_script(argv, capsys):
     with pytest.raises(SystemExit) as end:

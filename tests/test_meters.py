@@ -6,6 +6,8 @@ import pytest
 import torch
 from conftest import log, script
 
+from plumbing.meters import LOGS, Logs, SpeedMeter, brief
+
 
 def test_a_run_folder_tells_its_story(finished):
     settings = json.load(open(finished / "whole" / "settings.json"))
@@ -44,3 +46,38 @@ def test_tensorboard_shows_what_the_logs_say(finished):
     assert {"tokens_per_s", "lr", "grad_norm"} <= {*events.Tags()["scalars"]}
     result = script("experiments/to_tensorboard.py", finished)
     assert result.returncode == 1 and "log.jsonl: no such file" in result.stderr
+
+
+def test_a_number_that_is_not_finite_is_null_in_the_logs(tmp_path):
+    logs = Logs(str(tmp_path))
+    logs.write({"step": 1, "grad_norm": float("inf"), "ul": None, "mle": 0.5}, {"step": 1})
+    assert log(tmp_path) == [{"step": 1, "grad_norm": None, "ul": None, "mle": 0.5}]
+
+
+def test_logs_go_on_from_those_of_a_checkpoint(tmp_path):
+    for name in LOGS:
+        (tmp_path / name).write_text('{"step": 1}\n{"step": 2}\n')  # of the run that was stopped
+        (tmp_path / "step-000001").mkdir(exist_ok=True)
+        (tmp_path / "step-000001" / name).write_text('{"step": 1}\n')
+    Logs(str(tmp_path), str(tmp_path / "step-000001")).write({"step": 2, "mle": 1}, {"step": 2})
+    assert log(tmp_path) == [{"step": 1}, {"step": 2, "mle": 1}]
+
+
+def test_flops_are_four_a_token_and_parameter_with_lora_six_without_and_the_head_apart():
+    body, head = torch.nn.Linear(10, 10, bias=False), torch.nn.Linear(10, 30, bias=False)
+    for full, flops in [(False, 4), (True, 6)]:
+        meter = SpeedMeter(body, head, full, "cpu")
+        assert meter.stop(1, tokens=50, responses=20)["mfu"] is None  # no GPU of a known peak
+        meter.peak = 1e9
+        row = meter.stop(1, tokens=50, responses=20)
+        work = flops * (100 * 50 + 300 * 20)
+        assert row["mfu"] == pytest.approx(work / row["seconds"] / 1e9)
+        assert row["tokens_per_s"] == pytest.approx(50 / row["seconds"])
+
+
+def test_the_bar_shows_the_unlikelihood_only_where_there_is_one():
+    assert (
+        brief({"mle": 1.23456, "ul": None}, {"tokens_per_s": 1234.5}) == "mle 1.235, 1,234 tokens/s"
+    )
+    said = brief({"mle": 1.0, "ul": 0.25}, {"tokens_per_s": 10})
+    assert said == "mle 1.000, ul 0.250, 10 tokens/s"

@@ -1,6 +1,9 @@
 """Language identification."""
 
-from plumbing.metrics import identifier
+import pytest
+
+from plumbing.errors import InputError
+from plumbing.metrics import bleu_metric, checked_identifier, identifier
 
 IDENTIFY = identifier(["de", "en", "fr", "it", "nl", "ro", "zh"])
 
@@ -21,3 +24,25 @@ def test_langid_names_a_candidate_and_empty_text_has_no_language():
     # the candidate set restricts, and one set does not leak into another
     assert only(TEXT["en"]) in ("fr", "nl")
     assert IDENTIFY(TEXT["en"]) == "en"
+
+
+def test_candidates_are_checked_before_any_work():
+    directions = [("it", "nl"), ("nl", "it")]
+    assert checked_identifier("en,it,nl", directions)(TEXT["nl"]) == "nl"
+    for candidates, said in [
+        ("it,nl", "--candidates it,nl: expected .* and at least one more"),
+        ("en,it", "--candidates en,it: expected"),
+        ("it,nl,qq", "--candidates: langid has no qq, but"),
+    ]:
+        with pytest.raises(InputError, match=said):
+            checked_identifier(candidates, directions)
+
+
+def test_bleu_cuts_words_as_the_target_language_wants():
+    assert "tok:13a" in str(signature("it")) and "tok:zh" in str(signature("zh"))
+
+
+def signature(target):
+    metric = bleu_metric(target)
+    metric.corpus_score(["a b c d e"], [["a b c d e"]])
+    return metric.get_signature()

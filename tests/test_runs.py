@@ -231,3 +231,13 @@ def test_a_model_without_a_run_takes_no_settings_from_the_current_folder(folder,
     monkeypatch.chdir(folder)
     assert read_setting(Settings(stage=1).init, "template", "alpaca") == "alpaca"
     assert read_setting(Settings(stage=1, init=str(folder)).init, "template", "alpaca") == "alma"
+
+
+def test_dev_without_best_keeps_no_more_checkpoints_than_keep_says(finished, tmp_path):
+    """At this rate the loss of --dev rises: its lowest is at an early checkpoint, which must go."""
+    args = ["--out", tmp_path / "run", "--dev", "dev.tsv", "--lr", 0.3, "--keep", 1]
+    result = script("train.py", *RUN, *args, cwd=finished)
+    assert result.returncode == 0, result.stderr
+    losses = {row["step"]: row["dev_mle"] for row in log(tmp_path / "run") if "dev_mle" in row}
+    assert min(losses, key=losses.get) < 6
+    assert [p.name for p in (tmp_path / "run").glob("step-*")] == ["step-000006"]
