@@ -16,6 +16,12 @@ import model
 import train
 
 README = open(os.path.join(ROOT, "README.md"), encoding="utf-8").read()
+PAGES = sorted(os.listdir(os.path.join(ROOT, "docs")))
+TEXT = README + "".join(
+    open(os.path.join(ROOT, "docs", page), encoding="utf-8").read()
+    for page in PAGES
+    if page.endswith(".md")
+)
 FILES = {
     "model.py": model,
     "data.py": data,
@@ -76,7 +82,7 @@ def test_every_flag_in_the_readme_exists(name):
     known = subprocess.run(
         [sys.executable, os.path.join(ROOT, name), "-h"], capture_output=True, text=True
     ).stdout
-    commands = re.findall(rf"python {name}((?:[^\n`\\]|\\\n)*)", README)
+    commands = re.findall(rf"python {name}((?:[^\n`\\]|\\\n)*)", TEXT)
     flags = {flag for command in commands for flag in re.findall(r"--[a-z-]+", command)}
     assert flags and all(flag in known for flag in flags)
 
@@ -84,7 +90,7 @@ def test_every_flag_in_the_readme_exists(name):
 def test_make_targets_in_the_readme_exist():
     makefile = open(os.path.join(ROOT, "Makefile")).read()
     targets = set(
-        re.findall(r"\bmake (\w+)", "".join(re.findall(r"`[^`]*`|```.*?```", README, re.S)))
+        re.findall(r"\bmake (\w+)", "".join(re.findall(r"`[^`]*`|```.*?```", TEXT, re.S)))
     )
     assert {"demo", "test"} <= targets and all(
         re.search(rf"^{t}:", makefile, re.M) for t in targets
@@ -114,3 +120,14 @@ def test_imports_run_one_way(path):
     inside = imports(ast.walk(tree)) - imports(tree.body)
     # --dev alone needs decoding and langid
     assert inside == ({"evaluate"} if path == "train.py" else set())
+
+
+def test_every_page_and_file_that_is_linked_exists():
+    folders = {"README.md": ROOT} | {f"docs/{page}": os.path.join(ROOT, "docs") for page in PAGES}
+    for path, folder in folders.items():
+        text = open(os.path.join(ROOT, path), encoding="utf-8").read()
+        for target in re.findall(r"\]\(([^)#]+)\)", text):
+            if not target.startswith("https://"):
+                assert os.path.exists(os.path.join(folder, target)), (path, target)
+    named = re.findall(r"`(tests/\w+\.py|plumbing/\w+\.py|experiments/\w+\.py)`", TEXT)
+    assert named and all(os.path.exists(os.path.join(ROOT, path)) for path in named)
