@@ -70,8 +70,8 @@ def read_corpus(
 
 def named_direction(file: TranslationFile) -> Direction | None:
     """The direction in the name of a file, if there is one."""
-    found = re.search(r"([a-z]{2})-([a-z]{2})(?![a-z])", os.path.basename(file.paths[0]))
-    return found.groups() if found else None
+    match = re.search(r"([a-z]{2})-([a-z]{2})(?![a-z])", os.path.basename(file.paths[0]))
+    return match.groups() if match else None
 
 
 def pair_rows(
@@ -121,7 +121,7 @@ def choose_directions(
     else:
         chosen = [tuple(pair.split("-")) for pair in wanted.split(",")]
         there = all(samples.get(pair) for pair in chosen)
-    counts = ", ".join(f"{s}-{t} {len(found):,}" for (s, t), found in samples.items())
+    counts = ", ".join(f"{s}-{t} {len(pairs):,}" for (s, t), pairs in samples.items())
     files = " ".join(map(str, paths))
     require(there, f"--directions {wanted}: pairs found in {files}: {counts or 'none'}")
     return chosen

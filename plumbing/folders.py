@@ -85,13 +85,13 @@ class Config:
         require_supported(path, "model_type", raw.get("model_type"), list(ARCHITECTURES))
         require_supported(path, "hidden_act", raw.get("hidden_act", "silu"), ["silu"])
         require_supported(path, "quantization_config", raw.get("quantization_config"), [None])
-        stated = raw | {"sliding_window": None}  # LLaMA has none
+        in_file = raw | {"sliding_window": None}  # LLaMA has none
         if raw["model_type"] == "mistral":
-            stated = MISTRAL | raw
+            in_file = MISTRAL | raw
         eos = raw.get("eos_token_id", 2)
         if not isinstance(eos, list):
             eos = [] if eos is None else [eos]
-        known = {f.name: stated[f.name] for f in fields(cls) if f.name in stated}
+        known = {f.name: in_file[f.name] for f in fields(cls) if f.name in in_file}
         known |= read_rope(path, raw) | {"eos_token_id": eos, "rest": raw}
         try:
             return cls(**known)

@@ -24,8 +24,8 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
 
 class Optimizer:
     """The update of a model's trainable parameters. parameters: as model.named_parameters() gives
-    them. updates: how many there were. Moments and scale are a checkpoint's, or those of the
-    beginning; the moments are there before the first step, so that every checkpoint has them."""
+    them. Moments, scale and the number of updates are a checkpoint's, or those of the beginning;
+    the moments are there before the first step, so that every checkpoint has them."""
 
     def __init__(
         self,

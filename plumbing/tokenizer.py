@@ -22,13 +22,13 @@ class Tokenizer:
         sentence = "no tokenizer.model and no tokenizer.json; expected the model's tokenizer"
         require(path, f"{folders[0]}: {sentence}")
         self.folder = os.path.dirname(path)
-        stated_path = os.path.join(self.folder, "tokenizer_config.json")
-        stated = read_json(stated_path) if os.path.exists(stated_path) else {}
+        config_path = os.path.join(self.folder, "tokenizer_config.json")
+        tokenizer_config = read_json(config_path) if os.path.exists(config_path) else {}
         try:
             if path.endswith(".model"):
-                self._load_sentencepiece(path, stated)
+                self._load_sentencepiece(path, tokenizer_config)
             else:
-                self._load_tokenizers(path, stated, config.eos_token_id)
+                self._load_tokenizers(path, tokenizer_config, config.eos_token_id)
         except Exception as error:  # both libraries raise bare Exceptions
             found = " ".join(str(error).split())[:200]
             hint = "copy it and tokenizer_config.json again"
@@ -42,18 +42,21 @@ class Tokenizer:
             f"model with a vocabulary of {config.vocab_size:,}",
         )
 
-    def _load_sentencepiece(self, path: str, stated: dict) -> None:
+    def _load_sentencepiece(self, path: str, tokenizer_config: dict) -> None:
         pieces = sentencepiece.SentencePieceProcessor(model_file=path)
         self.size, self.encode = pieces.vocab_size(), pieces.encode
         # A token that was added to the model alone has no text.
         self.decode = lambda ids: pieces.decode([i for i in ids if i < self.size])
-        ids = {t["content"]: int(i) for i, t in stated.get("added_tokens_decoder", {}).items()}
+        ids = {
+            t["content"]: int(i)
+            for i, t in tokenizer_config.get("added_tokens_decoder", {}).items()
+        }
         ids |= {pieces.id_to_piece(i): i for i in range(self.size)}
-        bos = ids.get(token_text(stated, "bos_token"), pieces.bos_id())
-        self.bos = [bos] if stated.get("add_bos_token", True) else []
-        self.eos = ids.get(token_text(stated, "eos_token"), pieces.eos_id())
+        bos = ids.get(token_text(tokenizer_config, "bos_token"), pieces.bos_id())
+        self.bos = [bos] if tokenizer_config.get("add_bos_token", True) else []
+        self.eos = ids.get(token_text(tokenizer_config, "eos_token"), pieces.eos_id())
 
-    def _load_tokenizers(self, path: str, stated: dict, eos_token_id: list[int]) -> None:
+    def _load_tokenizers(self, path: str, tokenizer_config: dict, eos_token_id: list[int]) -> None:
         import tokenizers  # optional: only for a folder without tokenizer.model
 
         bpe = tokenizers.Tokenizer.from_file(path)
@@ -65,11 +68,11 @@ class Tokenizer:
         self.decode = bpe.decode
         framed = bpe.encode("a").ids  # as the file's post-processor frames a text
         self.bos = framed[: framed.index(self.encode("a")[0])]
-        eos = token_text(stated, "eos_token")
+        eos = token_text(tokenizer_config, "eos_token")
         self.eos = bpe.token_to_id(eos) if eos else (eos_token_id or [-1])[0]
 
 
-def token_text(stated: dict, name: str) -> str | None:
+def token_text(tokenizer_config: dict, name: str) -> str | None:
     """The text of a special token in tokenizer_config.json, which may be an object."""
-    token = stated.get(name)
+    token = tokenizer_config.get(name)
     return token["content"] if isinstance(token, dict) else token

@@ -269,7 +269,10 @@ def test_python_does_not_end_while_threads_of_gloo_live(place, fails):
         ENDING.format(root=ROOT, model=str(place / "model"), fails=fails)
     )
     result = script(place / "script.py", "--device", "cpu", processes=2)
-    assert (result.returncode != 0) == fails and result.stdout == "as far as here\n", result.stderr
+    assert (result.returncode != 0) == fails, result.stderr
+    # Older versions of gloo speak there too.
+    said = [line for line in result.stdout.splitlines() if "peer ranks" not in line]
+    assert said == ["as far as here"], result.stdout
     assert "gloo" not in result.stderr and ("error: and no further" in result.stderr) == fails
 
 

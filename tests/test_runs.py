@@ -11,7 +11,8 @@ import stress
 from conftest import RUN, TSV, log, same, script
 
 from plumbing.files import write_json
-from plumbing.runs import read_setting
+from plumbing.progress import Progress
+from plumbing.runs import Run, read_setting
 from train import Settings
 
 
@@ -233,11 +234,25 @@ def test_a_model_without_a_run_takes_no_settings_from_the_current_folder(folder,
     assert read_setting(Settings(stage=1, init=str(folder)).init, "template", "alpaca") == "alma"
 
 
-def test_dev_without_best_keeps_no_more_checkpoints_than_keep_says(finished, tmp_path):
-    """At this rate the loss of --dev rises: its lowest is at an early checkpoint, which must go."""
-    args = ["--out", tmp_path / "run", "--dev", "dev.tsv", "--lr", 0.3, "--keep", 1]
-    result = script("train.py", *RUN, *args, cwd=finished)
-    assert result.returncode == 0, result.stderr
-    losses = {row["step"]: row["dev_mle"] for row in log(tmp_path / "run") if "dev_mle" in row}
-    assert min(losses, key=losses.get) < 6
-    assert [p.name for p in (tmp_path / "run").glob("step-*")] == ["step-000006"]
+class Unmoved:
+    """Stands in for an optimizer."""
+
+    moments = {"a": torch.zeros(2)}
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+
+
+@pytest.mark.parametrize("best_by, kept", [("", [3]), ("mle", [1, 3]), ("otr", [2, 3])])
+def test_only_the_newest_checkpoints_stay_and_the_best_where_one_is_asked_for(
+    tmp_path, best_by, kept
+):
+    """--dev without --best once kept one more than --keep says."""
+    run = Run(str(tmp_path / "run"), keep=1)
+    run.begin({"seed": 1}, None, lambda folder: os.makedirs(folder, exist_ok=True), Unmoved)
+    progress = Progress(None)
+    for otr, mle in [(50.0, 1.0), (10.0, 2.0), (20.0, 3.0)]:
+        progress.advance(1, True)
+        progress.compare({"dev_otr": otr, "dev_mle": mle}, best_by)
+        run.logs.write({"step": progress.step}, {"step": progress.step})
+        run.save(progress)
+    assert run.checkpoints() == [run.step_folder(step) for step in kept]
+    assert log(tmp_path / "run.partial" / "step-000003") == [{"step": n} for n in (1, 2, 3)]
