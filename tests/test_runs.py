@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 import stress
+import torch
 from conftest import RUN, TSV, log, same, script
 
 from plumbing.files import write_json
