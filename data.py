@@ -1,7 +1,7 @@
 """From samples to batches: prompts, encoded samples, conflicting twins, micro-batches.
 
-Everything random is a pure function of the seed and the step, so a step's samples and its
-conflicting instructions are the same however the run got there.
+What is random here follows the seed, or a generator that train.py makes of the seed and the step:
+a step's samples and conflicting instructions are the same however the run got there.
 """
 
 from collections import Counter
@@ -21,6 +21,18 @@ from plumbing.tokenizer import Tokenizer
 CONFLICTS, REDUCTIONS = ["any", "target"], ["token", "sentence"]
 
 
+def write_prompt(template: str, direction: Direction, source: str) -> str:
+    """The prompt as text; a response follows its last character, then EOS. A template in several
+    languages (ptl) speaks the target's and has its own names of the others. Raises InputError."""
+    names, lines = LANGUAGES, TEMPLATES.get(template, {})
+    if isinstance(lines, dict):
+        sentence = f"no prompt for {'-'.join(direction)}; it has {' '.join(lines)}"
+        require({*direction} <= {*lines}, f"--template {template}: {sentence}")
+        names, lines = lines[direction[1]]["names"], lines[direction[1]]["prompt"]
+    source_name, target_name = (names[code] for code in direction)
+    return "\n".join(lines).format(source=source_name, target=target_name, input=source)
+
+
 class Prompter(NamedTuple):
     """Prompts of one template in prompts.json, for training and for decoding alike."""
 
@@ -36,21 +48,9 @@ class Prompter(NamedTuple):
             ids = self.tokenizer.bos + self.tokenizer.encode(text)
             if len(ids) <= room or not kept:
                 break
-            shorter = self.tokenizer.decode(self.tokenizer.encode(kept)[: room - len(ids)])
-            kept = shorter.rstrip("\ufffd")[: len(kept) - 1]  # without half a character
+            shorter = self.tokenizer.decode(self.tokenizer.encode(kept)[: -(len(ids) - room)])
+            kept = shorter.rstrip("\ufffd")[: len(kept) - 1]  # no half character; always shorter
         return (ids if len(ids) <= room else None), kept != source
-
-
-def write_prompt(template: str, direction: Direction, source: str) -> str:
-    """The prompt as text; a response follows its last character, then EOS. A template in several
-    languages (ptl) speaks the target's and has its own names of the others. Raises InputError."""
-    names, lines = LANGUAGES, TEMPLATES.get(template, {})
-    if isinstance(lines, dict):
-        sentence = f"no prompt for {'-'.join(direction)}; it has {' '.join(lines)}"
-        require({*direction} <= {*lines}, f"--template {template}: {sentence}")
-        names, lines = lines[direction[1]]["names"], lines[direction[1]]["prompt"]
-    source_name, target_name = (names[code] for code in direction)
-    return "\n".join(lines).format(source=source_name, target=target_name, input=source)
 
 
 def draw_conflict(direction: Direction, instructions: dict, mode: str, rng: Random) -> Direction:
@@ -58,16 +58,16 @@ def draw_conflict(direction: Direction, instructions: dict, mode: str, rng: Rand
     those of the tuning set, {direction: number of samples}: frequent ones more often, as from the
     data itself. mode "any" is the paper's I~ != I, which may keep the target language (it->en under
     nl->en punishes a right-language output); "target" never keeps it. Raises InputError."""
-    wrong = {d: n for d, n in instructions.items() if d[1] != direction[1]}
-    if mode == "any":
-        wrong = {d: n for d, n in instructions.items() if d != direction}
+    wrong = {d: n for d, n in instructions.items() if d != direction}
+    if mode == "target":
+        wrong = {d: n for d, n in wrong.items() if d[1] != direction[1]}
     sentence = f"no instruction in the tuning data conflicts with {'-'.join(direction)}"
     require(wrong, f"{sentence} (--conflict {mode}); add more")
     return rng.choices(list(wrong), wrong.values())[0]
 
 
 class EncodedSample(NamedTuple):
-    """A sample as ids. They are tokenized apart, so no token straddles the border."""
+    """A sample as ids; prompt and response are tokenized apart: no token straddles the border."""
 
     sample: Sample
     prompt: list[int]  # BOS, instruction I, input x
@@ -79,7 +79,7 @@ class EncodedSample(NamedTuple):
 
 
 class TwinPair(NamedTuple):
-    """A sample and its conflicting twin: the same x and y under a wrong instruction I~."""
+    """A sample and its conflicting twin: the same x (cut if I~ is long) and y under a wrong I~."""
 
     positive: EncodedSample
     twin: EncodedSample | None  # None in stage 1, or where its prompt does not fit
@@ -87,45 +87,6 @@ class TwinPair(NamedTuple):
     @property
     def tokens(self) -> int:
         return self.positive.tokens + (self.twin.tokens if self.twin else 0)
-
-
-class Batch(NamedTuple):
-    """A micro-batch of B sequences, positives before their twins, with R response tokens."""
-
-    ids: Tensor  # [T], the sequences end to end
-    lengths: list[int]  # B ints, sum T
-    at: Tensor  # [R], the positions whose logits predict y
-    y: Tensor  # [R], the tokens of the responses, each with its EOS
-    weight: Tensor  # [R], of their losses; 0 where a process idles
-    positives: int  # so many of the R are of positives
-    samples: list[Sample]  # without twins
-
-
-def collate(pairs: list[TwinPair], reduction: str = "token") -> Batch:
-    """The Batch of some pairs. Weights are 1, or for a mean of "sentence" means 1 / length.
-
-    >>> sample = Sample(("en", "it"), "open", "apri")
-    >>> positive = EncodedSample(sample, prompt=[1, 50, 51], response=[60, 61, 2])
-    >>> twin = EncodedSample(sample, prompt=[1, 50, 52, 53], response=[60, 61, 2])
-    >>> batch = collate([TwinPair(positive, twin)])
-    >>> batch.ids.tolist(), batch.lengths
-    ([1, 50, 51, 60, 61, 2, 1, 50, 52, 53, 60, 61, 2], [6, 7])
-    >>> batch.at.tolist(), batch.y.tolist()  # the token before each response token predicts it
-    ([2, 3, 4, 9, 10, 11], [60, 61, 2, 60, 61, 2])"""
-    positives = [pair.positive for pair in pairs]
-    twins = [pair.twin for pair in pairs if pair.twin]
-    ids, lengths, at, y, weight = [], [], [], [], []
-    for _, prompt, response in positives + twins:
-        first = len(ids) + len(prompt) - 1
-        at += range(first, first + len(response))
-        ids += prompt + response
-        y += response
-        weight += [1.0 if reduction == "token" else 1 / len(response)] * len(response)
-        lengths.append(len(prompt) + len(response))
-    ids, at, y, weight = map(torch.tensor, (ids, at, y, weight))
-    of_positives = sum(len(encoded.response) for encoded in positives)
-    samples = [encoded.sample for encoded in positives]
-    return Batch(ids, lengths, at, y, weight, of_positives, samples)
 
 
 class TuningSet:
@@ -182,6 +143,45 @@ class TuningSet:
         return EncodedSample(sample, prompt, positive.response) if prompt else None
 
 
+class Batch(NamedTuple):
+    """A micro-batch of B sequences, positives before their twins, with R response tokens."""
+
+    ids: Tensor  # [T], the sequences end to end
+    lengths: list[int]  # B ints, sum T
+    at: Tensor  # [R], the positions whose logits predict y
+    y: Tensor  # [R], the tokens of the responses, each with its EOS
+    weight: Tensor  # [R], of their losses; 0 where a process idles
+    positives: int  # so many of the R are of positives
+    samples: list[Sample]  # without twins
+
+
+def collate(pairs: list[TwinPair], reduction: str = "token") -> Batch:
+    """The Batch of some pairs. Weights are 1, or for a mean of "sentence" means 1 / length.
+
+    >>> sample = Sample(("en", "it"), "open", "apri")
+    >>> positive = EncodedSample(sample, prompt=[1, 50, 51], response=[60, 61, 2])
+    >>> twin = EncodedSample(sample, prompt=[1, 50, 52, 53], response=[60, 61, 2])
+    >>> batch = collate([TwinPair(positive, twin)])
+    >>> batch.ids.tolist(), batch.lengths
+    ([1, 50, 51, 60, 61, 2, 1, 50, 52, 53, 60, 61, 2], [6, 7])
+    >>> batch.at.tolist(), batch.y.tolist()  # the token before each response token predicts it
+    ([2, 3, 4, 9, 10, 11], [60, 61, 2, 60, 61, 2])"""
+    positives = [pair.positive for pair in pairs]
+    twins = [pair.twin for pair in pairs if pair.twin]
+    ids, lengths, at, y, weight = [], [], [], [], []
+    for _, prompt, response in positives + twins:
+        first = len(ids) + len(prompt) - 1
+        at += range(first, first + len(response))
+        ids += prompt + response
+        y += response
+        weight += [1.0 if reduction == "token" else 1 / len(response)] * len(response)
+        lengths.append(len(prompt) + len(response))
+    ids, at, y, weight = map(torch.tensor, (ids, at, y, weight))
+    of_positives = sum(len(encoded.response) for encoded in positives)
+    samples = [encoded.sample for encoded in positives]
+    return Batch(ids, lengths, at, y, weight, of_positives, samples)
+
+
 def micro_batches(pairs: list[TwinPair], tokens: int, reduction="token", world=1) -> list:
     """A step's pairs dealt over `world` processes: for each its Batches, of similar lengths. A
     Batch has at most `tokens` tokens, or one pair. Every process has as many as the others, since
@@ -191,5 +191,5 @@ def micro_batches(pairs: list[TwinPair], tokens: int, reduction="token", world=1
         groups = pack(pairs[rank::world], tokens)
         shares.append([collate(group, reduction) for group in groups])
     first, most = shares[0][0], max(len(share) for share in shares)
-    idle = first._replace(weight=torch.zeros_like(first.weight), samples=[])
+    idle = first._replace(weight=torch.zeros_like(first.weight), samples=[])  # rank 0 has a pair
     return [share + [idle] * (most - len(share)) for share in shares]

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from data import TEMPLATES, Prompter
 from model import KVCache, LlamaForCausalLM, load_model
-from plumbing.cli import DTYPES, Machine, option, run_script
+from plumbing.cli import DTYPES, DeviceSettings, option, run_script
 from plumbing.corpora import Corpus, Direction, Sample, read_corpus
 from plumbing.distributed import RANK, WORLD, gather_from_processes, progress_bar
 from plumbing.errors import require
@@ -33,16 +33,16 @@ MAX_NEW_TOKENS, BATCH_SIZE = 128, 64
 
 
 @dataclass
-class Settings(Machine):
+class Settings(DeviceSettings):
     ckpt: list = option(None, "run or model folders, compared side by side", required=True)
     model: str = option("", "base model of the adapters; left out: the one that each adapter names")
-    data: list = option(("demo/data/test.tsv",), "files: TSV, JSON or paired plain files (README)")
+    data: list = option(("demo/data/test.tsv",), "files: TSV, JSON, paired files (docs/data.md)")
     directions: str = option("all", "en-it,it-en, supervised (the first run's), zero-shot, all")
-    rows: int = option(0, "use the first so many pairs of each direction; 0: all")
+    rows: int = option(0, "use the first so many pairs of each direction; 0: all", least=0)
     template: str = option("", "prompt; left out: that of the run, or alpaca", choices=TEMPLATES)
     candidates: str = option(CANDIDATES, "the languages langid may answer")
-    max_new_tokens: int = option(MAX_NEW_TOKENS, "longest output")
-    batch_size: int = option(BATCH_SIZE, "sentences decoded together")
+    max_new_tokens: int = option(MAX_NEW_TOKENS, "longest output", least=1)
+    batch_size: int = option(BATCH_SIZE, "sentences decoded together", least=1)
 
 
 @torch.inference_mode()
@@ -108,8 +108,8 @@ def off_target(texts: list[str], directions: list[Direction], identify: Identify
     kinds = Counter()
     for text, (source, target) in zip(texts, directions, strict=True):
         code = identify(text)
-        if code != target:  # an English source counts as English
-            names = {"empty": "empty", source: "source", "en": "english"}
+        if code != target:
+            names = {"empty": "empty", source: "source", "en": "english"}  # an English source too
             kinds[names.get(code, "other")] += 1
     return 100 * kinds.total() / len(texts), dict(kinds)
 

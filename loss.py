@@ -1,4 +1,4 @@
-"""The paper's loss (arXiv 2403.14399, Eq. 1 to 3): pure functions of logits.
+"""The paper's loss (arXiv 2403.14399, Eq. 1 to 3): pure functions.
 
 Sums over tokens, not means: a step divides the sum over its whole batch by the weight of its whole
 batch, so how the batch was split into micro-batches and over processes cannot change the gradient.
@@ -36,7 +36,7 @@ def unlikelihood(logits: Tensor, y: Tensor, w: Tensor | None = None) -> tuple[Te
 
 
 def language_aware(mle_sum, mle_weight, ul_sum, ul_weight, alpha: float):
-    """Eq. 3, L = L_MLE + alpha * L_UL, each the mean over its own response tokens in the step.
+    """Eq. 3, L = L_MLE + alpha * L_UL, each a weighted mean over its own response tokens.
 
     The sums may be of one micro-batch, the weights are the whole step's. Stage 1: alpha = 0."""
     return mle_sum / (mle_weight or 1) + alpha * ul_sum / (ul_weight or 1)

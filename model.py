@@ -97,9 +97,9 @@ class RMSNorm(nn.Module):
 
 
 def rope_table(config: Config, position: Tensor) -> tuple[Tensor, Tensor]:
-    """cos, sin [T, 1, d] for positions [T]: features i and i + d/2 turn by theta^(-2i/d)."""
-    i = torch.arange(0, config.head_dim, 2, device=position.device).float()  # [d/2]
-    frequency = 1.0 / config.rope_theta ** (i / config.head_dim)
+    """cos, sin [T, 1, d] for positions [T]: feature j and its partner turn by theta^(-2j/d)."""
+    two_j = torch.arange(0, config.head_dim, 2, device=position.device).float()  # [d/2]
+    frequency = 1.0 / config.rope_theta ** (two_j / config.head_dim)
     if config.rope_scaling:
         # LLaMA-3.1: long waves are stretched by the factor, short ones kept, a ramp between them.
         factor, low, high, trained = (config.rope_scaling[name] for name in LLAMA3_ROPE)
@@ -137,7 +137,7 @@ class Linear(nn.Linear):
         self.dropout = nn.Dropout(dropout)
         self.scale = alpha / (r**0.5 if use_rslora else r)
 
-    def merge_lora(self) -> None:
+    def fold_lora(self) -> None:
         """Fold scale * B A into W: the same function, a plain linear layer again."""
         delta = self.lora_B.weight.float() @ self.lora_A.weight.float() * self.scale  # in fp32
         self.weight = nn.Parameter((self.weight.float() + delta).to(self.weight.dtype))
@@ -190,12 +190,12 @@ class Block(nn.Module):
 
 
 class LlamaForCausalLM(nn.Module):
-    """The network of a Config, weights at random; build_model and fill_model read a folder's."""
+    """The network of a Config, weights at random; load_model reads a folder's."""
 
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        self.folder = None  # the ModelFolder that it is built from
+        self.files = None  # the ModelFolder that it is built from
         self.source = None  # the folder of its weights, without those of an adapter
         self.lora = None  # the LoraSettings of its layers
         self.recompute = False  # activation checkpointing: of a block its input alone is kept
@@ -220,12 +220,12 @@ class LlamaForCausalLM(nn.Module):
         if cache is not None:
             cache.used = used + torch.as_tensor(lengths, device=ids.device)
         rope = rope_table(self.config, layout.position)
-        again = self.recompute and torch.is_grad_enabled()
+        recompute = self.recompute and torch.is_grad_enabled()
 
         x = self.model.embed_tokens(ids)  # [T, D]
         for i, block in enumerate(self.model.layers):
             where = (rope, layout, cache, i)
-            x = checkpoint(block, x, *where, use_reentrant=False) if again else block(x, *where)
+            x = checkpoint(block, x, *where, use_reentrant=False) if recompute else block(x, *where)
         x = self.model.norm(x if at is None else x[at])  # [R, D]
         return self.lm_head(x)  # [R, V]
 
@@ -245,7 +245,7 @@ def merge_lora(model: LlamaForCausalLM) -> None:
     """Fold every adapter into its weight, in place: the same function, a plain LLaMA again."""
     for module in model.modules():
         if isinstance(module, Linear) and module.scale is not None:
-            module.merge_lora()
+            module.fold_lora()
     # Not tied any more where lm_head had LoRA.
     model.config.tie_word_embeddings = model.lm_head.weight is model.model.embed_tokens.weight
     model.lora = None
@@ -253,22 +253,22 @@ def merge_lora(model: LlamaForCausalLM) -> None:
 
 def build_model(folder: str, base: str | None = None) -> LlamaForCausalLM:
     """The network of a Hugging Face folder, or of a LoRA adapter on its base (or on `base`), still
-    without memory: before model.folder.fill() LoRA may be added and the model be sharded. Raises
+    without memory: before model.files.fill() LoRA may be added and the model be sharded. Raises
     InputError unless the weights on the disk are all there, and no others, in the right shapes."""
-    source = ModelFolder(folder, base)
+    files = ModelFolder(folder, base)
     with torch.device("meta"), adapters.errors_of(folder):
-        model = LlamaForCausalLM(source.config)
-        if source.lora:
-            add_lora(model, source.lora)
-    source.locate(model)
-    model.folder, model.source = source, source.source
+        model = LlamaForCausalLM(files.config)
+        if files.lora:
+            add_lora(model, files.lora)
+    files.locate(model)
+    model.files, model.source = files, files.source
     return model
 
 
 def load_model(folder: str, dtype=None, device: str = "cpu", base: str | None = None):
     """build_model with its weights, in `dtype` (None: as stored; LoRA is fp32). InputError."""
     model = build_model(folder, base)
-    model.folder.fill(model, dtype, device)
+    model.files.fill(model, dtype, device)
     return model
 
 

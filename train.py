@@ -40,7 +40,7 @@ class Settings(cli.RunSettings):
     conflict: str = option("target", "twins' instruction: any, or other target", choices=CONFLICTS)
     loss_reduction: str = option("token", "mean over tokens, or over sentences", choices=REDUCTIONS)
     model: str = option("", "base, a Hugging Face folder; left out: demo/base, or that of --init")
-    data: list = option(("demo/data/train.tsv",), "files: TSV, JSON, paired plain files (README)")
+    data: list = option(("demo/data/train.tsv",), "files: TSV, JSON, paired files (docs/data.md)")
     directions: str = option("supervised", "en-it,it-en, supervised (with English), zero-shot, all")
     template: str = option("", "prompt; left out: that of --init, or alpaca", choices=TEMPLATES)
     pairs: int = option(by_stage(1200, 0), "sentence pairs per direction, 0 all", least=0)
@@ -71,7 +71,7 @@ class Settings(cli.RunSettings):
         require(self.save_every or not self.dev, "--dev needs --save-every")
 
 
-def forward(model: LlamaForCausalLM, batch: Batch, device: str, dtype: str) -> tuple:
+def loss_sums(model: LlamaForCausalLM, batch: Batch, device: str, dtype: str) -> tuple:
     """The two sums of losses of a micro-batch, positives and twins in one forward pass."""
     ids, at, y, w = (t.to(device) for t in (batch.ids, batch.at, batch.y, batch.weight))
     with cli.autocast(device, dtype):
@@ -85,7 +85,7 @@ def forward(model: LlamaForCausalLM, batch: Batch, device: str, dtype: str) -> t
 class StepResult(NamedTuple):
     """What one step found."""
 
-    figures: dict[str, float | None]  # "loss", "mle", "ul" in nats per token, and "grad_norm"
+    figures: dict[str, float | None]  # "loss", "mle", "ul" (None without twins), "grad_norm"
     updated: bool  # False: fp16's loss scale was too large
     exploded: list[Batch]  # those to blame where something is not finite; then nothing is updated
 
@@ -98,8 +98,8 @@ def train_step(model, shares: list, optimizer: Optimizer, s: Settings, alpha: fl
     ul_weight = sum(b.weight[b.positives :].double().sum().item() for b in batches)
 
     sums = torch.zeros(len(batches), 2, dtype=torch.float64, device=s.device)
-    for row, batch in enumerate(shares[RANK], start=RANK * len(shares[RANK])):
-        mle_sum, ul_sum = forward(model, batch, s.device, s.dtype)
+    for row, batch in enumerate(shares[RANK], start=RANK * len(shares[RANK])):  # each has as many
+        mle_sum, ul_sum = loss_sums(model, batch, s.device, s.dtype)
         objective = loss.language_aware(mle_sum, mle_weight, ul_sum, ul_weight, alpha)
         optimizer.scale(objective).backward()
         sums[row] = torch.stack([mle_sum, ul_sum]).detach()
@@ -107,7 +107,7 @@ def train_step(model, shares: list, optimizer: Optimizer, s: Settings, alpha: fl
     norm = optimizer.clip(s.clip)
 
     exploded = [batches[row] for row in optimizer.rows_to_blame(sums, norm)]
-    updated = not exploded and optimizer.step()
+    updated = False if exploded else optimizer.step()
     mle = sums[:, 0].sum().item() / mle_weight
     ul = sums[:, 1].sum().item() / ul_weight if ul_weight else None
     mean = loss.language_aware(mle, 1, ul or 0.0, 1, alpha)
@@ -125,13 +125,14 @@ def measure_dev(model: LlamaForCausalLM, dev: TuningSet, s: Settings) -> dict[st
     sums = torch.zeros(2, dtype=torch.float64, device=s.device)
     shares = micro_batches(dev.with_twins(dev.samples), s.micro_batch_tokens, world=WORLD)
     for batch in shares[RANK]:
-        mle_sum, _ = forward(model, batch, s.device, s.dtype)
+        mle_sum, _ = loss_sums(model, batch, s.device, s.dtype)
         sums += torch.stack([mle_sum, batch.weight.sum().to(s.device)]).double()
     mle_sum, mle_weight = distributed.sum_over_processes(sums).tolist()
 
     samples = [encoded.sample for encoded in dev.samples]
     directions = [sample.direction for sample in samples]
-    identify = identifier({*evaluate.CANDIDATES.split(",")}.union(*directions))
+    languages = {code for direction in directions for code in direction}
+    identify = identifier(languages.union(evaluate.CANDIDATES.split(",")))
     bar = progress_bar(total=len(samples), desc="dev", unit="sentence", leave=False)
     with cli.autocast(s.device, s.dtype), bar:  # by every process, since weights are sharded
         limits = evaluate.MAX_NEW_TOKENS, evaluate.BATCH_SIZE
@@ -162,7 +163,7 @@ def prepare(s: Settings, checkpoint: Checkpoint | None = None):
             add_lora(model, LoraSettings(s.lora_rank, s.lora_alpha, targets, s.lora_dropout))
     if WORLD > 1 and not s.merge:
         distributed.shard([*model.model.layers, model], device)
-    model.folder.fill(model, torch.float32 if s.full else dtype, device)  # fp32 master weights
+    model.files.fill(model, torch.float32 if s.full else dtype, device)  # fp32 master weights
     if not model.lora:
         model.source = os.path.abspath(start)  # not a checkpoint, which will be deleted
     model.recompute = s.recompute
@@ -188,9 +189,10 @@ def train(s: Settings, run: Run) -> None:
     prompter = Prompter(tokenizer, s.template)
     tuning_set = TuningSet(corpus, prompter, s.max_length, s.pairs, s.seed)
     dev = TuningSet(dev_corpus, prompter, s.max_length) if s.dev else None
-    total = s.steps * s.batch_size or math.ceil(s.epochs * len(tuning_set.samples))
-    steps = math.ceil(total / s.batch_size)
+    visits = s.steps * s.batch_size if s.steps else math.ceil(s.epochs * len(tuning_set.samples))
+    steps = math.ceil(visits / s.batch_size)
     alpha = s.alpha if s.stage == 2 else 0.0
+    conflict = s.conflict if alpha else None  # neither stage 1 nor the control has twins
 
     progress = Progress.resume(checkpoint, model.lora, s.best)
     optimizer = Optimizer(model.named_parameters(), s.weight_decay, s.dtype, s.device, checkpoint)
@@ -211,9 +213,8 @@ def train(s: Settings, run: Run) -> None:
         torch.manual_seed(random.Random(f"{s.seed} dropout {step} {RANK}").getrandbits(63))
         rate = learning_rate(progress.updates, steps, s.lr, s.warmup)
         optimizer.set_rate(rate)
-        samples = tuning_set.of_step(step, s.batch_size, total, s.seed)
-        rng = random.Random(f"{s.seed} twins {step}")
-        pairs = tuning_set.with_twins(samples, s.conflict if alpha else None, rng)
+        samples = tuning_set.of_step(step, s.batch_size, visits, s.seed)
+        pairs = tuning_set.with_twins(samples, conflict, random.Random(f"{s.seed} twins {step}"))
         shares = micro_batches(pairs, s.micro_batch_tokens, s.loss_reduction, WORLD)
         result = train_step(model, shares, optimizer, s, alpha)
         if result.exploded:
@@ -228,7 +229,7 @@ def train(s: Settings, run: Run) -> None:
         row |= {"response_tokens": sum(b.positives for b in batches), "tokens": progress.seen}
         speed = meter.stop(progress.step, tokens, supervised)
 
-        due = s.save_every and (progress.step % s.save_every == 0 or progress.step == steps)
+        due = s.save_every > 0 and (progress.step % s.save_every == 0 or progress.step == steps)
         if due and dev:
             row |= measure_dev(model, dev, s)
             progress.compare(row, s.best)

@@ -50,7 +50,7 @@ def resolve_stage(s: object) -> None:
 
 
 @dataclass
-class Machine:
+class DeviceSettings:
     """Settings of every script that computes."""
 
     dtype: str = option("auto", "auto: bf16 on CUDA, fp32 on CPU", choices=["auto", *DTYPES])
@@ -58,15 +58,15 @@ class Machine:
 
 
 @dataclass
-class RunSettings(Machine):
+class RunSettings(DeviceSettings):
     """Settings of every script that trains: its run's folder, its update, its memory."""
 
-    out: str = option("", "run folder to make; left out: runs/stage1 or runs/stage2")
+    out: str = option("", "run folder to make; left out: runs/stage1, runs/stage2 or INIT-merged")
     resume: bool = option(False, "go on with the stopped run of --out from its last checkpoint")
     save_every: int = option(100, "steps between checkpoints; 0: none", least=0)
     keep: int = option(2, "how many checkpoints stay, the newest", least=1)
     clip: float = option(1.0, "largest gradient norm; 0: any", least=0)
-    weight_decay: float = option(0.0, "AdamW's weight decay")
+    weight_decay: float = option(0.0, "AdamW's weight decay", least=0)
     micro_batch_tokens: int = option(
         4096, "tokens, twins included, in one forward pass of one GPU", least=1
     )
@@ -86,7 +86,7 @@ def parse(settings: type, argv: list[str] | None = None):
     for f in sorted(fields(settings), key=lambda f: f.name not in own):  # the script's own first
         extra = {name: value for name, value in f.metadata.items() if name != "least"}
         default = " ".join(f.default) if isinstance(f.default, tuple) else f.default
-        if default not in (None, "", False):
+        if default not in (None, "") and f.type is not bool:
             extra["help"] += f" (default: {default})"
         if f.type is bool:
             extra["action"] = "store_true"

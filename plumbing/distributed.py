@@ -1,6 +1,6 @@
 """The processes of torchrun: ranks, FSDP2, sums over all of them, progress, a clean end.
 
-One process that was started by hand is rank 0 of 1, and every function here does nothing then.
+One process that was started by hand is rank 0 of 1; what would talk to others does nothing then.
 """
 
 import os

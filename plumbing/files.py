@@ -7,6 +7,8 @@ import shutil
 
 from plumbing.errors import InputError, require
 
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # of the project
+
 
 def read_json(path: str) -> dict:
     """The JSON object of a file. Raises InputError."""

@@ -190,8 +190,8 @@ def write_model(
 
 def copy_companions(sources: list[str | None], folder: str) -> None:
     """Copy the files that go with the weights; of two sources the later one counts."""
-    for source in filter(None, sources if RANK == 0 else []):
-        for file in COMPANIONS:
+    for source in filter(None, sources):
+        for file in COMPANIONS if RANK == 0 else ():
             path = os.path.join(source, file)
             at_home = os.path.dirname(os.path.realpath(path)) == os.path.realpath(folder)
             if os.path.exists(path) and not at_home:

@@ -67,7 +67,7 @@ class SpeedMeter:
         gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else ""
         peaks = [flops * WORLD for name, flops in PEAK.items() if name in gpu]
         self.peak = peaks[0] if peaks else None
-        self.start()
+        self.started = time.time()
 
     def start(self) -> None:
         """A step begins."""

@@ -76,7 +76,7 @@ class Optimizer:
 
     def rows_to_blame(self, losses: Tensor, norm: float) -> list[int]:
         """The rows of losses [rows, terms] that are not finite; all of them where the gradient is
-        not, unless fp16's loss scale may be why. None: all is well."""
+        not, unless fp16's loss scale may be why. Empty: all is well."""
         rows = (~losses.isfinite().all(1)).nonzero().flatten().tolist()
         if not rows and not math.isfinite(norm) and self.scaler.get_scale() <= 1:
             rows = list(range(len(losses)))

@@ -20,14 +20,12 @@ from safetensors import SafetensorError
 from plumbing.corpora import Sample
 from plumbing.distributed import RANK, WORLD
 from plumbing.errors import InputError, require
-from plumbing.files import publish_folder, read_json, remove_folder, write_json
+from plumbing.files import ROOT, publish_folder, read_json, remove_folder, write_json
 from plumbing.meters import LOGS, Logs
 from plumbing.progress import Checkpoint, Progress
 from plumbing.weights import write_tensors
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
-# Settings that --resume may change.
+# What may be another when a run is gone on with.
 MAY_CHANGE = {"out", "resume", "save_every", "keep", "device", "recompute", "micro_batch_tokens"}
 MAY_CHANGE |= {"lr", "dtype", "versions"}
 
@@ -44,7 +42,8 @@ class Run:
         return sorted(glob.glob(pattern))
 
     def refuse_to_overwrite(self, resume: bool) -> None:
-        """Raise InputError where OUT is somebody else's, or a stopped run that is not resumed."""
+        """Raise InputError where OUT is somebody else's, or a stopped run that is not resumed. A
+        finished run is replaced, when the new one is finished."""
         settings = os.path.join(self.out, "settings.json")
         ours = not os.path.exists(self.out) or os.path.exists(settings)
         require(ours, f"{self.out} exists and is no run of train.py; choose another --out")
@@ -97,7 +96,7 @@ class Run:
         write_model: Callable[[str], None],
         optimizer,
     ) -> None:
-        """Make the folder, with settings.json and the logs as a checkpoint left them.
+        """Make the folder, settings.json in it, and the logs as a checkpoint left them.
         write_model(folder) and the optimizer's state make the checkpoints to come."""
         self.record, self.write_model, self.optimizer = record, write_model, optimizer
         if RANK == 0:

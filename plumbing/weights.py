@@ -2,7 +2,7 @@
 
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import torch
@@ -55,7 +55,7 @@ def locate_tensors(
     folder: str,
     stem: str,
     expected: dict[str, torch.Tensor],
-    optional: tuple[str, ...] = (),
+    optional: Collection[str] = (),
     prefix: str = "",
 ) -> dict[str, Place]:
     """{name: its Place} in folder/stem.safetensors, or in the files of its index. Only headers are

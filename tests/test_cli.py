@@ -7,12 +7,12 @@ import torch
 
 import evaluate
 import train
-from plumbing.cli import DTYPES, Machine, autocast, by_stage, option, parse, resolve_stage
+from plumbing.cli import DTYPES, DeviceSettings, autocast, by_stage, option, parse, resolve_stage
 from plumbing.errors import InputError
 
 
 @dataclass
-class Settings(Machine):
+class Settings(DeviceSettings):
     stage: int = option(1, "which stage", choices=[1, 2])
     rate: float = option(by_stage(0.5, 0.25), "a rate", least=0)
     names: list = option(("a", "b"), "some names")

@@ -13,7 +13,7 @@ import loss
 from data import micro_batches
 from model import load_model, save_model
 from plumbing.corpora import read_corpus
-from train import forward
+from train import loss_sums
 
 RAGGED = "\n".join(
     line.replace(" adesso", " adesso il file" * (i % 9)).replace(" acum", " acum" * (i % 7))
@@ -48,7 +48,7 @@ def gradient(place, shares, normalise):
     model = load_model(place / "model")
     batches = [b for share in shares for b in share]
     for b in batches:
-        normalise(b, forward(model, b, "cpu", "fp32"), batches).backward()
+        normalise(b, loss_sums(model, b, "cpu", "fp32"), batches).backward()
     return torch.cat([p.grad.flatten() for p in model.parameters()])
 
 
@@ -252,7 +252,7 @@ atexit.register(threads)
 def main(s):
     model = build_model({model!r})
     shard([*model.model.layers, model], "cpu")
-    model.folder.fill(model, None, "cpu")
+    model.files.fill(model, None, "cpu")
     model(torch.arange(9), [9]).sum().backward()
     print("as far as here")
     if {fails}:

@@ -18,7 +18,7 @@ from plumbing.corpora import read_corpus
 from plumbing.files import write_json
 from plumbing.folders import Config
 from plumbing.tokenizer import Tokenizer
-from train import LINEARS, forward
+from train import LINEARS, loss_sums
 
 FAST = ["--pairs", "20", "--steps", "3", "--batch-size", "8", "--lora-rank", "4", "--device", "cpu"]
 
@@ -338,7 +338,7 @@ def step_of(config, device, dtype, tokens):
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-4)
     ids = list(range(3, tokens + 3))
     encoded = EncodedSample(None, ids[: tokens // 2], ids[tokens // 2 :])
-    mle_sum, _ = forward(model, collate([TwinPair(encoded, None)]), device, dtype)
+    mle_sum, _ = loss_sums(model, collate([TwinPair(encoded, None)]), device, dtype)
     mle_sum.backward()
     optimizer.step()
     return mle_sum.item() / (tokens - tokens // 2)
@@ -482,7 +482,7 @@ def test_the_figures_of_dev_are_those_of_evaluate_and_the_best_checkpoint_is_the
         dev = tuning_set(corpus, Tokenizer([run], model.config), 512)
         with torch.no_grad():
             (batches,) = micro_batches(dev.with_twins(dev.samples), 500)
-            nats = sum(forward(model, b, "cpu", "fp32")[0].item() for b in batches)
+            nats = sum(loss_sums(model, b, "cpu", "fp32")[0].item() for b in batches)
         assert row["dev_mle"] == pytest.approx(nats / sum(len(b.y) for b in batches), rel=1e-5)
     a, b = (
         load_file(tmp_path / "run" / place / "adapter_model.safetensors")
