@@ -14,7 +14,7 @@ def read_json(path: str) -> dict:
     """The JSON object of a file. Raises InputError."""
     try:
         value = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-        found = f"a {type(value).__name__}"
+        found = f"holds {type(value).__name__}"
     except (OSError, ValueError, RecursionError) as error:
         value, found = None, (getattr(error, "strerror", None) or str(error)).lower()
     sentence = f"{path}: {found}; expected a JSON object of a model folder in Hugging Face format"
