@@ -24,7 +24,7 @@ from plumbing.cli import by_stage, option
 from plumbing.corpora import read_corpus
 from plumbing.distributed import RANK, WORLD, progress_bar
 from plumbing.errors import require
-from plumbing.meters import SpeedMeter, brief, count_parameters
+from plumbing.meters import SpeedMeter, brief, trained_parameters
 from plumbing.optimizer import Optimizer, learning_rate
 from plumbing.progress import Checkpoint, Progress
 from plumbing.runs import Run, explosion, provenance, read_setting
@@ -195,14 +195,14 @@ def train(s: Settings, run: Run) -> None:
     conflict = s.conflict if alpha else None  # neither stage 1 nor the control has twins
 
     progress = Progress.resume(checkpoint, model.lora, s.best)
-    optimizer = Optimizer(model.named_parameters(), s.weight_decay, s.dtype, s.device, checkpoint)
     twins = f"twins with alpha {alpha:g}, --conflict {s.conflict}" if alpha else "MLE alone"
     print(
         f"stage {s.stage}: {s.init or s.model} -> {s.out}, {len(tuning_set.samples):,} samples, "
-        f"template {s.template}, {twins}\n{optimizer.count():,} of {count_parameters(model):,} "
-        f"parameters, {'full' if s.full else 'LoRA'}, {s.dtype} on {WORLD} {s.device}, {steps} "
-        f"steps of {s.batch_size}, rate {s.lr:g}"
+        f"template {s.template}, {twins}\n{trained_parameters(model)} parameters, "
+        f"{'full' if s.full else 'LoRA'}, {s.dtype} on {WORLD} {s.device}, {steps} steps of "
+        f"{s.batch_size}, rate {s.lr:g}"
     )
+    optimizer = Optimizer(model.named_parameters(), s.weight_decay, s.dtype, s.device, checkpoint)
     run.begin(record, checkpoint, lambda out: save_model(model, out, tokenizer.folder), optimizer)
     meter = SpeedMeter(model.model.layers, model.lm_head, s.full, s.device)
     bar = distributed.progress_steps(progress.step, steps, f"stage {s.stage}")
@@ -242,10 +242,10 @@ def train(s: Settings, run: Run) -> None:
 
 def main(s: Settings) -> None:
     """What the flags ask for: a run of either stage, or a merged model."""
-    run = Run(s.out, s.keep)
-    run.refuse_to_overwrite(resume=s.resume and not s.merge)
     made = "make it with `python train.py --stage 1`, or choose --init"
     require(os.path.isdir(s.init or "."), f"{s.init}: no such run; {made}")
+    run = Run(s.out, s.keep)
+    run.refuse_to_overwrite(resume=s.resume and not s.merge)
     s.template = s.template or read_setting(s.init, "template", "alpaca")
     if s.merge:
         merge(s, run)

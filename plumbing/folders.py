@@ -140,28 +140,24 @@ class ModelFolder:
         self.config = Config.load(self.base)
         self.source = os.path.abspath(self.base)  # as an adapter's configuration names it
 
-    def locate(self, network: nn.Module) -> None:
-        """Find every parameter of a network of this configuration on the disk, still unread. Each
-        must be there in the right shape, and no other; else InputError."""
-        parameters = dict(network.named_parameters(remove_duplicate=False))
-        lora = {name: p for name, p in parameters.items() if "lora_" in name}
-        rest = {name: p for name, p in parameters.items() if name not in lora}
-        tied = [HEAD] if self.config.tie_word_embeddings else []
-        self.places = weights.locate_tensors(self.base, "model", rest, tied)
-        self.lora_places = {}
-        if lora:
-            stem, prefix = "adapter_model", adapters.PREFIX
-            self.lora_places = weights.locate_tensors(self.folder, stem, lora, prefix=prefix)
-
     def fill(self, network: nn.Module, dtype: torch.dtype | None, device: str) -> None:
-        """Read what locate() found, in `dtype` (None: as stored; LoRA is fp32). InputError."""
+        """Read every weight of a network of this configuration, in `dtype` (None: as stored; LoRA
+        is fp32). All must be on the disk in the right shapes, and no other, before one is read;
+        LoRA that is not the folder's stays as it is. Raises InputError."""
         parameters = dict(network.named_parameters(remove_duplicate=False))
-        tensors = dict(weights.read_tensors(self.places, parameters, dtype, device))
-        if self.config.tie_word_embeddings:
+        base = {name: p for name, p in parameters.items() if "lora_" not in name}
+        tied = [HEAD] if self.config.tie_word_embeddings else []
+        places, lora_places = weights.locate_tensors(self.base, "model", base, tied), {}
+        if self.lora:
+            lora = {name: p for name, p in parameters.items() if "lora_" in name}
+            stem, prefix = "adapter_model", adapters.PREFIX
+            lora_places = weights.locate_tensors(self.folder, stem, lora, prefix=prefix)
+        tensors = dict(weights.read_tensors(places, parameters, dtype, device))
+        if tied:
             equal = torch.equal(tensors.setdefault(HEAD, tensors[TABLE]), tensors[TABLE])
             sentence = f"config.json ties the word embeddings, but {HEAD} differs from {TABLE}"
             require(equal, f"{self.base}: {sentence}")
-        tensors |= weights.read_tensors(self.lora_places, parameters, torch.float32, device)
+        tensors |= weights.read_tensors(lora_places, parameters, torch.float32, device)
         network.load_state_dict(tensors, strict=False, assign=True)
         network.tie()
 

@@ -48,6 +48,12 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+def trained_parameters(module: nn.Module) -> str:
+    """How many numbers of a module are trained: "8 of 100"."""
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    return f"{trained:,} of {count_parameters(module):,}"
+
+
 def brief(figures: dict, speed: dict) -> str:
     """The figures of a step for the progress bar."""
     losses = [f"{name} {figures[name]:.3f}" for name in ("mle", "ul") if figures[name] is not None]

@@ -57,10 +57,6 @@ class Optimizer:
             state = {moment: self.moments[f"{name}.{moment}"] for moment in MOMENTS}
             self.adamw.state[parameter] = {"step": step} | state
 
-    def count(self) -> int:
-        """How many numbers are trained."""
-        return sum(parameter.numel() for parameter in self.parameters.values())
-
     def set_rate(self, rate: float) -> None:
         self.adamw.param_groups[0]["lr"] = rate
 

@@ -25,10 +25,15 @@ class Tokenizer:
         config_path = os.path.join(self.folder, "tokenizer_config.json")
         tokenizer_config = read_json(config_path) if os.path.exists(config_path) else {}
         try:
+            tokens = tokenizer_config.get("added_tokens_decoder", {}).items()
+            added = {token["content"]: int(i) for i, token in tokens}
+            bos = token_text(tokenizer_config, "bos_token")
+            eos = token_text(tokenizer_config, "eos_token")
             if path.endswith(".model"):
-                self._load_sentencepiece(path, tokenizer_config)
+                add_bos = tokenizer_config.get("add_bos_token", True)
+                self._load_sentencepiece(path, added, bos, eos, add_bos)
             else:
-                self._load_tokenizers(path, tokenizer_config, config.eos_token_id)
+                self._load_tokenizers(path, eos, config.eos_token_id)
         except Exception as error:  # both libraries raise bare Exceptions
             found = " ".join(str(error).split())[:200]
             hint = "copy it and tokenizer_config.json again"
@@ -42,21 +47,18 @@ class Tokenizer:
             f"model with a vocabulary of {config.vocab_size:,}",
         )
 
-    def _load_sentencepiece(self, path: str, tokenizer_config: dict) -> None:
+    def _load_sentencepiece(
+        self, path: str, added: dict[str, int], bos: str | None, eos: str | None, add_bos: bool
+    ) -> None:
         pieces = sentencepiece.SentencePieceProcessor(model_file=path)
         self.size, self.encode = pieces.vocab_size(), pieces.encode
         # A token that was added to the model alone has no text.
         self.decode = lambda ids: pieces.decode([i for i in ids if i < self.size])
-        ids = {
-            t["content"]: int(i)
-            for i, t in tokenizer_config.get("added_tokens_decoder", {}).items()
-        }
-        ids |= {pieces.id_to_piece(i): i for i in range(self.size)}
-        bos = ids.get(token_text(tokenizer_config, "bos_token"), pieces.bos_id())
-        self.bos = [bos] if tokenizer_config.get("add_bos_token", True) else []
-        self.eos = ids.get(token_text(tokenizer_config, "eos_token"), pieces.eos_id())
+        ids = added | {pieces.id_to_piece(i): i for i in range(self.size)}
+        self.bos = [ids.get(bos, pieces.bos_id())] if add_bos else []
+        self.eos = ids.get(eos, pieces.eos_id())
 
-    def _load_tokenizers(self, path: str, tokenizer_config: dict, eos_token_id: list[int]) -> None:
+    def _load_tokenizers(self, path: str, eos: str | None, eos_token_id: list[int]) -> None:
         import tokenizers  # optional: only for a folder without tokenizer.model
 
         bpe = tokenizers.Tokenizer.from_file(path)
@@ -68,7 +70,6 @@ class Tokenizer:
         self.decode = bpe.decode
         framed = bpe.encode("a").ids  # as the file's post-processor frames a text
         self.bos = framed[: framed.index(self.encode("a")[0])]
-        eos = token_text(tokenizer_config, "eos_token")
         self.eos = bpe.token_to_id(eos) if eos else (eos_token_id or [-1])[0]
 
 

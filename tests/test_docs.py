@@ -39,7 +39,9 @@ LAW = {
     "train": {"model", "data", "loss", "plumbing"},
 }
 PLUMBING = sorted(
-    name for name in os.listdir(os.path.join(ROOT, "plumbing")) if name.endswith(".py")
+    name
+    for name in os.listdir(os.path.join(ROOT, "plumbing"))
+    if name.endswith(".py") and name != "__init__.py"
 )
 
 

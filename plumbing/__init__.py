@@ -1,0 +1,1 @@
+"""What any trainer needs and the paper does not speak of, one job a file."""
