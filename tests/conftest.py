@@ -13,6 +13,7 @@ sys.path.insert(0, ROOT)
 os.environ["HF_HUB_OFFLINE"] = "1"
 from data import Prompter, TuningSet  # noqa: E402
 from model import LlamaForCausalLM, save_model  # noqa: E402
+from plumbing.corpora import read_corpus  # noqa: E402
 from plumbing.folders import Config  # noqa: E402
 from plumbing.tokenizer import Tokenizer  # noqa: E402
 
@@ -73,6 +74,14 @@ def tuning_set(corpus, tokenizer, max_length, pairs=0, seed=0):
 @pytest.fixture(scope="session")
 def tokenizer():
     return Tokenizer([BASE], tiny().config)
+
+
+@pytest.fixture
+def encoded(tmp_path, tokenizer):
+    """20 pairs of each direction with English, as a tuning set."""
+    (tmp_path / "train.tsv").write_text(TSV, encoding="utf-8")
+    corpus, _ = read_corpus([str(tmp_path / "train.tsv")], "supervised")
+    return tuning_set(corpus, tokenizer, 512, pairs=20, seed=1)
 
 
 @pytest.fixture

@@ -14,20 +14,12 @@ from plumbing.corpora import Sample, read_corpus
 from plumbing.errors import InputError
 
 FOUR = ["en", "it", "nl", "ro"]
-
-
 ENGLISH = [(s, t) for s in FOUR for t in FOUR if s != t and "en" in (s, t)]
 
 
 def write(path, data):
     path.write_bytes(data if isinstance(data, bytes) else data.encode())
     return str(path)
-
-
-@pytest.fixture
-def encoded(tmp_path, tokenizer):
-    corpus, _ = read_corpus([write(tmp_path / "train.tsv", TSV)], "supervised")
-    return tuning_set(corpus, tokenizer, 512, pairs=20, seed=1)
 
 
 def test_the_prompt_is_the_papers(tokenizer):

@@ -4,21 +4,8 @@ from collections import namedtuple
 from itertools import pairwise
 
 import pytest
-from conftest import TSV, tuning_set
 
-from plumbing.corpora import read_corpus
 from plumbing.sampling import pack, visits
-
-
-def write(path, data):
-    path.write_bytes(data if isinstance(data, bytes) else data.encode())
-    return str(path)
-
-
-@pytest.fixture
-def encoded(tmp_path, tokenizer):
-    corpus, _ = read_corpus([write(tmp_path / "train.tsv", TSV)], "supervised")
-    return tuning_set(corpus, tokenizer, 512, pairs=20, seed=1)
 
 
 def test_every_epoch_is_a_new_permutation_of_all_samples(encoded):
