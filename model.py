@@ -256,10 +256,11 @@ def build_model(folder: str, base: str | None = None) -> LlamaForCausalLM:
     without memory: before model.files.fill(), which reads the weights, LoRA may be added and the
     model be sharded. Raises InputError."""
     files = ModelFolder(folder, base)
-    with torch.device("meta"), adapters.errors_of(folder):
+    with torch.device("meta"):
         model = LlamaForCausalLM(files.config)
         if files.lora:
-            add_lora(model, files.lora)
+            with adapters.errors_of(folder):
+                add_lora(model, files.lora)
     model.files, model.source = files, files.source
     return model
 

@@ -76,10 +76,10 @@ class RunSettings(DeviceSettings):
 
 
 def parse(settings: type, argv: list[str] | None = None):
-    """Fill a settings dataclass from the command line: every field is a flag. The
-    type of a field is its flag's: a bool is a switch, a list takes several texts. An unknown flag
-    or a wrong type ends the script as argparse does; a value below `least`, or a device that is not
-    there, raises InputError. 'auto' is resolved."""
+    """Fill a settings dataclass from the command line: every field is a flag. The type of a field
+    is its flag's: a bool is a switch, a list takes several texts. An unknown flag or a wrong type
+    ends the script as argparse does; a value below `least`, or a device that is not there, raises
+    InputError. 'auto' is resolved."""
     script = sys.modules[settings.__module__]
     parser = argparse.ArgumentParser(description=script.__doc__.split("\n\n")[0])
     own = settings.__annotations__

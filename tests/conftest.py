@@ -23,6 +23,14 @@ TSV = "en\tit\tnl\tro\n" + "".join(
     for i in range(40)
 )
 
+TEXT = {
+    "en": "The file could not be opened because it is damaged.",
+    "it": "Impossibile aprire il file perché è danneggiato.",
+    "nl": "Het bestand kan niet worden geopend omdat het beschadigd is.",
+    "fr": "Impossible d'ouvrir le fichier, car il est endommagé.",
+    "ro": "Fișierul nu poate fi deschis deoarece este deteriorat.",
+}
+
 
 def tiny(seed=0, kv_heads=2, tied=True, **changes):
     """A random two-layer LLaMA that knows the demo's vocabulary."""

@@ -2,22 +2,13 @@
 
 import pytest
 import sacrebleu
-from conftest import script
+from conftest import TEXT, script
 
 from evaluate import off_target, score
 from plumbing.corpora import Sample
 from plumbing.metrics import identifier
 
 IDENTIFY = identifier(["de", "en", "fr", "it", "nl", "ro", "zh"])
-
-
-TEXT = {
-    "en": "The file could not be opened because it is damaged.",
-    "it": "Impossibile aprire il file perché è danneggiato.",
-    "nl": "Het bestand kan niet worden geopend omdat het beschadigd is.",
-    "fr": "Impossible d'ouvrir le fichier, car il est endommagé.",
-    "ro": "Fișierul nu poate fi deschis deoarece este deteriorat.",
-}
 
 
 def test_every_wrong_output_is_off_target_and_named():

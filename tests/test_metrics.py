@@ -1,20 +1,12 @@
 """Language identification."""
 
 import pytest
+from conftest import TEXT
 
 from plumbing.errors import InputError
 from plumbing.metrics import bleu_metric, checked_identifier, identifier
 
 IDENTIFY = identifier(["de", "en", "fr", "it", "nl", "ro", "zh"])
-
-
-TEXT = {
-    "en": "The file could not be opened because it is damaged.",
-    "it": "Impossibile aprire il file perché è danneggiato.",
-    "nl": "Het bestand kan niet worden geopend omdat het beschadigd is.",
-    "fr": "Impossible d'ouvrir le fichier, car il est endommagé.",
-    "ro": "Fișierul nu poate fi deschis deoarece este deteriorat.",
-}
 
 
 def test_langid_names_a_candidate_and_empty_text_has_no_language():
