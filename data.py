@@ -4,6 +4,7 @@ What is random here follows the seed, or a generator that train.py makes of the 
 a step's samples and conflicting instructions are the same however the run got there.
 """
 
+import zlib
 from collections import Counter
 from random import Random
 from typing import NamedTuple
@@ -24,7 +25,9 @@ CONFLICTS, REDUCTIONS = ["any", "target"], ["token", "sentence"]
 def write_prompt(template: str, direction: Direction, source: str) -> str:
     """The prompt as text; a response follows its last character, then EOS. A template in several
     languages (ptl) speaks the target's and has its own names of the others. Raises InputError."""
-    names, lines = LANGUAGES, TEMPLATES.get(template, {})
+    sentence = f"--template {template}: prompts.json has no such; it has {' '.join(TEMPLATES)}"
+    require(template in TEMPLATES, sentence)
+    names, lines = LANGUAGES, TEMPLATES[template]
     if isinstance(lines, dict):
         sentence = f"no prompt for {'-'.join(direction)}; it has {' '.join(lines)}"
         require({*direction} <= {*lines}, f"--template {template}: {sentence}")
@@ -42,7 +45,7 @@ class Prompter(NamedTuple):
     def encode(self, direction: Direction, source: str, room: int) -> tuple[list[int] | None, bool]:
         """(BOS and the prompt as at most `room` ids, whether the source lost its end for it). The
         ids are None where even the empty prompt is too long."""
-        kept = source
+        kept = self.tokenizer.head(source, room)
         while True:
             text = write_prompt(self.template, direction, kept)
             ids = self.tokenizer.bos + self.tokenizer.encode(text)
@@ -108,8 +111,9 @@ class TuningSet:
         response is never cut: that would teach the model to stop mid-sentence."""
         encoded, notes, tokenizer = [], Counter(), self.prompter.tokenizer
         for sample in progress_bar(samples, desc="tokenizing", unit="pair", leave=False, delay=3):
-            response = tokenizer.encode(sample.target) + [tokenizer.eos]
-            room = self.max_length - len(response)
+            head = tokenizer.head(sample.target, self.max_length)
+            response = tokenizer.encode(head) + [tokenizer.eos]
+            room = self.max_length - len(response) if head == sample.target else 0
             prompt, cut = self.prompter.encode(sample.direction, sample.source, room)
             if prompt:
                 encoded.append(EncodedSample(sample, prompt, response))
@@ -121,6 +125,13 @@ class TuningSet:
         for (direction, what), n in notes.items():
             print(f"  {direction}: {n:,} over-long {what}")
         return encoded
+
+    def checksum(self) -> int:
+        """Of all ids, in their order: another tokenizer or template gives another one."""
+        crc = 0
+        for encoded in self.samples:
+            crc = zlib.crc32(repr(encoded[1:]).encode(), crc)
+        return crc
 
     def of_step(self, step: int, batch_size: int, total: int, seed: int) -> list[EncodedSample]:
         """The samples of one step, out of `total` visits to samples in epochs of all of them."""

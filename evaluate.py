@@ -8,10 +8,13 @@ an empty output is off-target too. The references' own OTR is printed as the flo
 short text.
 """
 
+import plumbing.interrupts  # noqa: F401, I001 - before the packages, whose import takes seconds
+
 import os
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 
 import torch
 from tqdm import tqdm
@@ -21,11 +24,11 @@ from model import KVCache, LlamaForCausalLM, load_model
 from plumbing.cli import DTYPES, DeviceSettings, option, run_script
 from plumbing.corpora import Corpus, Direction, Sample, read_corpus
 from plumbing.distributed import RANK, WORLD, gather_from_processes, progress_bar
-from plumbing.errors import require
-from plumbing.files import write_lines
+from plumbing.errors import InputError, require
 from plumbing.metrics import Identify, bleu_metric, checked_identifier
 from plumbing.report import Comparison
-from plumbing.runs import read_setting, tuned_directions
+from plumbing.provenance import read_setting, tuned_directions
+from plumbing.results import Results, files_checksum
 from plumbing.tokenizer import Tokenizer
 
 CANDIDATES = "cs,de,en,es,fr,hu,it,ja,nl,pl,pt,ro,ru,uk,zh"
@@ -39,8 +42,9 @@ class Settings(DeviceSettings):
     data: list = option(("demo/data/test.tsv",), "files: TSV, JSON, paired files (docs/data.md)")
     directions: str = option("all", "en-it,it-en, supervised (the first run's), zero-shot, all")
     rows: int = option(0, "use the first so many pairs of each direction; 0: all", least=0)
+    skip_unknown: bool = option(False, "leave out rows without a certain direction and language")
     template: str = option("", "prompt; left out: that of the run, or alpaca", choices=TEMPLATES)
-    candidates: str = option(CANDIDATES, "the languages langid may answer")
+    candidates: str = option(CANDIDATES, "what langid may answer, besides the data's languages")
     max_new_tokens: int = option(MAX_NEW_TOKENS, "longest output", least=1)
     batch_size: int = option(BATCH_SIZE, "sentences decoded together", least=1)
 
@@ -72,35 +76,44 @@ def greedy(model: LlamaForCausalLM, prompts: list[list[int]], ends: set[int], ma
     return outputs
 
 
+def encode_prompts(
+    model: LlamaForCausalLM, prompter: Prompter, samples: list[Sample], max_new_tokens: int
+) -> tuple[list[list[int]], int]:
+    """(the prompts of the samples, how many sources were cut to leave room for as many new tokens).
+    Raises InputError where there is no room for a prompt."""
+    positions = model.config.max_position_embeddings
+    prompts, cuts = [], 0
+    for sample in samples:
+        room = positions - max_new_tokens
+        prompt, cut = prompter.encode(sample.direction, sample.source, room)
+        sentence = f"decoding {max_new_tokens} tokens leaves no room for the prompt in {positions}"
+        advice = "positions; evaluate.py can lower --max-new-tokens, train.py not"
+        require(prompt, f"{sentence} {advice}")
+        prompts.append(prompt)
+        cuts += int(cut)
+    return prompts, cuts
+
+
 def translate(
     model: LlamaForCausalLM,
-    prompter: Prompter,
-    samples: list[Sample],
+    tokenizer: Tokenizer,
+    prompts: list[list[int]],
     max_new_tokens: int,
     batch_size: int,
     bar: tqdm,
-) -> tuple[list[str], int]:
-    """(hypotheses of the samples in their order, how many sources were cut to fit). Decoded
-    greedily, in batches of similar length; `bar` counts sentences. Raises InputError."""
-    tokenizer = prompter.tokenizer
-    positions = model.config.max_position_embeddings
-    prompts, cuts = [], 0
-    for direction, source, _ in samples:
-        prompt, cut = prompter.encode(direction, source, positions - max_new_tokens)
-        sentence = f"leaves no room for the prompt in {positions} positions; lower it"
-        require(prompt, f"--max-new-tokens {max_new_tokens} {sentence}")
-        prompts.append(prompt)
-        cuts += int(cut)
+) -> list[str]:
+    """The hypotheses of the prompts in their order, decoded greedily in batches of similar length;
+    `bar` counts sentences."""
     ends = {tokenizer.eos, *model.config.eos_token_id}
-    order = sorted(range(len(samples)), key=lambda i: len(prompts[i]))
-    hypotheses = [""] * len(samples)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    hypotheses = [""] * len(prompts)
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         outputs = greedy(model, [prompts[i] for i in chosen], ends, max_new_tokens)
         for i, ids in zip(chosen, outputs, strict=True):
             hypotheses[i] = " ".join(tokenizer.decode(ids).split())
         bar.update(len(chosen))
-    return hypotheses, cuts
+    return hypotheses
 
 
 def off_target(texts: list[str], directions: list[Direction], identify: Identify):
@@ -117,12 +130,12 @@ def off_target(texts: list[str], directions: list[Direction], identify: Identify
 def score(hypotheses: list[str], samples: list[Sample], identify: Identify) -> dict:
     """BLEU with its signature, OTR, the references' OTR and what is off-target, of a direction."""
     directions = [sample.direction for sample in samples]
-    references = [sample.target for sample in samples]
+    references = [(sample.target, *sample.others) for sample in samples]
     otr, kinds = off_target(hypotheses, directions, identify)
-    floor, _ = off_target(references, directions, identify)
+    floor, _ = off_target([first for first, *_ in references], directions, identify)
     metric = bleu_metric(directions[0][1])
     return {
-        "bleu": metric.corpus_score(hypotheses, [references]).score,
+        "bleu": metric.corpus_score(hypotheses, list(zip_longest(*references))).score,
         "otr": otr,
         "floor": floor,
         "off_target": kinds,
@@ -131,39 +144,57 @@ def score(hypotheses: list[str], samples: list[Sample], identify: Identify) -> d
     }
 
 
-def evaluate_checkpoint(ckpt: str, corpus: Corpus, identify: Identify, out: str, s: Settings):
-    """{direction: its scores}, a share of them from each process; hypotheses are left in `out`."""
+def first_rows(samples: list[Sample], rows: int) -> list[Sample]:
+    """A direction's rows up to the pair of that number; 0: all."""
+    numbers = [n for n, sample in enumerate(samples, start=1) if not sample.blank]
+    return samples[: numbers[rows - 1]] if 0 < rows <= len(numbers) else samples
+
+
+def evaluate_checkpoint(ckpt: str, corpus: Corpus, identify: Identify, s: Settings):
+    """({direction: its scores}, {direction: a hypothesis for each row, empty where a side of the
+    row is blank}); each process translates a share of the directions."""
     model = load_model(ckpt, DTYPES[s.dtype], s.device, s.model).to(DTYPES[s.dtype]).eval()
-    template = s.template or read_setting(ckpt, "template", "alpaca")
-    prompter = Prompter(Tokenizer([ckpt, model.source], model.config), template)
-    limits, results = (s.max_new_tokens, s.batch_size), {}
+    tokenizer = Tokenizer([ckpt, model.source], model.config)
+    prompter = Prompter(tokenizer, s.template or read_setting(ckpt, "template", "alpaca"))
+    results, texts = {}, {}
     mine = sorted(corpus, key=lambda direction: -len(corpus[direction]))[RANK::WORLD]
-    total = sum(len(corpus[direction]) for direction in mine)
-    os.makedirs(out, exist_ok=True)
+    total = sum(not sample.blank for direction in mine for sample in corpus[direction])
     with progress_bar(total=total, desc=ckpt, unit="sentence") as bar:
         for direction in mine:
-            name, samples = "-".join(direction), corpus[direction]
-            hypotheses, cuts = translate(model, prompter, samples, *limits, bar)
+            name, samples = "-".join(direction), [x for x in corpus[direction] if not x.blank]
+            prompts, cuts = encode_prompts(model, prompter, samples, s.max_new_tokens)
+            limits = s.max_new_tokens, s.batch_size
+            hypotheses = translate(model, tokenizer, prompts, *limits, bar)
             results[name] = score(hypotheses, samples, identify) | {"sources_cut": cuts}
-            write_lines(os.path.join(out, f"{name}.txt"), hypotheses)
-    for share in gather_from_processes(results):
-        results |= share
-    return {name: results[name] for name in map("-".join, corpus)}
+            left = iter(hypotheses)
+            texts[name] = ["" if sample.blank else next(left) for sample in corpus[direction]]
+    for share in gather_from_processes((results, texts)):
+        results, texts = results | share[0], texts | share[1]
+    return {name: results[name] for name in map("-".join, corpus)}, texts
 
 
 def evaluate(s: Settings) -> None:
     """Every checkpoint on the same test set: a report beside each, and one table of all."""
-    corpus, tuned = read_corpus(s.data, s.directions, tuned_directions(s.ckpt))
-    corpus = {direction: samples[: s.rows or None] for direction, samples in corpus.items()}
-    identify = checked_identifier(s.candidates, corpus)
+    tuned = tuned_directions(s.ckpt)
+    corpus, tuned = read_corpus(s.data, s.directions, tuned, s.skip_unknown, keep_blank=True)
+    corpus = {direction: first_rows(samples, s.rows) for direction, samples in corpus.items()}
+    s.candidates, identify = checked_identifier(s.candidates, corpus)
+    for _, target in corpus:
+        bleu_metric(target)  # what it lacks is said before hours of decoding
     split = os.path.splitext(os.path.basename(s.data[0]))[0]
-    comparison = Comparison(list(corpus), tuned, asdict(s))
-    for ckpt in s.ckpt:
-        started, out = time.time(), os.path.join(ckpt, f"eval-{split}")
-        results = evaluate_checkpoint(ckpt, corpus, identify, out, s)
-        comparison.add(ckpt, results, time.time() - started, out)
+    places = [Results(ckpt, split, files_checksum(s.data)) for ckpt in s.ckpt]
+    comparison, troubles = Comparison(list(corpus), tuned, asdict(s)), []
+    for ckpt, place in zip(s.ckpt, places, strict=True):
+        started = time.time()
+        results, texts = evaluate_checkpoint(ckpt, corpus, identify, s)
+        report = comparison.add(ckpt, results, time.time() - started)
+        try:
+            written = place.write(corpus, texts, report) if RANK == 0 else ""
+            print(f"hypotheses, sources, references and scores.json: {written}")
+        except (InputError, OSError) as error:  # the table comes first
+            troubles.append(str(error))
     print(comparison)
-    print(f"Hypotheses and scores.json: eval-{split}/ in each checkpoint's folder.")
+    require(not troubles, "; ".join(troubles))
 
 
 if __name__ == "__main__":

@@ -253,14 +253,15 @@ def merge_lora(model: LlamaForCausalLM) -> None:
 
 def build_model(folder: str, base: str | None = None) -> LlamaForCausalLM:
     """The network of a Hugging Face folder, or of a LoRA adapter on its base (or on `base`), still
-    without memory: before model.files.fill(), which reads the weights, LoRA may be added and the
-    model be sharded. Raises InputError."""
+    without memory, whose weights were found whole: before model.files.fill(), which reads them,
+    LoRA may be added and the model be sharded. Raises InputError."""
     files = ModelFolder(folder, base)
     with torch.device("meta"):
         model = LlamaForCausalLM(files.config)
         if files.lora:
             with adapters.errors_of(folder):
                 add_lora(model, files.lora)
+    files.locate(model)
     model.files, model.source = files, files.source
     return model
 

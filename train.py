@@ -7,9 +7,12 @@ torchrun --nproc-per-node 4 train.py ...    # on several GPUs, weights split ove
 python train.py --merge --init runs/stage2  # no tuning: the adapter in its base, a full model
 """
 
+import plumbing.interrupts  # noqa: F401, I001 - before the packages, whose import takes seconds
+
 import math
 import os
 import random
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -19,15 +22,17 @@ import loss
 from data import CONFLICTS, REDUCTIONS, TEMPLATES, Batch, Prompter, TuningSet, micro_batches
 from model import LlamaForCausalLM, add_lora, build_model, merge_lora, save_model
 from plumbing import cli, distributed
-from plumbing.adapters import LoraSettings
+from plumbing.adapters import LoraSettings, read_adapter
 from plumbing.cli import by_stage, option
-from plumbing.corpora import read_corpus
+from plumbing.corpora import Corpus, read_corpus
 from plumbing.distributed import RANK, WORLD, progress_bar
 from plumbing.errors import require
+from plumbing.folders import fingerprint
 from plumbing.meters import SpeedMeter, brief, trained_parameters
 from plumbing.optimizer import Optimizer, learning_rate
 from plumbing.progress import Checkpoint, Progress
-from plumbing.runs import Run, explosion, provenance, read_setting
+from plumbing.provenance import provenance, read_setting
+from plumbing.runs import Run
 from plumbing.tokenizer import Tokenizer
 
 LINEARS = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
@@ -42,6 +47,7 @@ class Settings(cli.RunSettings):
     model: str = option("", "base, a Hugging Face folder; left out: demo/base, or that of --init")
     data: list = option(("demo/data/train.tsv",), "files: TSV, JSON, paired files (docs/data.md)")
     directions: str = option("supervised", "en-it,it-en, supervised (with English), zero-shot, all")
+    skip_unknown: bool = option(False, "leave out rows without a certain direction and language")
     template: str = option("", "prompt; left out: that of --init, or alpaca", choices=TEMPLATES)
     pairs: int = option(by_stage(1200, 0), "sentence pairs per direction, 0 all", least=0)
     init: str = option("", "run to start from; left out: none in stage 1, runs/stage1 in stage 2")
@@ -55,11 +61,17 @@ class Settings(cli.RunSettings):
     lora_targets: str = option(LINEARS, "linear layers that get LoRA")
     lr: float = option(by_stage(2e-3, 5e-4), "peak learning rate", least=0)
     batch_size: int = option(by_stage(128, 32), "samples a step over all GPUs, no twins", least=1)
-    epochs: float = option(by_stage(1.0, 0.0), "passes over the samples, if --steps is 0", least=0)
+    epochs: float = option(
+        by_stage(1.0, 0.0), "passes over the samples, if --steps is 0", least=0, most=1e6
+    )
     steps: int = option(by_stage(0, 100), "optimizer steps; 0: from --epochs", least=0)
-    warmup: float = option(0.03, "share of the steps with rising learning rate, before the cosine")
+    warmup: float = option(
+        0.03, "share of the steps with rising learning rate, before the cosine", least=0, most=1
+    )
     max_length: int = option(512, "tokens of prompt and response; sources alone are cut", least=1)
-    seed: int = option(1, "of the pairs, their order, the twins, LoRA's start and dropout")
+    seed: int = option(
+        1, "of the pairs, their order, the twins, LoRA's start and dropout", least=0, most=2**63 - 1
+    )
 
     def __post_init__(self):
         cli.resolve_stage(self)
@@ -69,6 +81,7 @@ class Settings(cli.RunSettings):
         self.model = self.model or ("" if self.init else "demo/base")
         require(self.dev or not self.best, "--best needs --dev")
         require(self.save_every or not self.dev, "--dev needs --save-every")
+        require(self.steps or self.epochs or self.merge, "--epochs 0 without --steps: no training")
 
 
 def loss_sums(model: LlamaForCausalLM, batch: Batch, device: str, dtype: str) -> tuple:
@@ -88,6 +101,13 @@ class StepResult(NamedTuple):
     figures: dict[str, float | None]  # "loss", "mle", "ul" (None without twins), "grad_norm"
     updated: bool  # False: fp16's loss scale was too large
     exploded: list[Batch]  # those to blame where something is not finite; then nothing is updated
+
+    def describe(self) -> tuple[str, str]:
+        """(the figures, the samples to blame) of a step that exploded, for a sentence."""
+        samples = [sample for batch in self.exploded for sample in batch.samples]
+        texts = (f"{'-'.join(x.direction)} {x.source:.40}" for x in samples)
+        figures = f"loss {self.figures['loss']}, gradient norm {self.figures['grad_norm']}"
+        return figures, " | ".join(texts)
 
 
 def train_step(model, shares: list, optimizer: Optimizer, s: Settings, alpha: float) -> StepResult:
@@ -115,29 +135,46 @@ def train_step(model, shares: list, optimizer: Optimizer, s: Settings, alpha: fl
     return StepResult(figures, updated, exploded)
 
 
-@torch.no_grad()
-def measure_dev(model: LlamaForCausalLM, dev: TuningSet, s: Settings) -> dict[str, float]:
-    """{"dev_mle": nats per response token, "dev_otr": % of greedy translations} over --dev."""
+class Dev(NamedTuple):
+    """--dev, made ready before the first step: what is wrong with it is said then."""
+
+    tuning_set: TuningSet
+    prompts: list[list[int]]  # for decoding
+    directions: list[tuple[str, str]]
+    identify: Callable[[str], str]
+
+
+def prepare_dev(model: LlamaForCausalLM, corpus: Corpus, prompter: Prompter, s: Settings) -> Dev:
+    """Raises InputError for a language that langid lacks, or too few positions."""
     import evaluate  # here, since only this needs decoding and langid
-    from plumbing.metrics import identifier
+
+    tuning_set = TuningSet(corpus, prompter, s.max_length)
+    samples = [encoded.sample for encoded in tuning_set.samples]
+    directions = [sample.direction for sample in samples]
+    _, identify = evaluate.checked_identifier(evaluate.CANDIDATES, directions)
+    prompts, _ = evaluate.encode_prompts(model, prompter, samples, evaluate.MAX_NEW_TOKENS)
+    return Dev(tuning_set, prompts, directions, identify)
+
+
+@torch.no_grad()
+def measure_dev(model: LlamaForCausalLM, dev: Dev, tokenizer: Tokenizer, s: Settings):
+    """{"dev_mle": nats per response token, "dev_otr": % of greedy translations} over --dev."""
+    import evaluate
 
     model.eval()
     sums = torch.zeros(2, dtype=torch.float64, device=s.device)
-    shares = micro_batches(dev.with_twins(dev.samples), s.micro_batch_tokens, world=WORLD)
+    pairs = dev.tuning_set.with_twins(dev.tuning_set.samples)
+    shares = micro_batches(pairs, s.micro_batch_tokens, world=WORLD)
     for batch in shares[RANK]:
         mle_sum, _ = loss_sums(model, batch, s.device, s.dtype)
         sums += torch.stack([mle_sum, batch.weight.sum().to(s.device)]).double()
     mle_sum, mle_weight = distributed.sum_over_processes(sums).tolist()
 
-    samples = [encoded.sample for encoded in dev.samples]
-    directions = [sample.direction for sample in samples]
-    languages = {code for direction in directions for code in direction}
-    identify = identifier(languages.union(evaluate.CANDIDATES.split(",")))
-    bar = progress_bar(total=len(samples), desc="dev", unit="sentence", leave=False)
+    bar = progress_bar(total=len(dev.prompts), desc="dev", unit="sentence", leave=False)
+    limits = evaluate.MAX_NEW_TOKENS, evaluate.BATCH_SIZE
     with cli.autocast(s.device, s.dtype), bar:  # by every process, since weights are sharded
-        limits = evaluate.MAX_NEW_TOKENS, evaluate.BATCH_SIZE
-        texts, _ = evaluate.translate(model, dev.prompter, samples, *limits, bar)
-    otr, _ = evaluate.off_target(texts, directions, identify)
+        texts = evaluate.translate(model, tokenizer, dev.prompts, *limits, bar)
+    otr, _ = evaluate.off_target(texts, dev.directions, dev.identify)
     model.train()
     return {"dev_mle": mle_sum / mle_weight, "dev_otr": otr}
 
@@ -163,7 +200,8 @@ def prepare(s: Settings, checkpoint: Checkpoint | None = None):
             add_lora(model, LoraSettings(s.lora_rank, s.lora_alpha, targets, s.lora_dropout))
     if WORLD > 1 and not s.merge:
         distributed.shard([*model.model.layers, model], device)
-    model.files.fill(model, torch.float32 if s.full else dtype, device)  # fp32 master weights
+    weights_dtype = torch.float32 if s.full else dtype  # fp32 master weights
+    model.files.fill(model, weights_dtype, device, checksum=not (s.full or s.merge))
     if not model.lora:
         model.source = os.path.abspath(start)  # not a checkpoint, which will be deleted
     model.recompute = s.recompute
@@ -181,29 +219,29 @@ def merge(s: Settings, run: Run) -> None:
 
 def train(s: Settings, run: Run) -> None:
     """A run of either stage: read, begin or go on, take the steps, finish."""
-    corpus, _ = read_corpus(s.data, s.directions)
-    dev_corpus = read_corpus(s.dev)[0] if s.dev else None  # a bad file is said before all work
-    record = provenance(asdict(s), corpus)
-    checkpoint = run.find_checkpoint(record)
+    corpus, _ = read_corpus(s.data, s.directions, skip_unknown=s.skip_unknown)
+    dev_corpus = read_corpus(s.dev, skip_unknown=s.skip_unknown)[0] if s.dev else None
+    record = provenance(asdict(s), fingerprint(s.init or s.model, s.model), corpus, dev_corpus)
+    if s.resume and run.is_finished(record):
+        return print(f"{s.out} is finished, there is nothing to resume")
+    checkpoint = run.find_checkpoint(record) if s.resume else None
+
     model, tokenizer = prepare(s, checkpoint)
     prompter = Prompter(tokenizer, s.template)
     tuning_set = TuningSet(corpus, prompter, s.max_length, s.pairs, s.seed)
-    dev = TuningSet(dev_corpus, prompter, s.max_length) if s.dev else None
+    dev = prepare_dev(model, dev_corpus, prompter, s) if s.dev else None
     visits = s.steps * s.batch_size if s.steps else math.ceil(s.epochs * len(tuning_set.samples))
     steps = math.ceil(visits / s.batch_size)
     alpha = s.alpha if s.stage == 2 else 0.0
     conflict = s.conflict if alpha else None  # neither stage 1 nor the control has twins
+    made_of = model.lora, model.files.crc32, tuning_set.checksum()
+    progress = Progress.resume(checkpoint, *made_of, s.best)
+    print(describe(s, model, tuning_set, steps))
 
-    progress = Progress.resume(checkpoint, model.lora, s.best)
-    twins = f"twins with alpha {alpha:g}, --conflict {s.conflict}" if alpha else "MLE alone"
-    print(
-        f"stage {s.stage}: {s.init or s.model} -> {s.out}, {len(tuning_set.samples):,} samples, "
-        f"template {s.template}, {twins}\n{trained_parameters(model)} parameters, "
-        f"{'full' if s.full else 'LoRA'}, {s.dtype} on {WORLD} {s.device}, {steps} steps of "
-        f"{s.batch_size}, rate {s.lr:g}"
-    )
     optimizer = Optimizer(model.named_parameters(), s.weight_decay, s.dtype, s.device, checkpoint)
     run.begin(record, checkpoint, lambda out: save_model(model, out, tokenizer.folder), optimizer)
+    if dev and checkpoint:  # which was saved before --dev was looked at
+        progress.compare(run.logs.extend(measure_dev(model, dev, tokenizer, s)), s.best)
     meter = SpeedMeter(model.model.layers, model.lm_head, s.full, s.device)
     bar = distributed.progress_steps(progress.step, steps, f"stage {s.stage}")
 
@@ -218,26 +256,35 @@ def train(s: Settings, run: Run) -> None:
         shares = micro_batches(pairs, s.micro_batch_tokens, s.loss_reduction, WORLD)
         result = train_step(model, shares, optimizer, s, alpha)
         if result.exploded:
-            samples = [sample for batch in result.exploded for sample in batch.samples]
-            saved = run.save(progress) if optimizer.is_finite() else None
-            raise explosion(step + 1, result.figures, saved, s.lr, samples)
+            raise run.explosion(progress, *result.describe(), s.lr)
 
+        run.prune(progress)
         batches = [batch for share in shares for batch in share if batch.samples]  # none idle
         tokens, supervised = sum(len(b.ids) for b in batches), sum(len(b.y) for b in batches)
         progress.advance(tokens, result.updated)
         row = {"step": progress.step} | result.figures | {"lr": rate}
         row |= {"response_tokens": sum(b.positives for b in batches), "tokens": progress.seen}
         speed = meter.stop(progress.step, tokens, supervised)
-
-        due = s.save_every > 0 and (progress.step % s.save_every == 0 or progress.step == steps)
-        if due and dev:
-            row |= measure_dev(model, dev, s)
-            progress.compare(row, s.best)
         run.logs.write(row, speed)
         bar.set_postfix_str(brief(row, speed))
-        if due and (progress.step < steps or s.best):
-            run.save(progress)
-    run.finish(progress.best.step, s.best)
+
+        due = s.save_every > 0 and (progress.step % s.save_every == 0 or progress.step == steps)
+        if due and (progress.step < steps or dev):
+            run.save(progress)  # first, since decoding may run out of memory
+        if due and dev:
+            progress.compare(run.logs.extend(measure_dev(model, dev, tokenizer, s)), s.best)
+    run.finish(progress, s.best)
+
+
+def describe(s: Settings, model: LlamaForCausalLM, tuning_set: TuningSet, steps: int) -> str:
+    """What a run is, for its first lines."""
+    twins = f"twins with alpha {s.alpha:g}, --conflict {s.conflict}"
+    return (
+        f"stage {s.stage}: {s.init or s.model} -> {s.out}, {len(tuning_set.samples):,} samples, "
+        f"template {s.template}, {twins if s.stage == 2 and s.alpha else 'MLE alone'}\n"
+        f"{trained_parameters(model)} parameters, {'full' if s.full else 'LoRA'}, {s.dtype} on "
+        f"{WORLD} {s.device}, {steps} steps of {s.batch_size}, rate {s.lr:g}"
+    )
 
 
 def main(s: Settings) -> None:
@@ -245,14 +292,12 @@ def main(s: Settings) -> None:
     made = "make it with `python train.py --stage 1`, or choose --init"
     require(os.path.isdir(s.init or "."), f"{s.init}: no such run; {made}")
     run = Run(s.out, s.keep)
-    run.refuse_to_overwrite(resume=s.resume and not s.merge)
-    s.template = s.template or read_setting(s.init, "template", "alpaca")
-    if s.merge:
-        merge(s, run)
-    elif s.resume and run.is_finished():
-        print(f"{s.out} is finished, there is nothing to resume")
-    else:
-        train(s, run)
+    with run.held():
+        run.refuse_to_overwrite(resume=s.resume and not s.merge)
+        _, base = read_adapter(s.init or s.model, s.model)
+        run.refuse_to_destroy([s.init, s.model, base])
+        s.template = s.template or read_setting(s.init, "template", "alpaca")
+        (merge if s.merge else train)(s, run)
 
 
 if __name__ == "__main__":

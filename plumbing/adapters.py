@@ -1,14 +1,14 @@
 """A LoRA adapter's folder in PEFT's format: its settings, and the layers that they mean."""
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from typing import NamedTuple
 
-from plumbing.errors import InputError, require, require_positive, require_supported
+from plumbing.errors import InputError, require, require_positive, require_supported, require_type
 from plumbing.files import read_json, write_json
+from plumbing.patterns import matching
 
 PREFIX = "base_model.model."  # of every tensor name in the files
 # Fields of adapter_config.json that do not change what is computed ...
@@ -20,6 +20,7 @@ SUPPORTED_VALUES = {
     "bias": ["none"],
     "init_lora_weights": [True, False, "gaussian"],
 }
+NEEDED_FIELDS = ("r", "lora_alpha", "target_modules")
 EMPTY = [None, False, "", [], {}]
 
 
@@ -39,10 +40,18 @@ class LoraSettings:
     use_rslora: bool = False
 
     def __post_init__(self):
+        names = self.target_modules
+        listed = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        sentence = f"target_modules {names!r}: expected names or a regular expression"
+        require(listed or isinstance(names, str), sentence)
+        number = type(self.lora_dropout) in (int, float)
         sentence = f"LoRA dropout {self.lora_dropout!r}: expected 0 to 1"
-        require(0 <= self.lora_dropout <= 1, sentence)
+        require(number and 0 <= self.lora_dropout <= 1, sentence)
         self.rank_pattern = self.rank_pattern or {}  # the file may say null
         self.alpha_pattern = self.alpha_pattern or {}
+        for name in ("rank_pattern", "alpha_pattern"):
+            require_type(name, getattr(self, name), dict)
+        require_type("use_rslora", self.use_rslora, bool)
 
 
 class LoraTarget(NamedTuple):
@@ -62,11 +71,18 @@ def read_adapter(folder: str, base: str | None = None) -> tuple[LoraSettings | N
     replaces the folder that the adapter names. What would change the computation in another way is
     refused by name. Raises InputError."""
     if not os.path.exists(config_path(folder)):
+        whole = os.path.exists(os.path.join(folder, "config.json"))
+        weights = os.path.exists(os.path.join(folder, "adapter_model.safetensors"))
+        sentence = f"{config_path(folder)}: no such file; adapter_model.safetensors needs it"
+        require(whole or not weights, sentence)
         return None, folder
     path, known = config_path(folder), {f.name for f in fields(LoraSettings)}
     raw = {"peft_type": None} | read_json(path)
-    for name in sorted(raw.keys() - known - UNUSED_FIELDS):
+    strange = sorted(raw.keys() - known - UNUSED_FIELDS, key=lambda name: name != "peft_type")
+    for name in strange:  # another kind of adapter is said before its fields
         require_supported(path, name, raw[name], SUPPORTED_VALUES.get(name, EMPTY))
+    for name in NEEDED_FIELDS:
+        require(name in raw, f"{path}: {name} is missing; expected a LoRA adapter in PEFT's format")
     source = base or raw.get("base_model_name_or_path")
     sentence = f"{path}: base model {source!r} is no folder here; name the folder with --model"
     require(os.path.isdir(str(source)), sentence)
@@ -92,7 +108,7 @@ def errors_of(folder: str) -> Iterator[None]:
     """Within it, what is wrong with an adapter's settings becomes an InputError naming the file."""
     try:
         yield
-    except (InputError, TypeError, ValueError, AttributeError, re.error) as error:
+    except (InputError, TypeError, ValueError, AttributeError) as error:
         sentence = f"{config_path(folder)}: {error}; expected the settings of a LoRA adapter"
         raise InputError(f"{sentence} in PEFT's format") from None
 
@@ -101,26 +117,29 @@ def lora_targets(linears: list[str], settings: LoraSettings) -> list[LoraTarget]
     """The layers among `linears`, in their order, that the settings mean. Raises InputError."""
     ends = settings.target_modules
     if isinstance(ends, str):
-        chosen = [[name for name in linears if re.fullmatch(ends, name)]]
+        chosen = matching([ends], linears)
     else:
         chosen = [[name for name in linears if f".{name}".endswith(f".{end}")] for end in ends]
     last_names = ", ".join(sorted({name.split(".")[-1] for name in linears}))
     sentence = f"LoRA targets {ends!r}: expected some of {last_names}"
     require(chosen and all(chosen), sentence)
+    ranks, alphas = settings.rank_pattern, settings.alpha_pattern
+    in_rank, in_alpha = by_pattern(ranks, linears), by_pattern(alphas, linears)
     targets = []
     for name in linears:
         if any(name in names for names in chosen):
-            rank = by_pattern(name, settings.rank_pattern, settings.r)
-            alpha = by_pattern(name, settings.alpha_pattern, settings.lora_alpha)
+            rank = in_rank.get(name, settings.r)
+            alpha = in_alpha.get(name, settings.lora_alpha)
             require_positive(f"rank of {name}", rank, int)
             require_positive(f"lora_alpha of {name}", alpha, float)
             targets.append(LoraTarget(name, rank, alpha))
     return targets
 
 
-def by_pattern(name: str, patterns: dict, default: float) -> float:
-    """The value of the first pattern that the end of a layer's name matches."""
-    for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", name):
-            return value
-    return default
+def by_pattern(values: dict[str, float], names: list[str]) -> dict[str, float]:
+    """{layer: its value}: that of the first pattern that the end of its name matches."""
+    chosen = matching([rf"(.*\.)?({pattern})" for pattern in values], names)
+    found = {}
+    for value, matched in zip(values.values(), chosen, strict=True):
+        found = dict.fromkeys(matched, value) | found
+    return found

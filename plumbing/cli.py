@@ -11,22 +11,18 @@ from dataclasses import dataclass, field, fields
 import torch
 from safetensors import SafetensorError
 
+from plumbing import interrupts, streams
 from plumbing.distributed import RANK, end_process, join_processes, leave_processes
-from plumbing.errors import InputError, require
+from plumbing.errors import InputError, plain, require
 
+BOUNDS = ("least", "most")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-USERS_ERRORS = (
-    InputError,
-    ImportError,
-    OSError,
-    SafetensorError,
-    torch.OutOfMemoryError,
-    KeyboardInterrupt,
-)
+USERS_ERRORS = (InputError, ImportError, OSError, SafetensorError, KeyboardInterrupt)
 
 
 def option(default: object, help: str, **extra):
-    """A settings field whose flag has this default, help and `least` value; extra is argparse's."""
+    """A settings field whose flag has this default, help and bounds (`least`, `most`); extra is
+    argparse's."""
     return field(default=default, metadata={"help": help, **extra})
 
 
@@ -75,16 +71,24 @@ class RunSettings(DeviceSettings):
     )
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse, whose sentences are bounded too."""
+
+    def error(self, message: str):
+        super().error(plain(message))
+
+
 def parse(settings: type, argv: list[str] | None = None):
     """Fill a settings dataclass from the command line: every field is a flag. The type of a field
     is its flag's: a bool is a switch, a list takes several texts. An unknown flag or a wrong type
-    ends the script as argparse does; a value below `least`, or a device that is not there, raises
-    InputError. 'auto' is resolved."""
+    ends the script as argparse does; a value that is out of bounds or not finite, or a device that
+    is not there, raises InputError. 'auto' is resolved."""
     script = sys.modules[settings.__module__]
-    parser = argparse.ArgumentParser(description=script.__doc__.split("\n\n")[0])
+    about = (script.__doc__ or "").split("\n\n")[0]  # python -OO leaves no docstrings
+    parser = Parser(description=about)
     own = settings.__annotations__
     for f in sorted(fields(settings), key=lambda f: f.name not in own):  # the script's own first
-        extra = {name: value for name, value in f.metadata.items() if name != "least"}
+        extra = {name: value for name, value in f.metadata.items() if name not in BOUNDS}
         default = " ".join(f.default) if isinstance(f.default, tuple) else f.default
         if default not in (None, "") and f.type is not bool:
             extra["help"] += f" (default: {default})"
@@ -97,13 +101,22 @@ def parse(settings: type, argv: list[str] | None = None):
         parser.add_argument(flag(f.name), **extra)
     s = settings(**vars(parser.parse_args(argv)))
     for f in fields(s):
-        value, least = getattr(s, f.name), f.metadata.get("least")
-        sentence = f"{flag(f.name)} {value}: expected at least {least}"
-        require(least is None or value >= least, sentence)
+        if f.type in (int, float):
+            require_bounds(flag(f.name), getattr(s, f.name), **f.metadata)
     s.device = resolve_device(s.device)
     if s.dtype == "auto":
         s.dtype = "fp32" if s.device == "cpu" else "bf16"
     return s
+
+
+def require_bounds(flag: str, value: float, least=None, most=None, **_) -> None:
+    """Raise InputError unless a number is finite and within its bounds."""
+    lowest = -1e30 if least is None else least
+    highest = (2**31 - 1 if type(value) is int else 1e30) if most is None else most
+    expected = f"{lowest:g} to {highest:g}"
+    if least is not None and most is None and not value > highest:
+        expected = f"at least {least}"
+    require(lowest <= value <= highest, f"{flag} {value}: expected {expected}")
 
 
 def flag(name: str) -> str:
@@ -128,6 +141,8 @@ def autocast(device: str, dtype: str) -> AbstractContextManager:
 def run_script(main: Callable, settings: type) -> None:
     """Run a script's main with its settings, perhaps as one of torchrun's processes, and exit. A
     user's error, a full disk or memory ends in one sentence and exit code 2."""
+    interrupts.as_usual()
+    streams.steady()
     if RANK > 0:
         sys.stdout = open(os.devnull, "w")  # the first process speaks for all
     code = 0
@@ -142,14 +157,27 @@ def run_script(main: Callable, settings: type) -> None:
         main(s)
         leave_processes()
     except BaseException as error:
+        sentence = users_sentence(error, settings)
         if RANK > 0:
             time.sleep(5)  # torchrun ends this process before it can repeat what the first one says
-        if not isinstance(error, USERS_ERRORS):
+        if not sentence:
             raise
-        sentence = f"error: {str(error) or 'interrupted'}"
-        if isinstance(error, (OSError, SafetensorError)):
-            sentence += "; nothing that was whole is lost: make room or allow writing there, "
-            sentence += "then repeat"
-        print(sentence, file=sys.stderr)
+        print(f"error: {sentence}", file=sys.stderr)
         code = 130 if isinstance(error, KeyboardInterrupt) else 2
     end_process(code)
+
+
+def users_sentence(error: BaseException, settings: type) -> str:
+    """What to tell the user of an error; "" where the fault is in the program."""
+    words = " ".join(str(error).split())
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "alloc" in words and "memory" in words
+    ):
+        smaller = "--micro-batch-tokens" if issubclass(settings, RunSettings) else "--batch-size"
+        return plain(f"out of memory: {words}; lower {smaller}, or take a smaller model", 600)
+    if not isinstance(error, USERS_ERRORS):
+        return ""
+    advice = ""
+    if isinstance(error, OSError | SafetensorError):
+        advice = "; nothing that was whole is lost: make room or allow writing there, then repeat"
+    return plain(words or "interrupted") + advice

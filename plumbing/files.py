@@ -1,39 +1,72 @@
-"""JSON, lines of text, and folders that appear whole or not at all."""
+"""JSON and lines of text: read with one sentence for what is wrong, written whole or not at all."""
 
 import json
 import os
 import pathlib
-import shutil
+import re
 
 from plumbing.errors import InputError, require
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # of the project
+NEW = ".train-py-new"  # ends the name of what is not whole yet
+MODEL_JSON = "a JSON object of a model folder in Hugging Face format"
+# How files begin that people take for text.
+PACKED = {
+    "gzip": rb"\x1f\x8b",
+    "bzip2": rb"BZh\d1AY&SY",
+    "xz": rb"\xfd7zXZ",
+    "zstd": rb"\(\xb5/\xfd",
+    "a zip archive": rb"PK\x03\x04",
+    "Parquet": rb"PAR1[\0-\x1f]",
+    "Arrow": rb"ARROW1\0",
+}
 
 
-def read_json(path: str) -> dict:
+def require_file(path: str, expected: str) -> None:
+    """Raise InputError unless `path` is a file: to read a pipe or a device may never end."""
+    found = "no such file or directory"
+    if os.path.exists(path):
+        found = "is a directory" if os.path.isdir(path) else "is a pipe or a device"
+    require(os.path.isfile(path), f"{path}: {found}; expected {expected}")
+
+
+def read_json(path: str, expected: str = MODEL_JSON) -> dict:
     """The JSON object of a file. Raises InputError."""
+    require_file(path, expected)
     try:
         value = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
         found = f"holds {type(value).__name__}"
     except (OSError, ValueError, RecursionError) as error:
         value, found = None, (getattr(error, "strerror", None) or str(error)).lower()
-    sentence = f"{path}: {found}; expected a JSON object of a model folder in Hugging Face format"
-    require(isinstance(value, dict), sentence)
+    require(isinstance(value, dict), f"{path}: {found}; expected {expected}")
     return value
+
+
+def write_whole(path: str, text: str) -> None:
+    """Write a text file that has its name only when it is whole. What UTF-8 cannot say, the name of
+    a strange file perhaps, is escaped as in JSON."""
+    aside = os.fspath(path) + NEW
+    try:
+        pathlib.Path(aside).write_bytes(text.encode("utf-8", "backslashreplace"))
+        os.replace(aside, path)
+    except OSError:
+        pathlib.Path(aside).unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: str, value: dict) -> None:
     """Write a JSON object, one field a line."""
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    pathlib.Path(path).write_text(text, encoding="utf-8")
+    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_lines(path: str) -> list[str]:
     """The lines of a UTF-8 file. Raises InputError. Only \\n ends a line: U+2028 and U+0085 are
     text."""
     lines = []
+    require_file(path, "a file of translations")
     try:
         with open(path, "rb") as f:
+            refuse_packed(path, f.peek(10))
             for line in f:
                 text = line.decode("utf-8" if lines else "utf-8-sig")
                 lines.append(text.removesuffix("\n").removesuffix("\r"))
@@ -46,22 +79,13 @@ def read_lines(path: str) -> list[str]:
     return lines
 
 
+def refuse_packed(path: str, first: bytes) -> None:
+    """Raise InputError where a file begins as an archive or a table of columns does."""
+    for kind, magic in PACKED.items():
+        sentence = f"{path} is {kind}; expected text: unpack it, or export it as JSON lines"
+        require(not re.match(magic, first), sentence)
+
+
 def write_lines(path: str, lines: list[str]) -> None:
     """Write a text file, each line ended by \\n."""
-    pathlib.Path(path).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-
-
-def remove_folder(folder: str) -> None:
-    """Delete a folder, when all that replaces it is on the disk. It first loses its name, so a kill
-    leaves no half of it."""
-    os.sync()
-    shutil.rmtree(folder + ".old", ignore_errors=True)
-    if os.path.exists(folder):
-        os.rename(folder, folder + ".old")
-        shutil.rmtree(folder + ".old")
-
-
-def publish_folder(partial: str, folder: str) -> None:
-    """Give a folder its name once all of it is on the disk: whoever sees the name sees it whole."""
-    remove_folder(folder)
-    os.rename(partial, folder)
+    write_whole(path, "".join(line + "\n" for line in lines))

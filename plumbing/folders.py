@@ -6,6 +6,7 @@ config.json becomes our fields and goes back; weights are checked whole before o
 import math
 import os
 import shutil
+import zlib
 from dataclasses import asdict, dataclass, field, fields
 
 import torch
@@ -15,7 +16,7 @@ from plumbing import adapters, errors, weights
 from plumbing.adapters import LoraSettings
 from plumbing.distributed import RANK
 from plumbing.errors import InputError, require, require_supported
-from plumbing.files import read_json, write_json
+from plumbing.files import read_json, require_file, write_json
 
 HEAD, TABLE = "lm_head.weight", "model.embed_tokens.weight"
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
@@ -118,48 +119,97 @@ class Config:
 
 
 def read_rope(path: str, raw: dict) -> dict:
-    """Config's rope_theta and rope_scaling, from the newer schema or the older one."""
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    """Config's rope_theta and rope_scaling, from the newer schema or the older one. As transformers
+    has it, the older one counts where a file has both: people add it by hand."""
+    rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
     if not isinstance(rope, dict):
         rope = {"type": rope}
     kind = rope.get("rope_type", rope.get("type", "default"))
     partial = (raw | rope).get("partial_rotary_factor")
     require_supported(path, "RoPE type", kind, ["default", "llama3"])
-    require_supported(path, "partial_rotary_factor", partial, [None, 1])
-    scaling = {name: rope.get(name) for name in LLAMA3_ROPE} if kind == "llama3" else None
+    require_supported(path, "partial_rotary_factor", partial, [None, 1, 1.0])
+    scaling = None
+    if kind == "llama3":
+        trained = {LLAMA3_ROPE[-1]: raw.get("max_position_embeddings")} | rope
+        scaling = {name: trained.get(name) for name in LLAMA3_ROPE}
     return {"rope_theta": (raw | rope).get("rope_theta", 10000.0), "rope_scaling": scaling}
 
 
 class ModelFolder:
     """A folder with a whole model, or with an adapter on a base, whose configuration was read.
-    base: replaces the folder that the adapter names. Raises InputError."""
+    base: replaces the folder that the adapter names. Raises InputError.
+
+    crc32: a checksum of the base's weights, once fill() was asked for it."""
 
     def __init__(self, folder: str, base: str | None = None):
         self.folder = folder
         self.lora, self.base = adapters.read_adapter(folder, base)
         self.config = Config.load(self.base)
         self.source = os.path.abspath(self.base)  # as an adapter's configuration names it
+        self.crc32 = None
+        for name in COMPANIONS:
+            path = os.path.join(self.base, name)
+            if os.path.exists(path):  # said now, since it is copied when all work is done
+                require_file(path, "a file that goes with the weights")
 
-    def fill(self, network: nn.Module, dtype: torch.dtype | None, device: str) -> None:
-        """Read every weight of a network of this configuration, in `dtype` (None: as stored; LoRA
-        is fp32). All must be on the disk in the right shapes, and no other, before one is read;
-        LoRA that is not the folder's stays as it is. Raises InputError."""
+    def locate(self, network: nn.Module) -> None:
+        """Find every weight of a network of this configuration, and no other, on the disk in the
+        right shapes: before memory is taken for them. Raises InputError."""
         parameters = dict(network.named_parameters(remove_duplicate=False))
         base = {name: p for name, p in parameters.items() if "lora_" not in name}
         tied = [HEAD] if self.config.tie_word_embeddings else []
-        places, lora_places = weights.locate_tensors(self.base, "model", base, tied), {}
+        self.places = weights.locate_tensors(self.base, "model", base, tied)
+        self.lora_places = {}
         if self.lora:
             lora = {name: p for name, p in parameters.items() if "lora_" in name}
+            if self.lora_on_head(lora):  # PEFT saves its base weight beside it
+                lora[HEAD] = parameters[HEAD]
             stem, prefix = "adapter_model", adapters.PREFIX
-            lora_places = weights.locate_tensors(self.folder, stem, lora, prefix=prefix)
-        tensors = dict(weights.read_tensors(places, parameters, dtype, device))
-        if tied:
+            self.lora_places = weights.locate_tensors(self.folder, stem, lora, [HEAD], prefix)
+
+    @staticmethod
+    def lora_on_head(lora: dict) -> bool:
+        return any(name.startswith("lm_head.") for name in lora)
+
+    def fill(
+        self, network: nn.Module, dtype: torch.dtype | None, device: str, checksum: bool = False
+    ) -> None:
+        """Read every weight of a network that was given to locate(), in `dtype` (None: as stored;
+        LoRA is fp32). LoRA that is not the folder's stays as it is. checksum: that of the base's
+        weights is wanted. Raises InputError."""
+        parameters = dict(network.named_parameters(remove_duplicate=False))
+        self.check_head()
+        crcs = {} if checksum else None
+        tensors = dict(weights.read_tensors(self.places, parameters, dtype, device, crcs))
+        if self.config.tie_word_embeddings:
             equal = torch.equal(tensors.setdefault(HEAD, tensors[TABLE]), tensors[TABLE])
             sentence = f"config.json ties the word embeddings, but {HEAD} differs from {TABLE}"
             require(equal, f"{self.base}: {sentence}")
-        tensors |= weights.read_tensors(lora_places, parameters, torch.float32, device)
+        tensors |= weights.read_tensors(self.lora_places, parameters, torch.float32, device)
         network.load_state_dict(tensors, strict=False, assign=True)
         network.tie()
+        if checksum:
+            self.crc32 = zlib.crc32(repr(sorted(crcs.items())).encode())
+
+    def check_head(self) -> None:
+        """Raise InputError where the adapter brings another lm_head than the base has."""
+        copy = self.lora_places.pop(HEAD, None)
+        if copy:
+            own = self.places.get(HEAD) or self.places[TABLE]
+            pair = weights.read_tensors({"own": own, "copy": copy}, {"own": None, "copy": None})
+            (_, own), (_, copy) = pair
+            sentence = f"its {HEAD} is not that of {self.base}; name the right base with --model"
+            require(torch.equal(own.to(copy.dtype), copy), f"{self.folder}: {sentence}")
+
+
+def fingerprint(folder: str, base: str | None = None) -> int:
+    """A checksum of the headers of a model's weights, with those of its base if it is an adapter:
+    those that were written here have checksums of the weights in them. Raises InputError."""
+    lora, source = adapters.read_adapter(folder, base)
+    files = weights.find_files(source, "model")
+    if lora:
+        files += weights.find_files(folder, "adapter_model")
+    return zlib.crc32(b"".join(map(weights.read_header, files)))
 
 
 def write_model(

@@ -30,18 +30,43 @@ class Logs:
 
     def __init__(self, folder: str, checkpoint: str | None = None):
         """Begin anew; with a checkpoint, as it left them: what came after it is done again."""
-        self.files = []
+        self.files, self.last = [], {}
         for name in LOGS:
+            begun = pathlib.Path(checkpoint, name).read_bytes() if checkpoint else b""
             file = open(os.path.join(folder, name) if RANK == 0 else os.devnull, "wb", 0)
-            if checkpoint:
-                file.write(pathlib.Path(checkpoint, name).read_bytes())
+            file.write(begun)
             self.files.append(file)
+        if checkpoint:
+            rows = pathlib.Path(checkpoint, LOGS[0]).read_bytes().splitlines(keepends=True)
+            self.last, self.before = json.loads(rows[-1]), sum(map(len, rows[:-1]))
 
     def write(self, *rows: dict) -> None:
         """Add a line to each of LOGS; a number that is not finite, which JSON lacks, is null."""
+        self.last, self.before = rows[0], self.files[0].tell()
         for file, row in zip(self.files, rows, strict=True):
             finite = {name: v if v is None or math.isfinite(v) else None for name, v in row.items()}
             file.write((json.dumps(finite) + "\n").encode())
+
+    def extend(self, figures: dict[str, float]) -> dict[str, float]:
+        """Add figures to the last line of the first of LOGS; returns them."""
+        file = self.files[0]
+        if RANK == 0:
+            file.seek(self.before)
+            file.truncate()
+        self.last = self.last | figures
+        file.write((json.dumps(self.last) + "\n").encode())
+        return figures
+
+
+def logged_steps(folder: str) -> int | None:
+    """How many whole lines each of LOGS has in a checkpoint; None where they are not there or do
+    not agree."""
+    counts = set()
+    for name in LOGS:
+        path = pathlib.Path(folder, name)
+        text = path.read_bytes() if path.is_file() else b"?"
+        counts.add(text.count(b"\n") if text.endswith(b"\n") else None)
+    return counts.pop() if len(counts) == 1 else None
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -15,9 +15,10 @@ Identify = Callable[[str], str]  # text -> language code, or "empty"
 
 def identifier(candidates: Iterable[str]) -> Identify:
     """langid choosing among `candidates`. Raises InputError for one that it lacks."""
+    candidates = set(candidates)
     model = langid.langid.LanguageIdentifier.from_modelstring(langid.langid.model, norm_probs=True)
-    unknown = " ".join(sorted(set(candidates) - set(model.nb_classes)))
-    require(not unknown, f"--candidates: langid has no {unknown}, but {' '.join(model.nb_classes)}")
+    unknown = " ".join(sorted(candidates - set(model.nb_classes)))
+    require(not unknown, f"langid has no {unknown}, but {' '.join(model.nb_classes)}")
     model.set_languages(sorted(candidates))
     return lambda text: model.classify(text)[0] if text.strip() else "empty"
 
@@ -31,13 +32,12 @@ def bleu_metric(target: str) -> sacrebleu.BLEU:
         raise InputError(f"SacreBLEU needs a package for target {target!r}: {needed}") from None
 
 
-def checked_identifier(candidates: str, directions: Iterable[Direction]) -> Identify:
-    """The identifier of "it,nl,..." for these directions. Raises InputError for what would fail
-    after hours of decoding: candidates, BLEU's packages."""
+def checked_identifier(candidates: str, directions: Iterable[Direction]) -> tuple[str, Identify]:
+    """("it,nl,..." with the languages of these directions, the identifier that chooses among them).
+    Raises InputError for a language that langid lacks, and where there is nothing to choose."""
     languages = {code for direction in directions for code in direction}
-    expected = f"expected {' '.join(languages)} and at least one more"
-    require(languages < {*candidates.split(",")}, f"--candidates {candidates}: {expected}")
-    identify = identifier(candidates.split(","))
-    for _, target in directions:
-        bleu_metric(target)
-    return identify
+    expected = f"expected {' '.join(sorted(languages))} and at least one more"
+    more = set(filter(None, candidates.split(","))) - languages
+    require(more, f"--candidates {candidates}: {expected}")
+    languages |= more
+    return ",".join(sorted(languages)), identifier(languages)

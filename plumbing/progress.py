@@ -27,6 +27,8 @@ class Progress:
     """How far a run is: with the seed, all that its random choices depend on."""
 
     lora: dict | None  # the settings of its LoRA layers
+    base_crc32: int | None = None  # of the weights below LoRA
+    samples_crc32: int | None = None  # of the tuning set as ids
     step: int = 0
     updates: int = 0  # steps that changed the weights: fp16 may skip some
     seen: int = 0  # tokens
@@ -34,18 +36,29 @@ class Progress:
 
     @classmethod
     def resume(
-        cls, checkpoint: Checkpoint | None, settings: LoraSettings | None, best_by: str
+        cls,
+        checkpoint: Checkpoint | None,
+        settings: LoraSettings | None,
+        base_crc32: int | None = None,
+        samples_crc32: int | None = None,
+        best_by: str = "",
     ) -> "Progress":
         """That of a checkpoint, or of the beginning. best_by: "otr", "mle", or "" for no best one.
-        Raises InputError where the adapter of the checkpoint has other settings than it had."""
-        lora = asdict(settings) if settings else None
+        Raises InputError where the run was begun with another adapter, base or tokenizer."""
+        begun = cls(asdict(settings) if settings else None, base_crc32, samples_crc32)
         if checkpoint is None:
-            return cls(lora)
+            return begun
         folder, state = checkpoint
         sentence = f"{folder}/adapter_config.json: damaged; delete {folder}"
-        require(state["lora"] == lora, sentence)
-        best = Best(*state["best"]) if best_by else Best()
-        return cls(lora, state["step"], state["updates"], state["seen"], best)
+        require(state["lora"] == begun.lora, sentence)
+        other = "the run in it was begun with; bring those back, or choose another --out"
+        sentence = f"{folder}: the base model's weights are not those that {other}"
+        require(state["base_crc32"] == base_crc32, sentence)
+        sentence = f"{folder}: tokenizer and prompts.json do not give the ids that {other}"
+        require(state["samples_crc32"] == samples_crc32, sentence)
+        begun.step, begun.updates, begun.seen = (state[n] for n in ("step", "updates", "seen"))
+        begun.best = Best(*state["best"]) if best_by else Best()
+        return begun
 
     def advance(self, tokens: int, updated: bool) -> None:
         """One more step is done."""

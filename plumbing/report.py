@@ -5,8 +5,6 @@ from collections import Counter
 from importlib.metadata import version
 
 from plumbing.corpora import Direction
-from plumbing.distributed import RANK
-from plumbing.files import write_json
 
 METRICS = ("bleu", "otr")
 KINDS = ("english", "source", "other", "empty")  # of off-target outputs
@@ -35,8 +33,8 @@ class Comparison:
             "zero-shot": [direction for direction in directions if direction not in supervised],
         }
 
-    def add(self, ckpt: str, results: dict[str, dict], seconds: float, folder: str) -> None:
-        """Add a checkpoint with its scores by direction; write scores.json into the folder."""
+    def add(self, ckpt: str, results: dict[str, dict], seconds: float) -> dict:
+        """Add a checkpoint with its scores by direction; returns its report, for scores.json."""
         for name, scores in results.items():
             if scores["sources_cut"]:
                 print(f"{ckpt}, {name}: {scores['sources_cut']:,} over-long sources cut")
@@ -54,8 +52,7 @@ class Comparison:
         }
         name = os.path.basename(os.path.normpath(ckpt))
         self.reports[ckpt if name in self.reports else name] = report
-        if RANK == 0:
-            write_json(os.path.join(folder, "scores.json"), report)
+        return report
 
     def __str__(self):
         """The table and what its figures rest on."""

@@ -5,87 +5,115 @@ there. Each is written aside, synced and then renamed, holds safetensors and JSO
 itself a folder that can be loaded. The first process alone writes.
 """
 
-import glob
-import json
 import os
-import platform
+import re
 import shutil
-import subprocess
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-import torch
 from safetensors import SafetensorError
 
-from plumbing.corpora import Sample
-from plumbing.distributed import RANK, WORLD
-from plumbing.errors import InputError, require
-from plumbing.files import ROOT, publish_folder, read_json, remove_folder, write_json
-from plumbing.meters import LOGS, Logs
+from plumbing.distributed import RANK
+from plumbing.errors import InputError, plain, require
+from plumbing.files import NEW, read_json, write_json
+from plumbing.lock import locked
+from plumbing.meters import LOGS, Logs, logged_steps
 from plumbing.progress import Checkpoint, Progress
+from plumbing.removal import (
+    LOCK,
+    NOT_FINITE,
+    others,
+    publish_folder,
+    remove_folder,
+    remove_made,
+    restore_folder,
+)
 from plumbing.weights import write_tensors
 
-# What may be another when a run is gone on with.
-MAY_CHANGE = {"out", "resume", "save_every", "keep", "device", "recompute", "micro_batch_tokens"}
+# What may be another when a run is gone on with ...
+MAY_CHANGE = {"resume", "save_every", "keep", "device", "recompute", "micro_batch_tokens"}
 MAY_CHANGE |= {"lr", "dtype", "versions"}
+# ... and where things lie: what lies there is compared.
+MAY_CHANGE |= {"out", "model", "init", "data", "dev"}
+STEP = re.compile(r"step-\d{6,}")
 
 
 class Run:
     """The folder of one run, from its beginning to its name; `keep` checkpoints stay in it."""
 
     def __init__(self, out: str, keep: int):
-        self.out, self.partial, self.keep = out, out + ".partial", keep
+        linked = os.path.islink(out) or os.path.basename(out) in (".", "..")
+        self.out = os.path.realpath(out) if linked else out
+        self.partial, self.keep = self.out + ".partial", keep
+        self.pruned = False  # a run that was killed may have left one checkpoint too many
 
-    def checkpoints(self) -> list[str]:
-        """The folders of the whole checkpoints, oldest first."""
-        pattern = os.path.join(glob.escape(self.partial), "step-" + "[0-9]" * 6)
-        return sorted(glob.glob(pattern))
-
-    def refuse_to_overwrite(self, resume: bool) -> None:
-        """Raise InputError where OUT is somebody else's, or a stopped run that is not resumed. A
-        finished run is replaced, when the new one is finished."""
-        settings = os.path.join(self.out, "settings.json")
-        ours = not os.path.exists(self.out) or os.path.exists(settings)
-        require(ours, f"{self.out} exists and is no run of train.py; choose another --out")
-        require(
-            resume or not self.checkpoints(),
-            f"{self.partial}: a stopped run; --resume goes on with it, deleting the folder starts "
-            "anew",
-        )
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Within it no other run has this folder. Raises InputError."""
+        with locked(self.partial):
+            if RANK == 0:
+                restore_folder(self.out)
+            yield
 
     def step_folder(self, step: int) -> str:
         """The checkpoint after so many steps."""
         return os.path.join(self.partial, f"step-{step:06}")
 
-    def is_finished(self) -> bool:
-        """Whether OUT has its name, and no newer run is on its way."""
-        return os.path.exists(self.out) and not os.path.exists(self.partial)
+    def checkpoints(self) -> list[str]:
+        """The folders of the whole checkpoints, oldest first."""
+        names = os.listdir(self.partial) if os.path.isdir(self.partial) else []
+        steps = sorted(int(name[5:]) for name in names if STEP.fullmatch(name))
+        return [self.step_folder(step) for step in steps]
+
+    def refuse_to_overwrite(self, resume: bool) -> None:
+        """Raise InputError where OUT is somebody else's, or a stopped run that is not resumed. A
+        finished run is replaced, when the new one is finished."""
+        if os.path.exists(self.out):
+            ours = os.path.exists(os.path.join(self.out, "settings.json"))
+            require(ours, f"{self.out} exists and is no run of train.py; choose another --out")
+            found = others(self.out)
+            made = "which train.py did not make: move it, or choose another --out"
+            require(not found, f"{self.out} holds {found and found[0]}, {made}")
+        sentence = f"{self.partial}: a stopped run; --resume goes on with it, deleting the folder"
+        require(resume or not self.checkpoints(), f"{sentence} starts anew")
+
+    def refuse_to_destroy(self, folders: list[str | None]) -> None:
+        """Raise InputError where OUT is, or holds, one of the folders that the run is made from."""
+        for folder in filter(None, folders):
+            source = os.path.realpath(folder)
+            for own in map(os.path.realpath, (self.out, self.partial)):
+                inside = source == own or source.startswith(own + os.sep)
+                sentence = f"--out {self.out} would replace {folder}, which the run is made from"
+                require(not inside, f"{sentence}; choose another --out")
+
+    def is_finished(self, record: dict) -> bool:
+        """Whether OUT has its name, and no newer run is on its way. Raises InputError where that
+        run has another record."""
+        begun = os.path.exists(os.path.join(self.partial, "settings.json"))
+        if not os.path.exists(self.out) or begun or self.checkpoints():
+            return False
+        refuse_changes(self.out, read_json(os.path.join(self.out, "settings.json")), record)
+        return True
 
     def find_checkpoint(self, record: dict) -> Checkpoint | None:
-        """The newest whole checkpoint of a stopped run; None: begin at the first step. Incomplete
-        ones are deleted. Raises InputError where the newest is damaged, or where the run was begun
-        with another record (settings and data), but for what may change on the way."""
-        for path in glob.glob(os.path.join(glob.escape(self.partial), "step-*.*")):
-            print(f"{path}: an incomplete checkpoint, ignored")
-            shutil.rmtree(path, ignore_errors=True)
+        """The newest whole checkpoint of a stopped run; None: begin at the first step. Raises
+        InputError where the newest is damaged, or where the run was begun with another record
+        (settings and data), but for what may change on the way."""
         checkpoints = self.checkpoints()
         if not checkpoints:
+            begun = os.path.join(self.partial, "settings.json")
+            if os.path.exists(begun):
+                refuse_changes(self.partial, read_json(begun), record)
             return None
         newest = checkpoints[-1]
         state = read_json(os.path.join(newest, "state.json"))
-        begun = read_json(os.path.join(newest, "settings.json"))
-        require(
-            state.pop("crc32", None) == state_checksum(state),
-            f"{newest}/state.json: damaged (wrong checksum); delete that checkpoint to go on from "
-            "the one before it",
-        )
-        changed = [
-            f"{name} is {value}, was {begun.get(name)}"
-            for name, value in record.items()
-            if name not in MAY_CHANGE and begun.get(name) != value
-        ]
-        sentence = f"when {self.partial} was begun; choose another --out"
-        require(not changed, f"--resume: {'; '.join(changed)} {sentence}")
+        refuse_changes(self.partial, read_json(os.path.join(newest, "settings.json")), record)
+        advice = "delete that checkpoint to go on from the one before it"
+        intact = state.pop("crc32", None) == state_checksum(state)
+        require(intact, f"{newest}/state.json: damaged (wrong checksum); {advice}")
+        whole = logged_steps(newest) == state["step"]
+        require(whole, f"{newest}/{LOGS[0]}: missing or damaged; {advice}")
         print(f"resuming from {newest}")
         return Checkpoint(newest, state)
 
@@ -96,19 +124,30 @@ class Run:
         write_model: Callable[[str], None],
         optimizer,
     ) -> None:
-        """Make the folder, settings.json in it, and the logs as a checkpoint left them.
-        write_model(folder) and the optimizer's state make the checkpoints to come."""
+        """Empty the folder but for its checkpoints, write settings.json and the logs as a
+        checkpoint left them. write_model(folder) and the optimizer's state make the checkpoints to
+        come."""
         self.record, self.write_model, self.optimizer = record, write_model, optimizer
         if RANK == 0:
-            os.makedirs(self.partial, exist_ok=True)
+            self.clear(f"{STEP.pattern}({re.escape(NOT_FINITE)})?" if checkpoint else "")
             write_json(os.path.join(self.partial, "settings.json"), record)
         self.logs = Logs(self.partial, checkpoint.folder if checkpoint else None)
 
-    def save(self, progress: Progress) -> str:
-        """Write a checkpoint; returns its folder. Older ones than the newest `keep` are deleted,
-        except for the best. Where the disk is full the others stay and InputError is raised."""
+    def clear(self, keep: str = "") -> None:
+        """Delete what this program made in OUT.partial, but for its lock and names like `keep`."""
+        for name in sorted(os.listdir(self.partial)):
+            if name.startswith("step-") and name.endswith(NEW):
+                print(f"{os.path.join(self.partial, name)}: an incomplete checkpoint, deleted")
+        remove_made(self.partial, re.compile(f"{re.escape(LOCK)}|{keep}"))
+
+    def save(self, progress: Progress) -> None:
+        """Write a checkpoint. Where the disk is full the others stay and InputError is raised.
+        Weights that are not finite are no checkpoint: the next step will say so."""
+        if not self.optimizer.is_finite():
+            return
+        self.pruned = False
         name = self.step_folder(progress.step)
-        folder = name + ".partial"
+        folder = name + NEW
         try:
             self.write_model(folder)
             write_tensors(folder, "optimizer", self.optimizer.moments)
@@ -119,97 +158,78 @@ class Run:
                 checked = state | {"crc32": state_checksum(state)}
                 write_json(os.path.join(folder, "state.json"), checked)
                 publish_folder(folder, name)
-                for old in self.checkpoints()[: -self.keep]:
-                    if old != self.step_folder(progress.best.step):
-                        remove_folder(old)
         except (OSError, SafetensorError) as error:
-            shutil.rmtree(folder, ignore_errors=True)
+            if RANK == 0 and os.path.isdir(folder):
+                remove_made(folder)
             raise InputError(
                 f"{name} was not written ({error}); older ones are untouched: make room, then "
                 "--resume"
             ) from None
-        return name
 
-    def finish(self, best: int, best_by: str) -> None:
-        """Give the run its name, with the model as it is, or, unless it is 0, as it was after the
-        step `best`, the best by a figure of --dev."""
+    def prune(self, progress: Progress) -> None:
+        """Delete older checkpoints than the newest `keep`, except for the best. To be called when
+        the loss after the newest was finite: before that it is not known to be good."""
+        if RANK == 0 and not self.pruned:
+            for old in self.checkpoints()[: -self.keep]:
+                if old != self.step_folder(progress.best.step):
+                    remove_folder(old)
+        self.pruned = True
+
+    def explosion(self, progress: Progress, found: str, samples: str, lr: float) -> InputError:
+        """The sentence for a loss or gradient that is not finite after the last step of progress. A
+        checkpoint of that step is set aside: its weights are what is not well."""
+        newest = self.step_folder(progress.step)
+        if RANK == 0 and os.path.isdir(newest):
+            os.rename(newest, newest + NOT_FINITE)
+        older = [path for path in self.checkpoints() if path != newest]
+        begin = "no checkpoint was made before it: lower --lr {}, or leave fp16, and begin anew"
+        resume = "{} is the last one with a finite loss after it: lower --lr {}, or leave fp16, "
+        advice = begin.format(f"{lr:g}")
+        if older:
+            advice = resume.format(older[-1], f"{lr:g}") + "then --resume goes on from there"
+        return InputError(f"step {progress.step + 1}: {found}; {advice}; samples: {samples:.300}")
+
+    def finish(self, progress: Progress, best_by: str) -> None:
+        """Give the run its name, with the model as it is, or as it was at the best step by a figure
+        of --dev. Raises InputError where the last update left weights that are not finite."""
+        best = progress.best.step
         if best == 0:
+            sentence = f"step {progress.step} left weights that are not finite; lower --lr"
+            advice = "--resume goes on from the last checkpoint, if there is one"
+            require(self.optimizer.is_finite(), f"{sentence}, or leave fp16: {advice}")
             self.write_model(self.partial)
         elif RANK == 0:
-            leave = shutil.ignore_patterns("optimizer*", "state.json", *LOGS)
+            leave = shutil.ignore_patterns("optimizer*", "state.json", "eval-*", *LOGS)
             folder = self.step_folder(best)
             shutil.copytree(folder, self.partial, dirs_exist_ok=True, ignore=leave)
+        self.prune(progress)
         chosen = f", which is step {best}, the best by {best_by} of --dev" if best else ""
         self.publish(self.record, chosen)
-
-    def clear(self) -> None:
-        """Delete what is on its way."""
-        if RANK == 0:
-            remove_folder(self.partial)
 
     def publish(self, record: dict, note: str = "") -> None:
         """Give the folder its name, now that a model lies in it, and say so."""
         if RANK == 0:
             write_json(os.path.join(self.partial, "settings.json"), record)
+            for name in os.listdir(self.partial):
+                if name.endswith(NOT_FINITE):
+                    remove_folder(os.path.join(self.partial, name))
             publish_folder(self.partial, self.out)
+            os.unlink(os.path.join(self.out, LOCK))
         print(f"saved {self.out}{note}")
 
 
-def explosion(
-    step: int, figures: dict, saved: str | None, lr: float, samples: list[Sample]
-) -> InputError:
-    """The sentence for a loss or gradient that is not finite: where, and how to go on."""
-    texts = " | ".join(f"{'-'.join(x.direction)} {x.source:.40}" for x in samples)
-    return InputError(
-        f"step {step}: loss {figures['loss']}, gradient norm {figures['grad_norm']}; "
-        f"{saved or 'no checkpoint'} holds the state before it; lower --lr {lr:g} or leave fp16, "
-        f"then --resume; samples: {texts:.300}"
-    )
+def refuse_changes(folder: str, begun: dict, record: dict) -> None:
+    """Raise InputError where a run was begun with another record, but for what may change."""
+    older = f"{folder} was begun by another version of train.py: finish it there"
+    require("start_crc32" in begun, f"{older}, or choose another --out")
+    changed = [
+        f"{name} is {plain(str(value), 100)}, was {plain(str(begun.get(name)), 100)}"
+        for name, value in record.items()
+        if name not in MAY_CHANGE and begun.get(name) != value
+    ]
+    sentence = f"--resume: {'; '.join(changed)} when {folder} was begun"
+    require(not changed, f"{sentence}; choose another --out")
 
 
 def state_checksum(state: dict) -> int:
     return zlib.crc32(repr(state).encode())
-
-
-def read_setting(folder: str, name: str, default: object) -> object:
-    """What settings.json of a run says of `name`; the default where it says nothing of its type. A
-    folder "" is no run."""
-    path = os.path.join(folder, "settings.json")
-    if not folder or not os.path.exists(path):
-        return default
-    value = read_json(path).get(name)
-    return value if isinstance(value, type(default)) else default
-
-
-def tuned_directions(folders: list[str]) -> list[tuple[str, str]]:
-    """What the first of these models that says so was tuned on; none of them: an empty list.
-    Raises InputError where one is no folder."""
-    for folder in folders:
-        expected = "expected a run of train.py or a model in Hugging Face format"
-        require(os.path.isdir(folder), f"{folder}: no such folder; {expected}")
-    tuned = (read_setting(folder, "supervised", []) for folder in folders)
-    return [tuple(str(name).split("-")) for name in next(filter(None, tuned), [])]
-
-
-def provenance(settings: dict, corpus: dict) -> dict:
-    """What a run is made of: settings, directions, checksums of their data, versions."""
-    return json.loads(json.dumps(settings)) | {
-        "supervised": ["-".join(direction) for direction in corpus],
-        "data_crc32": {"-".join(d): zlib.crc32(repr(x).encode()) for d, x in corpus.items()},
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "processes": WORLD,
-            "git": git_commit(),
-        },
-    }
-
-
-def git_commit() -> str:
-    """The commit of this code, with -dirty where files were changed."""
-    command = ["git", "-C", ROOT, "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True)
-    except OSError:
-        return "unknown"
-    return done.stdout.strip() or "unknown"

@@ -1,12 +1,18 @@
 """Text to ids and back, BOS and EOS: SentencePiece, or the tokenizers library."""
 
+import json
 import os
+import re
+from collections.abc import Callable
 
 import sentencepiece
 
 from plumbing.errors import InputError, require
-from plumbing.files import read_json
+from plumbing.files import read_json, require_file
 from plumbing.folders import Config
+
+# A token covers at most its own characters; text in which spaces are dropped may need some more.
+MARGIN = 4
 
 
 class Tokenizer:
@@ -16,22 +22,20 @@ class Tokenizer:
     perhaps none; eos: the id that ends a response. Raises InputError."""
 
     def __init__(self, folders: list[str], config: Config):
-        names = ("tokenizer.model", "tokenizer.json")
-        paths = [os.path.join(folder, name) for folder in folders for name in names]
-        path = next(filter(os.path.exists, paths), None)
-        sentence = "no tokenizer.model and no tokenizer.json; expected the model's tokenizer"
-        require(path, f"{folders[0]}: {sentence}")
+        path = find_tokenizer(folders)
         self.folder = os.path.dirname(path)
         config_path = os.path.join(self.folder, "tokenizer_config.json")
         tokenizer_config = read_json(config_path) if os.path.exists(config_path) else {}
         try:
             tokens = tokenizer_config.get("added_tokens_decoder", {}).items()
             added = {token["content"]: int(i) for i, token in tokens}
+            special = {token["content"] for _, token in tokens if token.get("special")}
             bos = token_text(tokenizer_config, "bos_token")
             eos = token_text(tokenizer_config, "eos_token")
             if path.endswith(".model"):
                 add_bos = tokenizer_config.get("add_bos_token", True)
-                self._load_sentencepiece(path, added, bos, eos, add_bos)
+                special |= {bos, eos} - {None}
+                self._load_sentencepiece(path, added, bos, eos, add_bos, special, config)
             else:
                 self._load_tokenizers(path, eos, config.eos_token_id)
         except Exception as error:  # both libraries raise bare Exceptions
@@ -47,30 +51,100 @@ class Tokenizer:
             f"model with a vocabulary of {config.vocab_size:,}",
         )
 
+    def head(self, text: str, tokens: int) -> str:
+        """The beginning of a text, more than so many tokens of it: to encode 100 MB takes hours."""
+        return text[: max(0, tokens) * self.longest * MARGIN]
+
     def _load_sentencepiece(
-        self, path: str, added: dict[str, int], bos: str | None, eos: str | None, add_bos: bool
+        self,
+        path: str,
+        added: dict[str, int],
+        bos: str | None,
+        eos: str | None,
+        add_bos: bool,
+        special: set[str],
+        config: Config,
     ) -> None:
         pieces = sentencepiece.SentencePieceProcessor(model_file=path)
-        self.size, self.encode = pieces.vocab_size(), pieces.encode
+        self.size = pieces.vocab_size()
+        texts = [pieces.id_to_piece(i) for i in range(self.size)]
+        self.longest = max(map(len, texts))
         # A token that was added to the model alone has no text.
         self.decode = lambda ids: pieces.decode([i for i in ids if i < self.size])
-        ids = added | {pieces.id_to_piece(i): i for i in range(self.size)}
+        ids = added | {text: i for i, text in enumerate(texts)}
         self.bos = [ids.get(bos, pieces.bos_id())] if add_bos else []
         self.eos = ids.get(eos, pieces.eos_id())
+        special |= {texts[i] for i in {self.eos, *config.eos_token_id} if 0 <= i < self.size}
+        special |= {text for text in texts if re.fullmatch(r"<\|.*\|>", text)}
+        self.encode = without_special(pieces, special & {*texts})
 
     def _load_tokenizers(self, path: str, eos: str | None, eos_token_id: list[int]) -> None:
         import tokenizers  # optional: only for a folder without tokenizer.model
 
         bpe = tokenizers.Tokenizer.from_file(path)
+        ends = {eos, *map(bpe.id_to_token, filter(lambda i: i >= 0, eos_token_id))}
+        added = bpe.get_added_tokens_decoder().values()
+        if any(token.content in ends and not token.special for token in added):
+            bpe = tokenizers.Tokenizer.from_str(with_special(read_json(path), ends))
         bpe.no_truncation()  # whatever the file is set to
         bpe.no_padding()
         bpe.encode_special_tokens = True
         self.size = bpe.get_vocab_size(with_added_tokens=False)
+        self.longest = max(map(len, bpe.get_vocab()))
         self.encode = lambda text: bpe.encode(text, add_special_tokens=False).ids
         self.decode = bpe.decode
         framed = bpe.encode("a").ids  # as the file's post-processor frames a text
         self.bos = framed[: framed.index(self.encode("a")[0])]
         self.eos = bpe.token_to_id(eos) if eos else (eos_token_id or [-1])[0]
+
+
+def find_tokenizer(folders: list[str]) -> str:
+    """The path of the first tokenizer. LLaMA-3's folders may have tiktoken's file under the name of
+    SentencePiece's; tokenizer.json beside it is the same tokenizer. Raises InputError."""
+    for folder in folders:
+        pieces, bpe = (os.path.join(folder, f"tokenizer.{kind}") for kind in ("model", "json"))
+        for path in filter(os.path.exists, (pieces, bpe)):
+            require_file(path, "the model's tokenizer")
+        if os.path.exists(pieces):
+            with open(pieces, "rb") as f:
+                tiktoken = re.fullmatch(rb"[\w+/]+=* \d+\n", f.readline(1000))
+            sentence = f"{pieces} is a file of tiktoken; expected tokenizer.json beside it"
+            require(not tiktoken or os.path.exists(bpe), sentence)
+            return bpe if tiktoken else pieces
+        if os.path.exists(bpe):
+            return bpe
+    sentence = "no tokenizer.model and no tokenizer.json; expected the model's tokenizer"
+    raise InputError(f"{folders[0]}: {sentence}")
+
+
+def without_special(
+    pieces: sentencepiece.SentencePieceProcessor, special: set[str]
+) -> Callable[[str], list[int]]:
+    """SentencePiece's encode, but what reads like a special token stays text. A user-defined symbol
+    is found wherever it stands in a text; so the text is cut after its first character, and what
+    follows is encoded behind another such symbol, without the space that begins a text."""
+    found = [t for t in special if len(t) > 1 and pieces.piece_to_id(t) in pieces.encode(t)]
+    if not found:
+        return pieces.encode
+    before, behind = found[0], pieces.piece_to_id(found[0])
+    cuts = re.compile("|".join(f"(?<={re.escape(t[0])})(?={re.escape(t[1:])})" for t in found))
+
+    def encode(text: str) -> list[int]:
+        first, *others = cuts.split(text)
+        ids = pieces.encode(first)
+        for part in others:
+            following = pieces.encode(before + part)
+            ids += following[following.index(behind) + 1 :]
+        return ids
+
+    return encode
+
+
+def with_special(tokenizer: dict, texts: set[str | None]) -> str:
+    """The JSON of a tokenizer in which the tokens of these texts are special."""
+    for token in tokenizer["added_tokens"]:
+        token["special"] = token["special"] or token["content"] in texts
+    return json.dumps(tokenizer)
 
 
 def token_text(tokenizer_config: dict, name: str) -> str | None:

@@ -1,6 +1,8 @@
 """Tensors in and out of safetensors files: all headers checked first, then tensor by tensor."""
 
+import glob
 import os
+import re
 import zlib
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
@@ -11,7 +13,7 @@ from safetensors.torch import save_file
 
 from plumbing.distributed import RANK, progress_bar, shard_like, whole
 from plumbing.errors import InputError, require
-from plumbing.files import read_json, write_json
+from plumbing.files import read_json, require_file, write_json
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -34,21 +36,39 @@ def find_files(folder: str, stem: str) -> list[str]:
     single = os.path.join(folder, f"{stem}.safetensors")
     index = single + ".index.json"
     if os.path.exists(single) or not os.path.exists(index):
+        pickled = glob.glob(os.path.join(glob.escape(folder), "*.bin"))
+        sentence = (
+            f"{folder} has pickled weights alone ({pickled and os.path.basename(pickled[0])})"
+        )
+        hint = "expected safetensors: load it once with transformers and save_pretrained it"
+        require(os.path.exists(single) or not pickled, f"{sentence}; {hint}")
         return [single]
     names = read_json(index).get("weight_map")
-    fits = isinstance(names, dict) and names and all(isinstance(n, str) for n in names.values())
-    require(fits, f"{index}: no weight_map from tensors to files; copy it again")
+    fits = isinstance(names, dict) and names and all(map(is_file_name, names.values()))
+    require(fits, f"{index}: no weight_map from tensors to files beside it; copy it again")
     return [os.path.join(folder, name) for name in sorted(set(names.values()))]
+
+
+def is_file_name(value: object) -> bool:
+    """Whether it names a file of the same folder."""
+    return isinstance(value, str) and bool(re.fullmatch(r"[\w-][\w.-]*", value, re.ASCII))
 
 
 def open_file(path: str):
     """A safetensors file, opened. Raises InputError with its size."""
+    require_file(path, "a whole safetensors file; copy it again")
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
-        size = f"{os.path.getsize(path):,} bytes" if os.path.exists(path) else "no such file"
+        size = f"{os.path.getsize(path):,} bytes"
         sentence = f"{path}: {size}; expected a whole safetensors file ({error}); copy it again"
         raise InputError(sentence) from None
+
+
+def read_header(path: str) -> bytes:
+    """What a safetensors file says of its tensors. Raises InputError."""
+    with open_file(path), open(path, "rb") as f:
+        return f.read(int.from_bytes(f.read(8), "little"))
 
 
 def locate_tensors(
@@ -60,7 +80,8 @@ def locate_tensors(
 ) -> dict[str, Place]:
     """{name: its Place} in folder/stem.safetensors, or in the files of its index. Only headers are
     read. Together the files must hold exactly `expected`, {name: tensor of the right shape}, each
-    name with `prefix` before it, and perhaps the optional names. Raises InputError."""
+    name with `prefix` before it, and perhaps the optional names (PEFT puts "base_layer" into those
+    of a base's weights). Raises InputError."""
     files, places = find_files(folder, stem), {}
     for path in files:
         f = open_file(path)
@@ -69,14 +90,15 @@ def locate_tensors(
             if stored.endswith("rotary_emb.inv_freq"):  # a constant that older conversions store
                 continue
             name, header = stored.removeprefix(prefix), f.get_slice(stored)
+            if name not in expected:
+                name = name.replace(".base_layer.", ".")
             shape, kind = tuple(header.get_shape()), header.get_dtype()
-            known = stored == prefix + name and name in expected and name not in places
+            known = stored.startswith(prefix) and name in expected and name not in places
             wanted = tuple(expected[name].shape) if known else "no such tensor"
-            require(
-                shape == wanted and kind in FLOATS,
-                f"{path}: tensor {stored} has shape {shape}, expected {wanted}, of floats, "
-                f"not {kind}; config and weights do not belong together",
-            )
+            together = "config and weights do not belong together"
+            sentence = f"{path}: tensor {stored} has shape {shape}, expected {wanted}; {together}"
+            require(shape == wanted, sentence)
+            require(kind in FLOATS, f"{path}: tensor {stored} holds {kind}, expected floats")
             crc = checksums.get(f"crc32 {stored}", "none") if checksums else None
             places[name] = Place(path, stored, crc)
     for name in expected:
@@ -93,15 +115,19 @@ def read_tensors(
     parameters: dict[str, torch.Tensor],
     dtype: torch.dtype | None = None,
     device: str = "cpu",
+    checksums: dict[str, str] | None = None,
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield (name, tensor) of every place, split as its parameter is; dtype None: as stored. Memory
-    of the host holds one copy of what is kept and a tensor more. Raises InputError for a damaged
-    tensor."""
+    of the host holds one copy of what is kept and a tensor more. checksums: where given, the CRC of
+    each tensor is put there. Raises InputError for a damaged tensor."""
     bar = progress_bar(places.items(), desc="loading", unit="tensor", leave=False, delay=3)
     for name, (path, stored, crc) in bar:
         with open_file(path) as f:  # anew for each, or every page of the file stays mapped
             tensor = f.get_tensor(stored)
-        intact = crc is None or crc == checksum(tensor)
+        found = checksum(tensor) if crc or checksums is not None else None
+        if checksums is not None:
+            checksums[name] = found
+        intact = crc is None or crc == found
         sound = intact and all(map(torch.isfinite, tensor.aminmax()))
         require(
             sound, f"{path}: tensor {stored} is damaged (wrong checksum, or NaN); copy it again"

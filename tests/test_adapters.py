@@ -6,8 +6,10 @@ import os
 import pytest
 import torch
 from oracles import in_transformers, peft, peft_adapter, theirs_of
+from safetensors.torch import load_file, save_file
 
 from model import load_model, merge_lora, save_model
+from plumbing import patterns
 from plumbing.errors import InputError
 
 
@@ -71,7 +73,14 @@ def test_an_adapter_of_peft_computes_the_same_here_merged_and_back_in_peft(
             {"base_model_name_or_path": "haoranxu/ALMA-7B"},
             "'haoranxu/ALMA-7B' is no folder here; name the folder with --model",
         ),
-        ({"r": "absent"}, "missing 1 required positional argument: 'r'"),
+        ({"r": "absent"}, "adapter_config.json: r is missing; expected a LoRA adapter"),
+        ({"layers_to_transform": 0}, "layers_to_transform 0 is not supported"),
+        ({"peft_type": "IA3", "feedforward_modules": ["x"]}, "peft_type 'IA3' is not supported"),
+        ({"target_modules": "(.*)*(.*)*(.*)*(.*)*(.*)*x"}, "takes over 1 s"),
+        ({"rank_pattern": {"(.*)*(.*)*(.*)*(.*)*(.*)*x": 2}}, "takes over 1 s"),
+        ({"target_modules": "(" * 5000 + ")" * 5000}, "is no regular expression"),
+        ({"target_modules": 7}, "target_modules 7: expected names"),
+        ({"rank_pattern": [1]}, "rank_pattern = .*expected dict"),
         ({"r": 0}, "= 0; expected a positive int"),
         ({"r": 3}, r"lora_A.weight has shape \(4, ..\), expected \(3, ..\)"),
         ({"lora_alpha": "8"}, "expected a positive float"),
@@ -82,7 +91,10 @@ def test_an_adapter_of_peft_computes_the_same_here_merged_and_back_in_peft(
         ({"lora_dropout": 2.0}, "adapter_config.json: "),
     ],
 )
-def test_an_adapter_that_would_be_computed_wrongly_is_refused_by_name(tmp_path, changes, said):
+def test_an_adapter_that_would_be_computed_wrongly_is_refused_by_name(
+    tmp_path, monkeypatch, changes, said
+):
+    monkeypatch.setattr(patterns, "SECONDS", 1)
     theirs_of("LLaMA-2-7B").save_pretrained(tmp_path / "base")
     peft_adapter(tmp_path / "base", tmp_path / "adapter")
     path = tmp_path / "adapter" / "adapter_config.json"
@@ -101,3 +113,36 @@ def test_an_adapter_moved_away_from_its_base_takes_the_base_by_name(tmp_path):
         load_model(tmp_path / "adapter")
     found = load_model(tmp_path / "adapter", base=str(tmp_path / "moved")).state_dict()
     assert all(torch.equal(found[k], expected[k]) for k in expected)
+
+
+@pytest.mark.parametrize("family", ["LLaMA-2-7B", "LLaMA-3.2-1B"])
+@torch.no_grad()
+def test_the_copy_of_lm_head_that_peft_saves_is_accepted_where_it_is_the_bases(tmp_path, family):
+    """As PEFT saves an adapter of lm_head by default: with the base's own weight in it."""
+    theirs_of(family).save_pretrained(tmp_path / "base")
+    settings = {"target_modules": ["lm_head", "q_proj"]}
+    theirs = peft_adapter(tmp_path / "base", tmp_path / "adapter", **settings)
+    theirs.save_pretrained(tmp_path / "adapter", save_embedding_layers="auto")
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(path)
+    (copy,) = [name for name in tensors if name.endswith("lm_head.base_layer.weight")]
+    ids = torch.randint(97, (20,))
+    expected = theirs(ids[None]).logits[0]
+    ours = load_model(tmp_path / "adapter").eval()
+    torch.testing.assert_close(ours(ids, [20]), expected, rtol=1e-5, atol=1e-5)
+    save_file(tensors | {copy: tensors[copy].bfloat16()}, path)  # of a base that was loaded so
+    load_model(tmp_path / "adapter")
+    save_file(tensors | {copy: tensors[copy] + 0.01}, path)
+    with pytest.raises(InputError, match="lm_head.weight is not that of .*base; name the right"):
+        load_model(tmp_path / "adapter")
+    save_file(tensors | {"base_model.model.model.norm.weight": torch.ones(64)}, path)
+    with pytest.raises(InputError, match="norm.weight has shape .* expected no such tensor"):
+        load_model(tmp_path / "adapter")
+
+
+def test_an_adapter_without_its_configuration_is_said_so(tmp_path):
+    theirs_of("LLaMA-2-7B").save_pretrained(tmp_path / "base")
+    peft_adapter(tmp_path / "base", tmp_path / "adapter")
+    os.unlink(tmp_path / "adapter" / "adapter_config.json")
+    with pytest.raises(InputError, match="adapter_config.json: no such file"):
+        load_model(tmp_path / "adapter")

@@ -1,13 +1,27 @@
 """Flags from a dataclass: defaults, types, bounds, help."""
 
+import os
+import resource
+import subprocess
+import sys
 from dataclasses import dataclass, fields
 
 import pytest
 import torch
+from conftest import ROOT, script
 
 import evaluate
 import train
-from plumbing.cli import DTYPES, DeviceSettings, autocast, by_stage, option, parse, resolve_stage
+from plumbing.cli import (
+    DTYPES,
+    DeviceSettings,
+    autocast,
+    by_stage,
+    option,
+    parse,
+    resolve_stage,
+    users_sentence,
+)
 from plumbing.errors import InputError
 
 
@@ -77,3 +91,68 @@ def test_auto_is_fp32_on_a_cpu_and_what_is_not_there_is_refused():
 def test_autocast_computes_in_the_dtype(dtype):
     with autocast("cpu", dtype):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == DTYPES[dtype]
+
+
+@pytest.mark.parametrize(
+    "argv, said",
+    [
+        (["--warmup", "nan"], "--warmup nan: expected 0 to 1"),
+        (["--warmup", "-0.1"], "--warmup -0.1: expected 0 to 1"),
+        (["--warmup", "1.5"], "--warmup 1.5: expected 0 to 1"),
+        (["--weight-decay", "nan"], "--weight-decay nan: expected at least 0"),
+        (["--weight-decay", "inf"], "--weight-decay inf: expected 0 to 1e"),
+        (["--weight-decay", "-1"], "--weight-decay -1.0: expected at least 0"),
+        (["--epochs", "inf"], "--epochs inf: expected 0 to 1e"),
+        (["--epochs", "-1"], "--epochs -1.0: expected 0 to"),
+        (["--epochs", "0"], "--epochs 0 without --steps: no training"),
+        (["--lr", "nan"], "--lr nan: expected"),
+        (["--alpha", "inf"], "--alpha inf: expected"),
+        (["--lora-alpha", "nan"], "--lora-alpha nan: expected"),
+        (["--clip", "nan"], "--clip nan: expected"),
+        (["--seed", "-1"], "--seed -1: expected 0 to"),
+        (["--seed", "9" * 40], "--seed 9{40}: expected 0 to"),
+        (["--seed", "9" * 4000], "--seed 9+ ... 9+: expected 0 to"),
+        (["--steps", "9" * 400], "--steps 9+: expected"),
+    ],
+)
+def test_a_number_out_of_bounds_is_said_before_any_work(argv, said):
+    with pytest.raises(InputError, match=f"^{said}") as error:
+        parse(train.Settings, argv)
+    assert len(str(error.value)) < 1100
+
+
+def test_argparses_sentences_are_bounded(capsys):
+    with pytest.raises(SystemExit):
+        parse(Settings, ["--stage", "9" * 5000])
+    assert len(capsys.readouterr().err) < 2000
+
+
+@pytest.mark.parametrize("name", ["train.py", "evaluate.py"])
+def test_without_docstrings_the_scripts_run_too(name):
+    command = [sys.executable, "-OO", os.path.join(ROOT, name), "-h"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "--data" in done.stdout, done.stderr
+
+
+def test_memory_that_is_not_there_is_one_sentence():
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**50)
+    for kind, flag in [
+        (train.Settings, "--micro-batch-tokens"),
+        (evaluate.Settings, "--batch-size"),
+    ]:
+        said = users_sentence(error.value, kind)
+        assert said.startswith("out of memory: ") and flag in said and "\n" not in said
+    assert users_sentence(RuntimeError("shapes do not fit"), train.Settings) == ""
+    assert users_sentence(MemoryError(), train.Settings).startswith("out of memory")
+
+
+def test_memory_is_said_by_the_script_too(folder):
+    def limit():  # of address space, so that a machine with more memory says the same
+        resource.setrlimit(resource.RLIMIT_AS, (2**35, 2**35))
+
+    paths = ["--data", "train.tsv", "--model", "model", "--out", "run", "--device", "cpu"]
+    huge = ["--lora-rank", 2**31 - 1]
+    result = script("train.py", *paths, *huge, cwd=folder, preexec_fn=limit)
+    assert result.returncode == 2 and "error: out of memory: " in result.stderr, result.stderr
+    assert result.stderr.count("\n") == 1 and not (folder / "run.partial").exists()

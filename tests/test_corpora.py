@@ -317,3 +317,99 @@ def test_directions_that_the_data_does_not_have_are_refused_with_what_it_has(tmp
         InputError, match=f"--directions {wanted}: pairs found in .*a.tsv: en-it 1, it-en 1"
     ):
         read_corpus([put(tmp_path / "a.tsv", "en\tit\na\tb\n")], wanted)
+
+
+def json_of(**texts):
+    return json.dumps([{"translation": texts}])
+
+
+@pytest.mark.parametrize(
+    "a, b",
+    [
+        ("train-it-nl.json", "train-nl-it.json"),
+        ("ted-ml.it-nl.json", "ted-ml.nl-it.json"),
+        ("dev-it-nl.json", "dev-nl-it.json"),
+        ("tst2017it-nl.json", "tst2017nl-it.json"),
+        ("it-nl-clean.json", "nl-it-clean.json"),
+    ],
+)
+def test_the_direction_of_a_name_stands_between_two_languages(tmp_path, a, b):
+    """Once it was taken from train-it, ed-ml or ev-it; both files then gave both directions."""
+    paths = [put(tmp_path / a, json_of(it="uno", nl="een"))]
+    paths.append(put(tmp_path / b, json_of(nl="twee", it="due")))
+    assert pairs(read_corpus(paths)[0]) == {"it-nl": [("uno", "een")], "nl-it": [("twee", "due")]}
+
+
+def test_paired_files_with_a_hyphen_before_the_direction_too(tmp_path):
+    paths = [put(tmp_path / f"train-it-nl.{c}", t) for c, t in [("it", "uno\n"), ("nl", "een\n")]]
+    paths += [put(tmp_path / f"train-nl-it.{c}", t) for c, t in [("it", "due\n"), ("nl", "twee\n")]]
+    assert pairs(read_corpus(paths)[0]) == {"it-nl": [("uno", "een")], "nl-it": [("twee", "due")]}
+
+
+@pytest.mark.parametrize("name", ["en-it-nl.json", "no-names.json", "en-it.and.it-en.json"])
+def test_a_name_with_three_languages_or_two_directions_names_none(tmp_path, name):
+    paths = [
+        put(tmp_path / name, json_of(it="a", nl="b")),
+        put(tmp_path / "nl-it.json", json_of(it="c", nl="d")),
+    ]
+    assert {d: len(x) for d, x in pairs(read_corpus(paths)[0]).items()} == {"it-nl": 2, "nl-it": 2}
+
+
+def test_two_references_are_one_sample(tmp_path):
+    for name, text in [("src.en", "one\ntwo\n"), ("ref.A.cs", "jedna\n\n"), ("ref.B.cs", "1\n2\n")]:
+        put(tmp_path / f"wmt.en-cs.{name}", text)
+    samples = read_corpus([tmp_path / "wmt.en-cs.ref.A.cs", tmp_path / "wmt.en-cs.ref.B.cs"])[0]
+    assert samples == {
+        ("en", "cs"): [
+            Sample(("en", "cs"), "one", "jedna", ("1",)),
+            Sample(("en", "cs"), "two", "2"),
+        ]
+    }
+
+
+def test_a_corpus_with_its_blank_rows_has_the_lines_of_the_file(tmp_path):
+    path = put(tmp_path / "a.tsv", "en\tit\na\tb\n\tc\nd\t\ne\tf\n\t\n")
+    samples = read_corpus([path], "en-it", keep_blank=True)[0]["en", "it"]
+    assert [(x.source, x.target) for x in samples] == [
+        ("a", "b"),
+        ("", "c"),
+        ("d", ""),
+        ("e", "f"),
+        ("", ""),
+    ]
+    assert [x.blank for x in samples] == [False, True, True, False, True]
+
+
+def alpaca(*instructions):
+    return json.dumps([{"instruction": i, "input": "x", "output": "y"} for i in instructions])
+
+
+CERTAIN, DOUBTFUL = (
+    "Translate from German to French.",
+    "Write a French translation of this German text",
+)
+
+
+def test_an_instruction_that_leaves_doubt_is_refused_by_name_or_counted(tmp_path, capsys):
+    path = put(tmp_path / "a.json", alpaca(CERTAIN, DOUBTFUL, "Write a poem.", CERTAIN))
+    said = f"entry 2: instruction '{DOUBTFUL}' names no certain direction; .*--skip-unknown"
+    with pytest.raises(InputError, match=said):
+        read_corpus([path])
+    found = read_corpus([path], skip_unknown=True)[0]
+    assert pairs(found) == {"de-fr": [("x", "y")] * 2}
+    assert "  2 left out: rows without a certain direction\n" in capsys.readouterr().out
+
+
+def test_languages_that_are_not_known_can_be_left_out(tmp_path, capsys):
+    path = put(tmp_path / "a.tsv", "en\tit\txx\na\tb\tc\n")
+    with pytest.raises(InputError, match="found en it xx; expected some of .*--skip-unknown"):
+        read_corpus([path])
+    rows = json.dumps([{"translation": {"en": "a", "xx": "b"}}])
+    paths = [path, put(tmp_path / "b.json", rows)]
+    assert pairs(read_corpus(paths, skip_unknown=True)[0]) == {
+        "en-it": [("a", "b")],
+        "it-en": [("b", "a")],
+    }
+    said = capsys.readouterr().out
+    assert "  2 left out: texts in xx, which prompts.json does not have\n" in said
+    assert "  1 left out: rows without a certain direction\n" in said

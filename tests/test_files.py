@@ -1,18 +1,9 @@
 """JSON, lines, and folders that appear whole or not at all."""
 
-import os
-
 import pytest
 
 from plumbing.errors import InputError
-from plumbing.files import (
-    publish_folder,
-    read_json,
-    read_lines,
-    remove_folder,
-    write_json,
-    write_lines,
-)
+from plumbing.files import read_json, read_lines, write_json, write_lines
 
 
 def test_json_comes_back_as_it_was_written(tmp_path):
@@ -47,14 +38,3 @@ def test_only_a_newline_ends_a_line(tmp_path):
     assert read_lines(tmp_path / "a.txt") == lines
     (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbf" + "a\r\nb\u2028\r\nc".encode())
     assert read_lines(tmp_path / "b.txt") == ["a", "b\u2028", "c"]
-
-
-def test_a_published_folder_replaces_the_one_before_it(tmp_path):
-    for name, text in [("out", "old"), ("out.partial", "new")]:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file").write_text(text)
-    publish_folder(str(tmp_path / "out.partial"), str(tmp_path / "out"))
-    assert os.listdir(tmp_path) == ["out"] and (tmp_path / "out" / "file").read_text() == "new"
-    remove_folder(str(tmp_path / "out"))
-    remove_folder(str(tmp_path / "out"))  # what is not there is no error
-    assert os.listdir(tmp_path) == []

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from data import write_prompt
 from evaluate import greedy
-from model import add_lora, load_model, save_model
+from model import add_lora, build_model, load_model, save_model
 from plumbing.adapters import LoraSettings
 from plumbing.errors import InputError
 from plumbing.folders import Config
@@ -205,3 +205,55 @@ def test_config_objects_check_their_own_fields():
         Config(-1, 8, 8, 1, 1)
     with pytest.raises(InputError, match="LoRA targets \\[\\]: expected some of"):
         add_lora(tiny(), LoraSettings(2, 2.0, [], 0.0))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["LLaMA-2-7B", "LLaMA-3.1-8B-Instruct", "Mistral-7B-v0.3"])
+@pytest.mark.parametrize("theta", [None, 5e5, 4_000_000_000, 8e11])
+def test_a_rope_scaling_that_was_added_by_hand_counts_as_in_transformers(tmp_path, family, theta):
+    """Beside rope_parameters it was once ignored."""
+    theirs_of(family).save_pretrained(tmp_path)
+    added = {"rope_type": "llama3", "rope_theta": theta} | LLAMA3
+    changes = {"rope_scaling": {k: v for k, v in added.items() if v is not None}}
+    change_config(tmp_path, **changes)
+    ids = torch.randint(97, (90,))
+    expected = in_transformers(tmp_path)(ids[None]).logits[0]
+    ours = load_model(tmp_path).eval()
+    torch.testing.assert_close(ours(ids, [90]), expected, rtol=1e-5, atol=1e-5)
+    save_model(ours, tmp_path / "ours")
+    again = in_transformers(tmp_path / "ours")
+    torch.testing.assert_close(again(ids[None]).logits[0], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["yarn", "linear", "dynamic", "longrope"])
+def test_another_rope_scaling_is_refused_wherever_it_stands(tmp_path, kind):
+    theirs_of("LLaMA-2-7B").save_pretrained(tmp_path)
+    change_config(tmp_path, rope_scaling={"rope_type": kind, "factor": 2.0})
+    with pytest.raises(InputError, match=f"config.json: RoPE type '{kind}' is not supported"):
+        load_model(tmp_path)
+
+
+def test_memory_is_not_taken_before_the_headers_are_read(tmp_path, monkeypatch):
+    """A broken config.json once took 12 GB for LoRA first."""
+    save_model(tiny(), tmp_path)
+    change_config(tmp_path, hidden_size=2**20, intermediate_size=2**20, head_dim=2**18)
+    with pytest.raises(InputError, match="config and weights do not belong together"):
+        build_model(str(tmp_path))
+
+
+def test_pickled_weights_alone_are_named(tmp_path):
+    save_model(tiny(), tmp_path)
+    os.rename(tmp_path / "model.safetensors", tmp_path / "pytorch_model.bin")
+    with pytest.raises(
+        InputError, match="pickled weights alone .pytorch_model.bin.*save_pretrained"
+    ):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "generation_config.json"])
+def test_a_pipe_in_a_model_folder_is_not_waited_for(tmp_path, name):
+    save_model(tiny(), tmp_path)
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match=f"{name}: is a pipe or a device"):
+        load_model(tmp_path)

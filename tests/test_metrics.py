@@ -20,11 +20,13 @@ def test_langid_names_a_candidate_and_empty_text_has_no_language():
 
 def test_candidates_are_checked_before_any_work():
     directions = [("it", "nl"), ("nl", "it")]
-    assert checked_identifier("en,it,nl", directions)(TEXT["nl"]) == "nl"
+    assert checked_identifier("en,it,nl", directions)[1](TEXT["nl"]) == "nl"
+    # the data's own languages are candidates whatever the flag says
+    assert checked_identifier("en", [("it", "ko")])[0] == "en,it,ko"
     for candidates, said in [
         ("it,nl", "--candidates it,nl: expected .* and at least one more"),
-        ("en,it", "--candidates en,it: expected"),
-        ("it,nl,qq", "--candidates: langid has no qq, but"),
+        ("it", "--candidates it: expected it nl and"),
+        ("it,nl,qq", "langid has no qq, but"),
     ]:
         with pytest.raises(InputError, match=said):
             checked_identifier(candidates, directions)

@@ -12,7 +12,7 @@ LORA = LoraSettings(4, 8.0, ["q_proj"])
 
 
 def begun(best_by="mle"):
-    progress = Progress.resume(None, LORA, best_by)
+    progress = Progress.resume(None, LORA, 11, 22, best_by)
     for updated in (True, False, True):
         progress.advance(tokens=10, updated=updated)
     progress.compare({"dev_mle": 2.0, "dev_otr": 50.0}, best_by)
@@ -26,29 +26,21 @@ def test_a_skipped_update_is_a_step_but_no_update():
 
 def test_progress_comes_back_from_its_state():
     state = json.loads(json.dumps(begun().to_state()))
-    assert Progress.resume(Checkpoint("run", state), LORA, "mle") == begun()
+    assert Progress.resume(Checkpoint("run", state), LORA, 11, 22, "mle") == begun()
 
 
-def test_a_state_of_the_version_before_is_read():
-    state = {
-        "lora": None,
-        "step": 4,
-        "updates": 4,
-        "seen": 99,
-        "best": [1e30, 1e30, 0],
-        "scaler": {},
-    }
-    assert Progress.resume(Checkpoint("run", state), None, "otr") == Progress(
-        None, 4, 4, 99, Best()
-    )
-    state["best"] = [0, 1.5, 2]  # which it noted without --best too
-    assert Progress.resume(Checkpoint("run", state), None, "") == Progress(None, 4, 4, 99, Best())
+@pytest.mark.parametrize(
+    "crcs, said", [((12, 22), "base model's weights"), ((11, 23), "tokenizer")]
+)
+def test_another_base_or_tokenizer_than_the_run_had_is_said(crcs, said):
+    with pytest.raises(InputError, match=f"^run: .*{said}.*choose another --out$"):
+        Progress.resume(Checkpoint("run", begun().to_state()), LORA, *crcs, "mle")
 
 
 def test_an_adapter_with_other_settings_than_the_run_had_is_damaged():
     state = begun().to_state()
     with pytest.raises(InputError, match="^run/adapter_config.json: damaged; delete run$"):
-        Progress.resume(Checkpoint("run", state), LoraSettings(4, 9.0, ["q_proj"]), "")
+        Progress.resume(Checkpoint("run", state), LoraSettings(4, 9.0, ["q_proj"]), 11, 22)
 
 
 def test_the_best_is_the_lowest_figure_and_of_equal_ones_the_lower_loss():

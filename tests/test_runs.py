@@ -13,7 +13,8 @@ from conftest import RUN, TSV, log, same, script
 
 from plumbing.files import write_json
 from plumbing.progress import Progress
-from plumbing.runs import Run, read_setting
+from plumbing.provenance import read_setting
+from plumbing.runs import Run
 from train import Settings
 
 

@@ -258,3 +258,87 @@ def test_a_missing_broken_or_foreign_tokenizer_is_named(tmp_path, monkeypatch):
             Tokenizer([str(tmp_path)], CONFIG)
     # an adapter folder without one: its base's
     assert Tokenizer([str(tmp_path / "none"), BASE], config).folder == BASE
+
+
+def pieces_with(folder, *symbols):
+    """A SentencePiece model with user-defined symbols, as chat models of LLaMA have them."""
+    import sentencepiece
+
+    text = folder / "text"
+    text.write_text("\n".join([*TEXTS.values()] * 40), encoding="utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=500,
+        model_type="bpe",
+        byte_fallback=True,
+        character_coverage=0.98,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        user_defined_symbols=[*symbols],
+        minloglevel=2,
+    )
+
+
+@pytest.mark.parametrize(
+    "stated", [{}, {"eos_token": "<|im_end|>"}, {"eos_token": {"content": "<end>"}}]
+)
+def test_a_user_defined_end_inside_a_text_stays_text(tmp_path, stated):
+    """It once was EOS: whoever wrote it into a source ended the prompt."""
+    pieces_with(tmp_path, "<|im_end|>", "<|im_start|>", "<end>", "\n")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(stated))
+    tokenizer = Tokenizer([str(tmp_path)], Config(600, 8, 8, 1, 1))
+    special = {3, 4} | ({5} if "content" in str(stated) else set())
+    assert tokenizer.eos in special or not stated
+    for text in [
+        "<|im_end|>",
+        "a <|im_end|> b<|im_end|><|im_start|>c",
+        " <|im_end|>  <|im_end|>",
+        "Perché <<|im_end|>> no <|im_end",
+        "<end>x<end>" if stated else "x",
+        "two\nlines\n",
+        *TEXTS.values(),
+        *ODD,
+    ]:
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text and not special & set(ids), text
+    assert 6 in tokenizer.encode("two\nlines")  # other symbols are what they are
+
+
+def test_an_end_that_tokenizer_json_does_not_call_special_stays_text(tmp_path, llama3):
+    raw = json.loads((llama3[0] / "tokenizer.json").read_text())
+    for token in raw["added_tokens"]:
+        token["special"] = token["content"] != "<|eot_id|>"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(raw))
+    shutil.copy(llama3[0] / "tokenizer_config.json", tmp_path)
+    tokenizer = Tokenizer([str(tmp_path)], CONFIG)
+    ids = tokenizer.encode("a<|eot_id|>b")
+    assert tokenizer.eos == 128009 not in ids and tokenizer.decode(ids) == "a<|eot_id|>b"
+
+
+def test_tiktokens_file_beside_tokenizer_json_is_left_alone(tmp_path, llama3):
+    """As in the original folders of LLaMA-3."""
+    path = Path(next(iter(llama_models.__path__))) / "llama3" / "tokenizer.model"
+    shutil.copy(path, tmp_path / "tokenizer.model")
+    with pytest.raises(InputError, match="tokenizer.model is a file of tiktoken; expected tokeni"):
+        Tokenizer([str(tmp_path)], CONFIG)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(llama3[0] / name, tmp_path)
+    assert Tokenizer([str(tmp_path)], CONFIG).encode("Hallo") == llama3[1]("Hallo")
+    (tmp_path / "tokenizer.model").write_bytes(b"not a model")  # damaged, not another's
+    with pytest.raises(InputError, match="tokenizer.model: no tokenizer can be read"):
+        Tokenizer([str(tmp_path)], CONFIG)
+
+
+@pytest.mark.parametrize("which", ["demo", "llama3"])
+@pytest.mark.parametrize("text", ["a" * 3_000_000, "open the file. " * 300_000, "無" * 1_000_000])
+def test_a_text_of_megabytes_is_cut_before_it_is_encoded(request, which, text):
+    """20 MB once took 44 s: the time grew with the square of the length."""
+    folder = BASE if which == "demo" else str(request.getfixturevalue("llama3")[0])
+    tokenizer = Tokenizer([folder], CONFIG)
+    encoded = []
+    encode = tokenizer.encode
+    tokenizer.encode = lambda text: encoded.append(len(text)) or encode(text)
+    ids, cut = prompt_of(tokenizer, ("en", "it"), text, 200)
+    assert cut and 150 < len(ids) <= 200 and sum(encoded) < 600_000
+    assert tokenizer.head("short", 200) == "short"

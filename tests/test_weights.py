@@ -69,7 +69,7 @@ def test_a_cut_weight_file_is_named_with_its_size(tmp_path, cut):
         ),
         (
             lambda t: t.update({"model.norm.weight": torch.zeros(32, dtype=torch.int8)}),
-            "norm.weight has shape .*, of floats, not I8",
+            "norm.weight holds I8, expected floats",
         ),
         (
             lambda t: t["model.norm.weight"].fill_(float("nan")),
@@ -105,7 +105,12 @@ def test_missing_files_and_broken_indices_are_named(tmp_path):
         ({}, "no weight_map"),
         (7, "no weight_map"),
         ({"model.norm.weight": 3}, "no weight_map"),
-        (index["weight_map"] | {"x": "../other.safetensors"}, "other.safetensors: no such file"),
+        (index["weight_map"] | {"x": "other.safetensors"}, "other.safetensors: no such file"),
+        # not out of the folder, nor to names that no file has
+        (index["weight_map"] | {"x": "../other.safetensors"}, "files beside it"),
+        (index["weight_map"] | {"x": "/etc/hostname"}, "files beside it"),
+        (index["weight_map"] | {"x": "a\ud800"}, "files beside it"),
+        (index["weight_map"] | {"x": "a\0b"}, "files beside it"),
     ]:
         path.write_text(json.dumps(index | {"weight_map": weight_map}))
         with pytest.raises(InputError, match=said):
@@ -123,6 +128,7 @@ def test_missing_files_and_broken_indices_are_named(tmp_path):
         load_model(tmp_path)
     os.remove(path)
     with pytest.raises(
-        InputError, match="model.safetensors: no such file; expected a whole safetensors file"
+        InputError,
+        match="model.safetensors: no such file or directory; expected a whole safetensors",
     ):
         load_model(tmp_path)

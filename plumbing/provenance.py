@@ -1,0 +1,65 @@
+"""What a run is made of, as its settings.json says it."""
+
+import json
+import os
+import platform
+import subprocess
+import zlib
+
+import torch
+
+from plumbing.corpora import Corpus
+from plumbing.distributed import WORLD
+from plumbing.errors import require
+from plumbing.files import ROOT, read_json
+
+
+def read_setting(folder: str, name: str, default: object) -> object:
+    """What settings.json of a run says of `name`; the default where it says nothing of its type. A
+    folder "" is no run."""
+    path = os.path.join(folder, "settings.json")
+    if not folder or not os.path.exists(path):
+        return default
+    value = read_json(path).get(name)
+    return value if isinstance(value, type(default)) else default
+
+
+def tuned_directions(folders: list[str]) -> list[tuple[str, str]]:
+    """What the first of these models that says so was tuned on; none of them: an empty list.
+    Raises InputError where one is no folder."""
+    for folder in folders:
+        expected = "expected a run of train.py or a model in Hugging Face format"
+        require(os.path.isdir(folder), f"{folder}: no such folder; {expected}")
+    tuned = (read_setting(folder, "supervised", []) for folder in folders)
+    return [tuple(str(name).split("-")) for name in next(filter(None, tuned), [])]
+
+
+def provenance(settings: dict, start: int, corpus: Corpus, dev: Corpus | None) -> dict:
+    """What a run is made of: settings, directions, checksums of their data and of the model that it
+    starts from, versions."""
+    return json.loads(json.dumps(settings)) | {
+        "start_crc32": start,
+        "supervised": ["-".join(direction) for direction in corpus],
+        "data_crc32": corpus_checksums(corpus),
+        "dev_crc32": corpus_checksums(dev or {}),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "processes": WORLD,
+            "git": git_commit(),
+        },
+    }
+
+
+def corpus_checksums(corpus: Corpus) -> dict[str, int]:
+    return {"-".join(pair): zlib.crc32(repr(samples).encode()) for pair, samples in corpus.items()}
+
+
+def git_commit() -> str:
+    """The commit of this code, with -dirty where files were changed."""
+    command = ["git", "-C", ROOT, "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"

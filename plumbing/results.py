@@ -1,0 +1,82 @@
+"""Where an evaluation leaves its files: a folder of its own, in that of the checkpoint."""
+
+import itertools
+import os
+import pathlib
+import zlib
+
+from plumbing.corpora import Corpus
+from plumbing.errors import InputError, require
+from plumbing.files import NEW, read_json, write_json, write_lines
+from plumbing.removal import free_name, publish_folder, remove_made
+
+
+def files_checksum(paths: list[str]) -> int:
+    """CRC-32 of the files' contents, one after the other."""
+    crc = 0
+    for path in paths:
+        crc = zlib.crc32(pathlib.Path(path).read_bytes(), crc)
+    return crc
+
+
+class Results:
+    """The place of an evaluation's files: ckpt/eval-SPLIT, or eval-SPLIT-2 where another test set
+    has that name. data_crc32: of the test set. Raises InputError where nothing can be written."""
+
+    def __init__(self, ckpt: str, split: str, data_crc32: int):
+        self.ckpt, self.split, self.data_crc32 = ckpt, split, data_crc32
+        require(os.access(ckpt, os.W_OK), f"{ckpt} cannot be written to; copy it, or change that")
+        self.identity = identity(ckpt)
+
+    def find_again(self) -> str:
+        """The checkpoint's folder, which has another name when its run has finished meanwhile.
+        Raises InputError where it is gone, or another run's."""
+        finished = self.ckpt.replace(".partial", "", 1)
+        for path in (self.ckpt, finished):
+            if os.path.isdir(path) and identity(path) == self.identity:
+                return path
+        raise InputError(f"{self.ckpt} was deleted or replaced while it was evaluated: no files")
+
+    def choose(self, ckpt: str) -> str:
+        """The folder of this test set."""
+        for number in itertools.count(1):
+            folder = os.path.join(ckpt, f"eval-{self.split}{f'-{number}' if number > 1 else ''}")
+            scores = os.path.join(folder, "scores.json")
+            if not os.path.exists(scores):
+                return folder
+            if read_json(scores).get("data_crc32", self.data_crc32) == self.data_crc32:
+                return folder
+
+    def write(self, corpus: Corpus, hypotheses: dict[str, list[str]], report: dict) -> str:
+        """Write hypotheses, sources, references and scores.json, all of them or none; returns the
+        folder, without what an earlier evaluation left there. Raises InputError."""
+        folder = self.choose(self.find_again())
+        aside = free_name(folder + NEW)
+        os.mkdir(aside)
+        try:
+            for (source, target), samples in corpus.items():
+                name = f"{source}-{target}"
+                self.write_texts(aside, f"{name}.txt", hypotheses[name])
+                self.write_texts(aside, f"{name}.src.txt", [x.source for x in samples])
+                self.write_texts(aside, f"{name}.ref.txt", [x.target for x in samples])
+                more = itertools.zip_longest(*(x.others for x in samples), fillvalue="")
+                for n, references in enumerate(more, start=2):
+                    self.write_texts(aside, f"{name}.ref{n}.txt", references)
+            write_json(os.path.join(aside, "scores.json"), report | {"data_crc32": self.data_crc32})
+            publish_folder(aside, folder)
+        except OSError:
+            if os.path.isdir(aside):
+                remove_made(aside)
+            raise
+        return folder
+
+    @staticmethod
+    def write_texts(folder: str, name: str, texts: list[str]) -> None:
+        """Each text on a line of its own, so that line n of every file is row n of the test set."""
+        write_lines(os.path.join(folder, name), [" ".join(text.split()) for text in texts])
+
+
+def identity(folder: str) -> tuple[int, int]:
+    """What stays the same when a folder is renamed."""
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino

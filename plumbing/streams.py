@@ -1,0 +1,42 @@
+"""stdout and stderr that cannot end a run: what reads them may go away, or lack a letter."""
+
+import os
+import sys
+
+
+class Stream:
+    """A text stream; once nobody reads it any more (`| head -1`), it is silent."""
+
+    def __init__(self, stream):
+        self.stream = stream
+        stream.reconfigure(errors="replace")  # a letter that the terminal lacks is "?"
+
+    def __getattr__(self, name: str):
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self.stream.write(text)
+        except BrokenPipeError:
+            self.silence()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self.stream.flush()
+        except BrokenPipeError:
+            self.silence()
+
+    def silence(self) -> None:
+        """Send what is still to come, and what waits to be sent, nowhere."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.stream.fileno())
+        os.close(nowhere)
+
+
+def steady() -> None:
+    """Make stdout and stderr of this process such streams."""
+    if sys.stdout is not None:
+        sys.stdout = Stream(sys.stdout)
+    if sys.stderr is not None:
+        sys.stderr = Stream(sys.stderr)

@@ -1,0 +1,86 @@
+"""The files of an evaluation: whole or not there, aligned, never beside another run's."""
+
+import os
+import shutil
+
+import pytest
+
+from plumbing.corpora import Sample
+from plumbing.errors import InputError
+from plumbing.files import read_json, read_lines
+from plumbing.results import Results
+
+PAIR = ("en", "it")
+CORPUS = {
+    PAIR: [Sample(PAIR, "one\ntwo", "uno", ("1",)), Sample(PAIR, "", "x"), Sample(PAIR, "b", "c")]
+}
+HYPOTHESES = {"en-it": ["uno due", "", "c"]}
+
+
+@pytest.fixture
+def ckpt(tmp_path):
+    (tmp_path / "run.partial" / "step-000002").mkdir(parents=True)
+    return tmp_path / "run.partial" / "step-000002"
+
+
+def write(ckpt, crc=1, hypotheses=HYPOTHESES, split="test"):
+    return Results(str(ckpt), split, crc).write(CORPUS, hypotheses, {"bleu": 1})
+
+
+def test_line_n_of_every_file_is_row_n_of_the_test_set(ckpt):
+    folder = write(ckpt)
+    found = {name: read_lines(os.path.join(folder, name)) for name in os.listdir(folder)}
+    assert found.pop("scores.json") and found == {
+        "en-it.txt": ["uno due", "", "c"],
+        "en-it.src.txt": ["one two", "", "b"],
+        "en-it.ref.txt": ["uno", "x", "c"],
+        "en-it.ref2.txt": ["1", "", ""],
+    }
+
+
+def test_another_test_set_of_the_same_name_has_a_folder_of_its_own(ckpt):
+    first, second = write(ckpt, crc=1), write(ckpt, crc=2)
+    assert [os.path.basename(p) for p in (first, second)] == ["eval-test", "eval-test-2"]
+    assert write(ckpt, crc=1) == first and write(ckpt, crc=2) == second
+    assert read_json(f"{second}/scores.json")["data_crc32"] == 2
+
+
+def test_an_evaluation_leaves_nothing_of_the_one_before_it(ckpt):
+    folder = write(ckpt)
+    with open(os.path.join(folder, "nl-it.txt"), "w") as f:
+        f.write("old\n")
+    write(ckpt)
+    assert "nl-it.txt" not in os.listdir(folder)
+
+
+def test_files_follow_a_run_that_finishes_meanwhile(ckpt, tmp_path):
+    results = Results(str(ckpt), "test", 1)
+    os.rename(tmp_path / "run.partial", tmp_path / "run")
+    assert results.write(CORPUS, HYPOTHESES, {}) == str(tmp_path / "run/step-000002/eval-test")
+    assert not (tmp_path / "run.partial").exists()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_what_was_deleted_or_replaced_meanwhile_gets_no_files(ckpt, tmp_path, replaced):
+    results = Results(str(ckpt), "test", 1)
+    shutil.rmtree(tmp_path / "run.partial")
+    if replaced:
+        (tmp_path / "a" / "b").mkdir(parents=True)  # so that the same inode is not given again
+        ckpt.mkdir(parents=True)
+    with pytest.raises(InputError, match="was deleted or replaced while it was evaluated"):
+        results.write(CORPUS, HYPOTHESES, {})
+    assert not replaced or os.listdir(ckpt) == []
+
+
+def test_a_full_disk_leaves_the_scores_of_before(ckpt, monkeypatch):
+    folder = write(ckpt)
+    before = {name: read_lines(os.path.join(folder, name)) for name in os.listdir(folder)}
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("plumbing.results.write_json", full)
+    with pytest.raises(OSError):
+        write(ckpt, hypotheses={"en-it": ["other"] * 3})
+    assert {name: read_lines(os.path.join(folder, name)) for name in os.listdir(folder)} == before
+    assert os.listdir(ckpt) == ["eval-test"]
