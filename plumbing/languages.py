@@ -21,9 +21,10 @@ def read_prompts(path: str) -> tuple[dict[str, str], dict[str, Template]]:
     for name, template in templates.items():
         parts = [template]
         if isinstance(template, dict):
-            parts = [isinstance(part, dict) and part.get("prompt") for part in template.values()]
-            names = all(part and is_texts(part.get("names")) for part in template.values())
+            parts = [part if isinstance(part, dict) else {} for part in template.values()]
+            names = all(is_texts(part.get("names")) for part in parts)
             require(names, f"{path}: template {name}: expected names in each language")
+            parts = [part.get("prompt") for part in parts]
         for lines in parts:
             require(is_template(lines), f"{path}: template {name}: expected lines with {{input}}")
     return languages, templates

@@ -10,7 +10,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from safetensors import SafetensorError
 
@@ -54,6 +54,8 @@ class Run:
         with locked(self.partial):
             if RANK == 0:
                 restore_folder(self.out)
+                with suppress(OSError):
+                    os.unlink(os.path.join(self.out, LOCK))  # of a run that was killed at its end
             yield
 
     def step_folder(self, step: int) -> str:
@@ -72,11 +74,16 @@ class Run:
         if os.path.exists(self.out):
             ours = os.path.exists(os.path.join(self.out, "settings.json"))
             require(ours, f"{self.out} exists and is no run of train.py; choose another --out")
-            found = others(self.out)
-            made = "which train.py did not make: move it, or choose another --out"
-            require(not found, f"{self.out} holds {found and found[0]}, {made}")
+        if not resume:
+            self.refuse_to_delete()
         sentence = f"{self.partial}: a stopped run; --resume goes on with it, deleting the folder"
         require(resume or not self.checkpoints(), f"{sentence} starts anew")
+
+    def refuse_to_delete(self) -> None:
+        """Raise InputError where OUT, which is to be replaced, holds what is not ours."""
+        found = others(self.out) if os.path.isdir(self.out) else []
+        made = "which train.py did not make: move it, or choose another --out"
+        require(not found, f"{self.out} holds {found and found[0]}, {made}")
 
     def refuse_to_destroy(self, folders: list[str | None]) -> None:
         """Raise InputError where OUT is, or holds, one of the folders that the run is made from."""
@@ -100,6 +107,7 @@ class Run:
         """The newest whole checkpoint of a stopped run; None: begin at the first step. Raises
         InputError where the newest is damaged, or where the run was begun with another record
         (settings and data), but for what may change on the way."""
+        self.refuse_to_delete()
         checkpoints = self.checkpoints()
         if not checkpoints:
             begun = os.path.join(self.partial, "settings.json")
@@ -139,6 +147,7 @@ class Run:
             if name.startswith("step-") and name.endswith(NEW):
                 print(f"{os.path.join(self.partial, name)}: an incomplete checkpoint, deleted")
         remove_made(self.partial, re.compile(f"{re.escape(LOCK)}|{keep}"))
+        os.makedirs(self.partial, exist_ok=True)
 
     def save(self, progress: Progress) -> None:
         """Write a checkpoint. Where the disk is full the others stay and InputError is raised.

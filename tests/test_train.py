@@ -436,16 +436,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_can_spoil_the_weights
     assert result.returncode == 2 and "Traceback" not in result.stderr
     said = result.stderr[result.stderr.index("error: ") :]
     assert (
-        "step 2: loss nan" in said
-        and "step-000001 holds the state before it; lower --lr 1e+30" in said
+        "step 2: loss nan" in said and "no checkpoint was made before it: lower --lr 1e+30" in said
     )
     assert "samples: " in said and "open file" in said
     assert [row["step"] for row in log(tmp_path / "run.partial")] == [1]
-    load_model(tmp_path / "run.partial" / "step-000001")  # no damaged tensor in it
     # what the sentence advises is possible
-    result = script("train.py", *args, "--lr", 1e-3, "--resume", cwd=finished)
-    # though 1e30 in one step is beyond repair
-    assert result.returncode == 2 and "step 2" in result.stderr
+    result = script("train.py", *args, "--lr", 1e-3, cwd=finished)
+    assert result.returncode == 0, result.stderr
 
 
 def test_the_figures_of_dev_are_those_of_evaluate_and_the_best_checkpoint_is_the_run(
