@@ -1,6 +1,6 @@
 # make demo: stage 1, control, stage 2 and the table, on the embedded demo.   make test: the tests.
 # make lint: the format and the checks of ruff.toml.
-# make stress: kill training forty times and compare what --resume makes of it.
+# make stress: kills, crashes and full disks at every write; compares what --resume makes of them.
 PYTHON ?= python3
 PY = .venv/bin/python
 # glibc gives large blocks back to the system after each use; keeping them makes training on a CPU about a third faster.

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from data import TEMPLATES, Prompter
 from model import KVCache, LlamaForCausalLM, load_model
 from plumbing.cli import DTYPES, DeviceSettings, option, run_script
-from plumbing.corpora import Corpus, Direction, Sample, read_corpus
+from plumbing.corpora import Corpus, Direction, Sample, first_rows, read_corpus
 from plumbing.distributed import RANK, WORLD, gather_from_processes, progress_bar
 from plumbing.errors import InputError, require
 from plumbing.metrics import Identify, bleu_metric, checked_identifier
@@ -142,12 +142,6 @@ def score(hypotheses: list[str], samples: list[Sample], identify: Identify) -> d
         "sentences": len(samples),
         "signature": str(metric.get_signature()),
     }
-
-
-def first_rows(samples: list[Sample], rows: int) -> list[Sample]:
-    """A direction's rows up to the pair of that number; 0: all."""
-    numbers = [n for n, sample in enumerate(samples, start=1) if not sample.blank]
-    return samples[: numbers[rows - 1]] if 0 < rows <= len(numbers) else samples
 
 
 def evaluate_checkpoint(ckpt: str, corpus: Corpus, identify: Identify, s: Settings):

@@ -149,6 +149,12 @@ def choose_directions(
     return chosen
 
 
+def first_rows(samples: list[Sample], rows: int) -> list[Sample]:
+    """A direction's rows up to the pair of that number; 0: all."""
+    numbers = [n for n, sample in enumerate(samples, start=1) if not sample.blank]
+    return samples[: numbers[rows - 1]] if 0 < rows <= len(numbers) else samples
+
+
 def print_count(direction: Direction, samples: list[Sample], blank: int) -> None:
     line = f"  {'-'.join(direction)}: {len(samples):,} pairs"
     twice = len(samples) - len(set(samples))

@@ -31,3 +31,23 @@ def test_an_unsupported_value_is_named_with_its_file_and_what_would_do():
     said = r"^c\.json: act 'gelu' is not supported; expected 'silu' or None$"
     with pytest.raises(InputError, match=said):
         require_supported("c.json", "act", "gelu", ["silu", None])
+
+
+@pytest.mark.parametrize(
+    "text", ["a\nerror: all is well", "\x1b[2J", "\u202egnp.exe", "\ud800", "\r", "a\u2028b", "\0"]
+)
+def test_no_input_can_forge_a_line_or_move_the_cursor(text):
+    said = str(InputError(f"file {text}"))
+    assert said.isprintable() and said.startswith("file ") and len(said) > len("file ")
+    assert str(InputError("perché 無 🙂")) == "perché 無 🙂"
+
+
+def test_a_sentence_is_bounded_and_keeps_its_end():
+    said = str(InputError("x" * 8_000_000 + "; copy it again"))
+    assert len(said) < 1100 and said.endswith("; copy it again")
+
+
+@pytest.mark.parametrize("value", [0, 1, 1.0, "", (), -0.0])
+def test_a_field_is_known_by_value_and_type(value):
+    with pytest.raises(InputError):
+        require_supported("a.json", "x", value, [None, False, True])

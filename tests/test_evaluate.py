@@ -1,11 +1,17 @@
 """Decoded outputs: scored, and named where they are off target."""
 
+import os
+import shutil
+import subprocess
+import sys
+
 import pytest
 import sacrebleu
-from conftest import TEXT, script
+from conftest import ROOT, TEXT, script
 
 from evaluate import off_target, score
 from plumbing.corpora import Sample
+from plumbing.files import read_json, read_lines
 from plumbing.metrics import identifier
 
 IDENTIFY = identifier(["de", "en", "fr", "it", "nl", "ro", "zh"])
@@ -49,3 +55,74 @@ def test_bad_input_to_evaluate(folder, args, said):
     assert result.returncode == 2 and said in result.stderr and "Traceback" not in result.stderr, (
         result.stderr
     )
+
+
+def evaluated(folder, *args):
+    few = ["--ckpt", "model", "--device", "cpu", "--max-new-tokens", 3]
+    result = script("evaluate.py", *few, *args, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_hypotheses_have_the_lines_of_the_input(folder):
+    rows = ["en\tit", "one\tuno", "\tdue", "three\t", "four\tquattro", "\t"]
+    (folder / "a.tsv").write_text("\n".join(rows) + "\n")
+    said = evaluated(folder, "--data", "a.tsv")
+    out = folder / "model" / "eval-a"
+    assert f"scores.json: {os.path.join('model', 'eval-a')}" in said
+    assert read_lines(out / "en-it.src.txt") == ["one", "", "three", "four", ""]
+    assert read_lines(out / "en-it.ref.txt") == ["uno", "due", "", "quattro", ""]
+    found = read_lines(out / "en-it.txt")
+    assert len(found) == 5 and found[1] == found[2] == found[4] == ""
+    assert read_json(out / "scores.json")["directions"]["en-it"]["sentences"] == 2
+    evaluated(folder, "--data", "a.tsv", "--rows", 1, "--directions", "it-en")
+    assert sorted(os.listdir(out)) == ["it-en.ref.txt", "it-en.src.txt", "it-en.txt", "scores.json"]
+    assert len(read_lines(out / "it-en.txt")) == 1
+
+
+def test_two_test_sets_of_one_name_and_two_references(folder):
+    for place, text in [("x", "one"), ("y", "two")]:
+        (folder / place).mkdir()
+        (folder / place / "test.en-cs.src.en").write_text(f"{text}\n")
+        for ref in "AB":
+            (folder / place / f"test.en-cs.ref.{ref}.cs").write_text(f"{ref} {text}\n")
+        refs = [f"{place}/test.en-cs.ref.{ref}.cs" for ref in "AB"]
+        said = evaluated(folder, "--data", *refs)
+        assert "  en-cs: 1 pairs" in said and "nrefs:2" in said
+    found = [
+        folder / "model" / name for name in ("eval-test.en-cs.ref.A", "eval-test.en-cs.ref.A-2")
+    ]
+    for out, text in zip(found, ("one", "two"), strict=True):
+        assert read_lines(out / "en-cs.src.txt") == [text]
+        assert read_lines(out / "en-cs.ref2.txt") == [f"B {text}"]
+        assert read_json(out / "scores.json")["directions"]["en-cs"]["sentences"] == 1
+
+
+def test_both_references_count_for_bleu():
+    pair = ("en", "it")
+    samples = [Sample(pair, "a", "uno due tre quattro", ("1 2 3 4",)), Sample(pair, "b", "x y z w")]
+    assert score(["1 2 3 4", "x y z w"], samples, IDENTIFY)["bleu"] == pytest.approx(100)
+
+
+def test_a_language_that_is_no_default_candidate_is_one_when_the_data_has_it(folder):
+    (folder / "a.tsv").write_text("en\tda\nopen\tåben\n", encoding="utf-8")
+    assert "langid among cs,da,de,en," in evaluated(folder, "--data", "a.tsv")
+
+
+def test_a_run_that_finishes_while_its_checkpoint_is_evaluated_is_not_in_the_way(folder):
+    shutil.copytree(folder / "model", folder / "run.partial" / "step-000002")
+    code = (
+        "import os, evaluate; from plumbing import cli\n"
+        "def translate(*args, old=evaluate.translate):\n"
+        "    os.path.isdir('run') or os.rename('run.partial', 'run')\n"
+        "    return old(*args)\n"
+        "evaluate.translate = translate\n"
+        "cli.run_script(evaluate.evaluate, evaluate.Settings)"
+    )
+    args = ["--ckpt", "run.partial/step-000002", "--data", "train.tsv", "--rows", "1"]
+    args += ["--device", "cpu", "--max-new-tokens", "2"]
+    env = os.environ | {"PYTHONPATH": ROOT}
+    command = [sys.executable, "-c", code, *args]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and not (folder / "run.partial").exists(), done.stderr
+    assert (folder / "run" / "step-000002" / "eval-train" / "scores.json").exists()

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from data import write_prompt
 from model import add_lora, load_model, save_model
+from plumbing import patterns
 from plumbing.adapters import LoraSettings
 from plumbing.corpora import read_corpus
 from plumbing.errors import InputError
@@ -319,3 +320,56 @@ def test_damaged_data_is_refused_or_read_as_its_bytes_say(tmp_path, form, capsys
         assert {d: [(x.source, x.target) for x in found] for d, found in corpus.items()} == expected
 
     cases(path, 300, act, seed=form)
+
+
+HOSTILE = [None, True, 0, -1, 1.5, 2**31, 10**400, 1e308, "", "x" * 10_000, "\ud800", "a\nerror: b"]
+HOSTILE += [[], [None], {}, {"a": {}}, {"content": 7}, [[[]]], "(.*)*(.*)*x", "../../etc/passwd"]
+TEXTS = ["1" * 5000, "NaN", "-Infinity", "[" * 5000 + "]" * 5000]  # which json does not write
+
+
+def hostile(path):
+    """The JSON of a file with each of its fields, and one of those within, made hostile."""
+    whole = json.loads(path.read_text())
+    for name, value in whole.items():
+        inside = [(name, inner) for inner in list(value)[:2]] if isinstance(value, dict) else []
+        for place in [(name,), *inside]:
+            for i, bad in enumerate([*HOSTILE, *TEXTS]):
+                changed = json.loads(json.dumps(whole))
+                holder = changed if len(place) == 1 else changed[place[0]]
+                holder[place[-1]] = "@" if i >= len(HOSTILE) else bad
+                text = json.dumps(changed)
+                yield text.replace('"@"', bad, 1) if i >= len(HOSTILE) else text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model/config.json",
+        "adapter/adapter_config.json",
+        "sharded/model.safetensors.index.json",
+        "base/tokenizer_config.json",
+    ],
+)
+def test_hostile_fields_end_in_one_sentence_or_in_a_model_that_computes(folders, monkeypatch, name):
+    monkeypatch.setattr(patterns, "SECONDS", 1)
+    path, refused, tried = folders / name, 0, 0
+    if path.parent.name == "base":
+        path.parent.mkdir()
+        for file in ("tokenizer.model", "tokenizer_config.json"):
+            shutil.copy(f"{BASE}/{file}", path.parent)
+    config = Config.load(BASE)
+    for text in hostile(path):
+        path.write_text(text)
+        tried += 1
+        signal.alarm(60)
+        try:
+            if path.parent.name == "base":
+                Tokenizer([str(path.parent)], config).encode("open <|im_end|> </s>")
+            else:
+                logits(load_model(path.parent), torch.arange(9))
+        except InputError as error:
+            refused += 1
+            assert len(str(error)) < 1100 and str(error).isprintable()
+        finally:
+            signal.alarm(0)
+    assert tried > 100 and refused > tried / 20
