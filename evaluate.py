@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from data import TEMPLATES, Prompter
-from model import KVCache, LlamaForCausalLM, load_model
+from model import KVCache, LlamaForCausalLM, build_model, load_model
 from plumbing.cli import DTYPES, DeviceSettings, option, run_script
 from plumbing.corpora import Corpus, Direction, Sample, first_rows, read_corpus
 from plumbing.distributed import RANK, WORLD, gather_from_processes, progress_bar
@@ -144,12 +144,27 @@ def score(hypotheses: list[str], samples: list[Sample], identify: Identify) -> d
     }
 
 
+def make_prompter(ckpt: str, model: LlamaForCausalLM, s: Settings) -> Prompter:
+    """Prompts as the checkpoint was tuned on them, unless --template says otherwise."""
+    template = s.template or read_setting(ckpt, "template", "alpaca")
+    return Prompter(Tokenizer([ckpt, model.source], model.config), template)
+
+
+def check(ckpt: str, corpus: Corpus, s: Settings) -> None:
+    """Raise InputError for what would fail after hours, or after another checkpoint's: no whole
+    weights, no tokenizer, no room for a prompt, no package for BLEU."""
+    model = build_model(ckpt, s.model)
+    empty = [Sample(direction, "", "") for direction in corpus]
+    encode_prompts(model, make_prompter(ckpt, model, s), empty, s.max_new_tokens)
+    for _, target in corpus:
+        bleu_metric(target)
+
+
 def evaluate_checkpoint(ckpt: str, corpus: Corpus, identify: Identify, s: Settings):
     """({direction: its scores}, {direction: a hypothesis for each row, empty where a side of the
     row is blank}); each process translates a share of the directions."""
     model = load_model(ckpt, DTYPES[s.dtype], s.device, s.model).to(DTYPES[s.dtype]).eval()
-    tokenizer = Tokenizer([ckpt, model.source], model.config)
-    prompter = Prompter(tokenizer, s.template or read_setting(ckpt, "template", "alpaca"))
+    prompter = make_prompter(ckpt, model, s)
     results, texts = {}, {}
     mine = sorted(corpus, key=lambda direction: -len(corpus[direction]))[RANK::WORLD]
     total = sum(not sample.blank for direction in mine for sample in corpus[direction])
@@ -158,7 +173,7 @@ def evaluate_checkpoint(ckpt: str, corpus: Corpus, identify: Identify, s: Settin
             name, samples = "-".join(direction), [x for x in corpus[direction] if not x.blank]
             prompts, cuts = encode_prompts(model, prompter, samples, s.max_new_tokens)
             limits = s.max_new_tokens, s.batch_size
-            hypotheses = translate(model, tokenizer, prompts, *limits, bar)
+            hypotheses = translate(model, prompter.tokenizer, prompts, *limits, bar)
             results[name] = score(hypotheses, samples, identify) | {"sources_cut": cuts}
             left = iter(hypotheses)
             texts[name] = ["" if sample.blank else next(left) for sample in corpus[direction]]
@@ -173,8 +188,8 @@ def evaluate(s: Settings) -> None:
     corpus, tuned = read_corpus(s.data, s.directions, tuned, s.skip_unknown, keep_blank=True)
     corpus = {direction: first_rows(samples, s.rows) for direction, samples in corpus.items()}
     s.candidates, identify = checked_identifier(s.candidates, corpus)
-    for _, target in corpus:
-        bleu_metric(target)  # what it lacks is said before hours of decoding
+    for ckpt in s.ckpt:
+        check(ckpt, corpus, s)
     split = os.path.splitext(os.path.basename(s.data[0]))[0]
     places = [Results(ckpt, split, files_checksum(s.data)) for ckpt in s.ckpt]
     comparison, troubles = Comparison(list(corpus), tuned, asdict(s)), []

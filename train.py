@@ -190,7 +190,10 @@ def prepare(s: Settings, checkpoint: Checkpoint | None = None):
         expected = "expected a full model for --full (--merge makes one)"
         require(not model.lora, f"{start} is a LoRA run; {expected}")
     most = model.config.max_position_embeddings
-    require(s.max_length <= most, f"--max-length {s.max_length}: the model has {most} positions")
+    require(
+        s.merge or s.max_length <= most,
+        f"--max-length {s.max_length}: the model has {most} positions",
+    )
 
     torch.manual_seed(s.seed)
     device, dtype = ("cpu", None) if s.merge else (s.device, cli.DTYPES[s.dtype])
@@ -269,9 +272,8 @@ def train(s: Settings, run: Run) -> None:
         bar.set_postfix_str(brief(row, speed))
 
         due = s.save_every > 0 and (progress.step % s.save_every == 0 or progress.step == steps)
-        if due and (progress.step < steps or dev):
-            run.save(progress)  # first, since decoding may run out of memory
-        if due and dev:
+        saved = due and (progress.step < steps or dev) and run.save(progress)
+        if saved and dev:  # in this order, since decoding may run out of memory
             progress.compare(run.logs.extend(measure_dev(model, dev, tokenizer, s)), s.best)
     run.finish(progress, s.best)
 

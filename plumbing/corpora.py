@@ -102,12 +102,12 @@ def pair_rows(
 def known_part(row: Row, unknown: Counter) -> Row | None:
     """A row without the languages that are not known; None where too little is left."""
     strange = sorted(row.texts.keys() - LANGUAGES.keys())
-    for code in strange:
-        unknown[f"texts in {code}, which prompts.json does not have"] += 1
     row = row._replace(texts={c: text for c, text in row.texts.items() if c not in strange})
     if row.unknown or len(row.texts) < 2:
         unknown["rows without a certain direction"] += 1
         return None
+    for code in strange:
+        unknown[f"texts in {code}, which prompts.json does not have"] += 1
     return row
 
 

@@ -41,11 +41,10 @@ class Logs:
             self.last, self.before = json.loads(rows[-1]), sum(map(len, rows[:-1]))
 
     def write(self, *rows: dict) -> None:
-        """Add a line to each of LOGS; a number that is not finite, which JSON lacks, is null."""
+        """Add a line to each of LOGS."""
         self.last, self.before = rows[0], self.files[0].tell()
         for file, row in zip(self.files, rows, strict=True):
-            finite = {name: v if v is None or math.isfinite(v) else None for name, v in row.items()}
-            file.write((json.dumps(finite) + "\n").encode())
+            file.write(to_line(row))
 
     def extend(self, figures: dict[str, float]) -> dict[str, float]:
         """Add figures to the last line of the first of LOGS; returns them."""
@@ -54,8 +53,14 @@ class Logs:
             file.seek(self.before)
             file.truncate()
         self.last = self.last | figures
-        file.write((json.dumps(self.last) + "\n").encode())
+        file.write(to_line(self.last))
         return figures
+
+
+def to_line(row: dict) -> bytes:
+    """A line of JSON; a number that is not finite, which JSON lacks, is null."""
+    finite = {name: v if v is None or math.isfinite(v) else None for name, v in row.items()}
+    return (json.dumps(finite) + "\n").encode()
 
 
 def logged_steps(folder: str) -> int | None:

@@ -1,5 +1,6 @@
 """How far a run is, and what a checkpoint says of it."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -68,7 +69,7 @@ class Progress:
 
     def compare(self, figures: dict[str, float], best_by: str) -> None:
         """Note this step where its figures of --dev are the best so far."""
-        if best_by:
+        if best_by and math.isfinite(figures["dev_mle"]):
             otr = figures["dev_otr"] if best_by == "otr" else 0
             self.best = min(self.best, Best(otr, figures["dev_mle"], self.step))
 

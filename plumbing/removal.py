@@ -9,6 +9,7 @@ import re
 
 from plumbing.files import NEW
 from plumbing.folders import COMPANIONS
+from plumbing.languages import LANGUAGES
 from plumbing.meters import LOGS
 
 LOCK = "train-py.lock"
@@ -18,11 +19,15 @@ NOT_FINITE = ".train-py-not-finite"  # of a checkpoint whose loss was not finite
 
 MARKS = "|".join(map(re.escape, (NEW, OLD, TRASH, NOT_FINITE)))
 NAMES = "|".join(map(re.escape, (*COMPANIONS, *LOGS, LOCK)))
+NAMES += r"|events\.out\.tfevents\..+"  # of experiments/to_tensorboard.py
+CODES = "|".join(map(re.escape, LANGUAGES))
 FILES = re.compile(
-    rf"({NAMES}|(adapter_)?config\.json|(settings|state|scores)\.json"
+    rf"({NAMES}|(adapter_)?config\.json|(settings|state)\.json"
     r"|(model|adapter_model|optimizer)(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?"
-    rf"|[a-z]{{2,3}}-[a-z]{{2,3}}(\.(src|ref\d*))?\.txt)({MARKS})?"
+    rf")({MARKS})?"
 )
+# ... and in the folder of an evaluation.
+EVAL_FILES = re.compile(rf"(scores\.json|({CODES})-({CODES})(\.(src|ref\d*))?\.txt)({MARKS})?")
 FOLDERS = re.compile(rf"(step-\d{{6,}}|eval-.+?)({MARKS})?\d*")
 
 
@@ -33,7 +38,9 @@ def is_folder(entry: os.DirEntry) -> bool:
 
 def is_file(entry: os.DirEntry) -> bool:
     """Whether it is a file that this program makes."""
-    return not entry.is_dir(follow_symlinks=False) and bool(FILES.fullmatch(entry.name))
+    evaluation = os.path.basename(os.path.dirname(entry.path)).startswith("eval-")
+    names = EVAL_FILES if evaluation else FILES
+    return not entry.is_dir(follow_symlinks=False) and bool(names.fullmatch(entry.name))
 
 
 def others(folder: str) -> list[str]:
@@ -65,9 +72,10 @@ def free_name(name: str) -> str:
     """The name, or one like it that is not taken: what is left under it of a killed process goes,
     what is somebody else's stays."""
     number, found = 1, name
-    while os.path.isdir(found):
-        remove_made(found)
-        if os.path.isdir(found):
+    while os.path.lexists(found):
+        if os.path.isdir(found) and not os.path.islink(found):
+            remove_made(found)
+        if os.path.lexists(found):
             number += 1
             found = f"{name}{number}"
     return found

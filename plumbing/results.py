@@ -8,7 +8,7 @@ import zlib
 from plumbing.corpora import Corpus
 from plumbing.errors import InputError, require
 from plumbing.files import NEW, read_json, write_json, write_lines
-from plumbing.removal import free_name, publish_folder, remove_made
+from plumbing.removal import publish_folder, remove_made
 
 
 def files_checksum(paths: list[str]) -> int:
@@ -31,8 +31,8 @@ class Results:
     def find_again(self) -> str:
         """The checkpoint's folder, which has another name when its run has finished meanwhile.
         Raises InputError where it is gone, or another run's."""
-        finished = self.ckpt.replace(".partial", "", 1)
-        for path in (self.ckpt, finished):
+        before, _, after = self.ckpt.rpartition(".partial")
+        for path in (self.ckpt, before + after):
             if os.path.isdir(path) and identity(path) == self.identity:
                 return path
         raise InputError(f"{self.ckpt} was deleted or replaced while it was evaluated: no files")
@@ -51,7 +51,7 @@ class Results:
         """Write hypotheses, sources, references and scores.json, all of them or none; returns the
         folder, without what an earlier evaluation left there. Raises InputError."""
         folder = self.choose(self.find_again())
-        aside = free_name(folder + NEW)
+        aside = f"{folder}{NEW}{os.getpid()}"  # two evaluations may write at once
         os.mkdir(aside)
         try:
             for (source, target), samples in corpus.items():

@@ -23,6 +23,7 @@ from plumbing.progress import Checkpoint, Progress
 from plumbing.removal import (
     LOCK,
     NOT_FINITE,
+    free_name,
     others,
     publish_folder,
     remove_folder,
@@ -132,28 +133,31 @@ class Run:
         write_model: Callable[[str], None],
         optimizer,
     ) -> None:
-        """Empty the folder but for its checkpoints, write settings.json and the logs as a
+        """Clear the folder but for its checkpoints, write settings.json and the logs as a
         checkpoint left them. write_model(folder) and the optimizer's state make the checkpoints to
         come."""
         self.record, self.write_model, self.optimizer = record, write_model, optimizer
         if RANK == 0:
-            self.clear(f"{STEP.pattern}({re.escape(NOT_FINITE)})?" if checkpoint else "")
+            aside = rf"({re.escape(NOT_FINITE)}\d*)?"
+            self.clear(STEP.pattern + aside if checkpoint else "")
             write_json(os.path.join(self.partial, "settings.json"), record)
         self.logs = Logs(self.partial, checkpoint.folder if checkpoint else None)
 
     def clear(self, keep: str = "") -> None:
         """Delete what this program made in OUT.partial, but for its lock and names like `keep`."""
+        if RANK > 0:
+            return
         for name in sorted(os.listdir(self.partial)):
             if name.startswith("step-") and name.endswith(NEW):
                 print(f"{os.path.join(self.partial, name)}: an incomplete checkpoint, deleted")
         remove_made(self.partial, re.compile(f"{re.escape(LOCK)}|{keep}"))
         os.makedirs(self.partial, exist_ok=True)
 
-    def save(self, progress: Progress) -> None:
+    def save(self, progress: Progress) -> bool:
         """Write a checkpoint. Where the disk is full the others stay and InputError is raised.
-        Weights that are not finite are no checkpoint: the next step will say so."""
+        Weights that are not finite are no checkpoint, and False: what comes next will say so."""
         if not self.optimizer.is_finite():
-            return
+            return False
         self.pruned = False
         name = self.step_folder(progress.step)
         folder = name + NEW
@@ -174,6 +178,7 @@ class Run:
                 f"{name} was not written ({error}); older ones are untouched: make room, then "
                 "--resume"
             ) from None
+        return True
 
     def prune(self, progress: Progress) -> None:
         """Delete older checkpoints than the newest `keep`, except for the best. To be called when
@@ -189,7 +194,7 @@ class Run:
         checkpoint of that step is set aside: its weights are what is not well."""
         newest = self.step_folder(progress.step)
         if RANK == 0 and os.path.isdir(newest):
-            os.rename(newest, newest + NOT_FINITE)
+            os.rename(newest, free_name(newest + NOT_FINITE))
         older = [path for path in self.checkpoints() if path != newest]
         begin = "no checkpoint was made before it: lower --lr {}, or leave fp16, and begin anew"
         resume = "{} is the last one with a finite loss after it: lower --lr {}, or leave fp16, "
@@ -220,7 +225,7 @@ class Run:
         if RANK == 0:
             write_json(os.path.join(self.partial, "settings.json"), record)
             for name in os.listdir(self.partial):
-                if name.endswith(NOT_FINITE):
+                if NOT_FINITE in name:
                     remove_folder(os.path.join(self.partial, name))
             publish_folder(self.partial, self.out)
             os.unlink(os.path.join(self.out, LOCK))
@@ -229,8 +234,8 @@ class Run:
 
 def refuse_changes(folder: str, begun: dict, record: dict) -> None:
     """Raise InputError where a run was begun with another record, but for what may change."""
-    older = f"{folder} was begun by another version of train.py: finish it there"
-    require("start_crc32" in begun, f"{older}, or choose another --out")
+    older = f"{folder} is no training that this version of train.py began"
+    require("start_crc32" in begun, f"{older}: choose another --out")
     changed = [
         f"{name} is {plain(str(value), 100)}, was {plain(str(begun.get(name)), 100)}"
         for name, value in record.items()

@@ -96,6 +96,7 @@ class Tokenizer:
         framed = bpe.encode("a").ids  # as the file's post-processor frames a text
         self.bos = framed[: framed.index(self.encode("a")[0])]
         self.eos = bpe.token_to_id(eos) if eos else (eos_token_id or [-1])[0]
+        require(self.eos is not None, f"tokenizer_config.json's eos_token {eos} is not in it")
 
 
 def find_tokenizer(folders: list[str]) -> str:

@@ -411,5 +411,5 @@ def test_languages_that_are_not_known_can_be_left_out(tmp_path, capsys):
         "it-en": [("b", "a")],
     }
     said = capsys.readouterr().out
-    assert "  2 left out: texts in xx, which prompts.json does not have\n" in said
+    assert "  1 left out: texts in xx, which prompts.json does not have\n" in said
     assert "  1 left out: rows without a certain direction\n" in said

@@ -98,6 +98,15 @@ def test_two_test_sets_of_one_name_and_two_references(folder):
         assert read_json(out / "scores.json")["directions"]["en-cs"]["sentences"] == 1
 
 
+def test_what_is_wrong_with_the_last_checkpoint_is_said_before_the_first_is_decoded(folder):
+    shutil.copytree(folder / "model", folder / "broken")
+    (folder / "broken" / "tokenizer.model").unlink()
+    args = ["--ckpt", "model", "broken", "--data", "train.tsv", "--device", "cpu"]
+    result = script("evaluate.py", *args, cwd=folder)
+    assert result.returncode == 2 and "broken: no tokenizer.model" in result.stderr
+    assert "sentence/s" not in result.stderr and not (folder / "model" / "eval-train").exists()
+
+
 def test_both_references_count_for_bleu():
     pair = ("en", "it")
     samples = [Sample(pair, "a", "uno due tre quattro", ("1 2 3 4",)), Sample(pair, "b", "x y z w")]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import log, script
 
-from plumbing.meters import LOGS, Logs, SpeedMeter, brief
+from plumbing.meters import LOGS, Logs, SpeedMeter, brief, logged_steps
 
 
 def test_a_run_folder_tells_its_story(finished):
@@ -81,3 +81,19 @@ def test_the_bar_shows_the_unlikelihood_only_where_there_is_one():
     )
     said = brief({"mle": 1.0, "ul": 0.25}, {"tokens_per_s": 10})
     assert said == "mle 1.000, ul 0.250, 10 tokens/s"
+
+
+def test_figures_are_added_to_the_last_line_and_what_json_lacks_is_null(tmp_path):
+    """The same whether the run was stopped in between or not."""
+    (tmp_path / "step").mkdir()
+    logs = Logs(str(tmp_path))
+    logs.write({"step": 1, "loss": 2.0}, {"step": 1})
+    logs.write({"step": 2, "loss": float("nan")}, {"step": 2})
+    for name in LOGS:
+        (tmp_path / "step" / name).write_bytes((tmp_path / name).read_bytes())
+    expected = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": None, "dev_mle": None, "dev_otr": 5}]
+    figures = {"dev_mle": float("inf"), "dev_otr": 5}
+    assert logs.extend(figures) == figures and log(tmp_path) == expected
+    Logs(str(tmp_path), str(tmp_path / "step")).extend(figures)
+    assert log(tmp_path) == expected and len(log(tmp_path, "speed.jsonl")) == 2
+    assert logged_steps(str(tmp_path)) == 2

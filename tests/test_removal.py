@@ -32,6 +32,7 @@ OURS += ["eval-test/en-it.ref2.txt", f"step-000004{NEW}/config.json", f"settings
 THEIRS = ["notes.md", "step-000002.backup/state.json", "step-000002/notes.md", "pytorch_model.bin"]
 THEIRS += [
     "eval-test/mine.txt",
+    "eval-mine/config.json",
     "model-old.safetensors",
     "sub/model.safetensors",
     "step-2/config.json",

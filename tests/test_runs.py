@@ -486,6 +486,7 @@ def test_after_an_explosion_the_advice_works(stopped):
     said = "error: step 6: loss nan, gradient norm nan; run.partial/step-000004 is the last one"
     assert said in result.stderr and "lower --lr 1e+30" in result.stderr, result.stderr
     load_model(stopped / "run.partial" / "step-000004")
+    assert resume(stopped, "--lr", 1e29, "--save-every", 1).returncode == 2  # and again
     result = resume(stopped)
     assert result.returncode == 0 and "resuming from run.partial/step-000004" in result.stdout
     assert same(stopped) and not list(stopped.rglob("*not-finite*"))

@@ -316,6 +316,13 @@ def test_an_end_that_tokenizer_json_does_not_call_special_stays_text(tmp_path, l
     assert tokenizer.eos == 128009 not in ids and tokenizer.decode(ids) == "a<|eot_id|>b"
 
 
+def test_an_end_that_the_vocabulary_lacks_is_said(tmp_path, llama3):
+    shutil.copy(llama3[0] / "tokenizer.json", tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<end>"}')
+    with pytest.raises(InputError, match="eos_token <end> is not in it"):
+        Tokenizer([str(tmp_path)], CONFIG)
+
+
 def test_tiktokens_file_beside_tokenizer_json_is_left_alone(tmp_path, llama3):
     """As in the original folders of LLaMA-3."""
     path = Path(next(iter(llama_models.__path__))) / "llama3" / "tokenizer.model"
