@@ -27,8 +27,8 @@ from plumbing.distributed import RANK, WORLD, gather_from_processes, progress_ba
 from plumbing.errors import InputError, require
 from plumbing.metrics import Identify, bleu_metric, checked_identifier
 from plumbing.report import Comparison
-from plumbing.provenance import read_setting, tuned_directions
-from plumbing.results import Results, files_checksum
+from plumbing.provenance import checksum, read_setting, tuned_directions
+from plumbing.results import Results
 from plumbing.tokenizer import Tokenizer
 
 CANDIDATES = "cs,de,en,es,fr,hu,it,ja,nl,pl,pt,ro,ru,uk,zh"
@@ -191,7 +191,7 @@ def evaluate(s: Settings) -> None:
     for ckpt in s.ckpt:
         check(ckpt, corpus, s)
     split = os.path.splitext(os.path.basename(s.data[0]))[0]
-    places = [Results(ckpt, split, files_checksum(s.data)) for ckpt in s.ckpt]
+    places = [Results(ckpt, split, checksum(corpus)) for ckpt in s.ckpt]
     comparison, troubles = Comparison(list(corpus), tuned, asdict(s)), []
     for ckpt, place in zip(s.ckpt, places, strict=True):
         started = time.time()

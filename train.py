@@ -75,9 +75,9 @@ class Settings(cli.RunSettings):
 
     def __post_init__(self):
         cli.resolve_stage(self)
-        self.init = self.init or ("runs/stage1" if self.stage == 2 else "")
+        self.init = self.init.rstrip("/") or ("runs/stage1" if self.stage == 2 else "")
         made = f"{self.init}-merged" if self.merge else f"runs/stage{self.stage}"
-        self.out = (self.out or made).rstrip("/")
+        self.out = os.path.normpath(self.out or made)
         self.model = self.model or ("" if self.init else "demo/base")
         require(self.dev or not self.best, "--best needs --dev")
         require(self.save_every or not self.dev, "--dev needs --save-every")
@@ -215,9 +215,9 @@ def merge(s: Settings, run: Run) -> None:
     """Fold the adapter of --init into its base: a full model in --out."""
     model, tokenizer = prepare(s)
     merge_lora(model)
-    run.clear()
+    run.begin(asdict(s) | {"supervised": read_setting(s.init, "supervised", [])})
     save_model(model, run.partial, tokenizer.folder)
-    run.publish(asdict(s) | {"supervised": read_setting(s.init, "supervised", [])})
+    run.publish()
 
 
 def train(s: Settings, run: Run) -> None:
@@ -242,7 +242,8 @@ def train(s: Settings, run: Run) -> None:
     print(describe(s, model, tuning_set, steps))
 
     optimizer = Optimizer(model.named_parameters(), s.weight_decay, s.dtype, s.device, checkpoint)
-    run.begin(record, checkpoint, lambda out: save_model(model, out, tokenizer.folder), optimizer)
+    run.begin(record, checkpoint)
+    run.open(checkpoint, lambda out: save_model(model, out, tokenizer.folder), optimizer)
     if dev and checkpoint:  # which was saved before --dev was looked at
         progress.compare(run.logs.extend(measure_dev(model, dev, tokenizer, s)), s.best)
     meter = SpeedMeter(model.model.layers, model.lm_head, s.full, s.device)

@@ -90,7 +90,7 @@ def pair_rows(
         check_row(file.paths[0], row)
         directions = [tuple(row.texts)] if row.directed else itertools.permutations(row.texts, 2)
         for direction in directions:
-            if direction == left_out:
+            if direction == left_out and not row.directed:
                 continue
             source, *targets = (row.texts[code] for code in direction)
             targets = [text.strip() for text in (*targets, *row.references)]

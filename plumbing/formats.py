@@ -35,7 +35,7 @@ class TranslationFile(NamedTuple):
 def read_files(paths: list[str]) -> list[TranslationFile]:
     """The data files, each once; the references of one source together. Raises InputError."""
     files = {}
-    for path in itertools.chain.from_iterable(map(expand, paths)):
+    for path in itertools.chain.from_iterable(map(expand, map(os.path.normpath, paths))):
         file = read_file(path)
         first = files.setdefault(file.paths[0], file)
         if file.paths[-1] not in first.paths:

@@ -35,7 +35,10 @@ def locked(folder: str) -> Iterator[None]:
 
 def try_to_lock(folder: str, path: str) -> int | None:
     """A handle on the locked file; None where another process moved the folder away meanwhile."""
-    os.makedirs(folder, exist_ok=True)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except FileExistsError:
+        raise InputError(f"{folder} is no folder: move it, or choose another --out") from None
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     except FileNotFoundError:

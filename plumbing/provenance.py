@@ -10,8 +10,14 @@ import torch
 
 from plumbing.corpora import Corpus
 from plumbing.distributed import WORLD
-from plumbing.errors import require
+from plumbing.errors import plain, require
 from plumbing.files import ROOT, read_json
+
+# What may be another when a run is gone on with ...
+MAY_CHANGE = {"resume", "save_every", "keep", "device", "recompute", "micro_batch_tokens"}
+MAY_CHANGE |= {"lr", "dtype", "versions"}
+# ... and where things lie: what lies there is compared.
+MAY_CHANGE |= {"out", "model", "init", "data", "dev"}
 
 
 def read_setting(folder: str, name: str, default: object) -> object:
@@ -52,7 +58,24 @@ def provenance(settings: dict, start: int, corpus: Corpus, dev: Corpus | None) -
 
 
 def corpus_checksums(corpus: Corpus) -> dict[str, int]:
-    return {"-".join(pair): zlib.crc32(repr(samples).encode()) for pair, samples in corpus.items()}
+    return {"-".join(pair): checksum(samples) for pair, samples in corpus.items()}
+
+
+def checksum(value: object) -> int:
+    return zlib.crc32(repr(value).encode())
+
+
+def refuse_changes(folder: str, begun: dict, record: dict) -> None:
+    """Raise InputError where a run was begun with another record, but for what may change."""
+    older = f"{folder} is no training that this version of train.py began"
+    require("start_crc32" in begun, f"{older}: choose another --out")
+    changed = [
+        f"{name} is {plain(str(value), 100)}, was {plain(str(begun.get(name)), 100)}"
+        for name, value in record.items()
+        if name not in MAY_CHANGE and begun.get(name) != value
+    ]
+    sentence = f"--resume: {'; '.join(changed)} when {folder} was begun (crc32: of contents)"
+    require(not changed, f"{sentence}; choose another --out")
 
 
 def git_commit() -> str:

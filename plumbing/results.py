@@ -2,21 +2,11 @@
 
 import itertools
 import os
-import pathlib
-import zlib
 
 from plumbing.corpora import Corpus
 from plumbing.errors import InputError, require
 from plumbing.files import NEW, read_json, write_json, write_lines
 from plumbing.removal import publish_folder, remove_made
-
-
-def files_checksum(paths: list[str]) -> int:
-    """CRC-32 of the files' contents, one after the other."""
-    crc = 0
-    for path in paths:
-        crc = zlib.crc32(pathlib.Path(path).read_bytes(), crc)
-    return crc
 
 
 class Results:

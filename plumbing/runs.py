@@ -15,11 +15,12 @@ from contextlib import contextmanager, suppress
 from safetensors import SafetensorError
 
 from plumbing.distributed import RANK
-from plumbing.errors import InputError, plain, require
+from plumbing.errors import InputError, require
 from plumbing.files import NEW, read_json, write_json
 from plumbing.lock import locked
 from plumbing.meters import LOGS, Logs, logged_steps
-from plumbing.progress import Checkpoint, Progress
+from plumbing.progress import Best, Checkpoint, Progress
+from plumbing.provenance import refuse_changes
 from plumbing.removal import (
     LOCK,
     NOT_FINITE,
@@ -32,11 +33,7 @@ from plumbing.removal import (
 )
 from plumbing.weights import write_tensors
 
-# What may be another when a run is gone on with ...
-MAY_CHANGE = {"resume", "save_every", "keep", "device", "recompute", "micro_batch_tokens"}
-MAY_CHANGE |= {"lr", "dtype", "versions"}
-# ... and where things lie: what lies there is compared.
-MAY_CHANGE |= {"out", "model", "init", "data", "dev"}
+SETTINGS = "settings.json"
 STEP = re.compile(r"step-\d{6,}")
 
 
@@ -44,7 +41,9 @@ class Run:
     """The folder of one run, from its beginning to its name; `keep` checkpoints stay in it."""
 
     def __init__(self, out: str, keep: int):
-        linked = os.path.islink(out) or os.path.basename(out) in (".", "..")
+        name = os.path.basename(out)
+        require(not name.endswith(".partial"), f"--out {out}: .partial is for runs on their way")
+        linked = os.path.islink(out) or name in (".", "..")
         self.out = os.path.realpath(out) if linked else out
         self.partial, self.keep = self.out + ".partial", keep
         self.pruned = False  # a run that was killed may have left one checkpoint too many
@@ -73,8 +72,12 @@ class Run:
         """Raise InputError where OUT is somebody else's, or a stopped run that is not resumed. A
         finished run is replaced, when the new one is finished."""
         if os.path.exists(self.out):
-            ours = os.path.exists(os.path.join(self.out, "settings.json"))
+            ours = os.path.exists(os.path.join(self.out, SETTINGS))
             require(ours, f"{self.out} exists and is no run of train.py; choose another --out")
+        names = set(os.listdir(self.partial)) - {LOCK, SETTINGS, SETTINGS + NEW}
+        begun = os.path.exists(os.path.join(self.partial, SETTINGS))
+        sentence = f"{self.partial} holds {', '.join(sorted(names))}, and is no run of train.py"
+        require(begun or not names or RANK > 0, f"{sentence}: move it, or choose another --out")
         if not resume:
             self.refuse_to_delete()
         sentence = f"{self.partial}: a stopped run; --resume goes on with it, deleting the folder"
@@ -83,7 +86,7 @@ class Run:
     def refuse_to_delete(self) -> None:
         """Raise InputError where OUT, which is to be replaced, holds what is not ours."""
         found = others(self.out) if os.path.isdir(self.out) else []
-        made = "which train.py did not make: move it, or choose another --out"
+        made = "which is no part of that run: move it, or choose another --out"
         require(not found, f"{self.out} holds {found and found[0]}, {made}")
 
     def refuse_to_destroy(self, folders: list[str | None]) -> None:
@@ -98,10 +101,10 @@ class Run:
     def is_finished(self, record: dict) -> bool:
         """Whether OUT has its name, and no newer run is on its way. Raises InputError where that
         run has another record."""
-        begun = os.path.exists(os.path.join(self.partial, "settings.json"))
+        begun = os.path.exists(os.path.join(self.partial, SETTINGS))
         if not os.path.exists(self.out) or begun or self.checkpoints():
             return False
-        refuse_changes(self.out, read_json(os.path.join(self.out, "settings.json")), record)
+        refuse_changes(self.out, read_json(os.path.join(self.out, SETTINGS)), record)
         return True
 
     def find_checkpoint(self, record: dict) -> Checkpoint | None:
@@ -111,46 +114,47 @@ class Run:
         self.refuse_to_delete()
         checkpoints = self.checkpoints()
         if not checkpoints:
-            begun = os.path.join(self.partial, "settings.json")
+            begun = os.path.join(self.partial, SETTINGS)
             if os.path.exists(begun):
                 refuse_changes(self.partial, read_json(begun), record)
             return None
         newest = checkpoints[-1]
-        state = read_json(os.path.join(newest, "state.json"))
-        refuse_changes(self.partial, read_json(os.path.join(newest, "settings.json")), record)
         advice = "delete that checkpoint to go on from the one before it"
-        intact = state.pop("crc32", None) == state_checksum(state)
+        expected = f"a file of a checkpoint; {advice}"
+        state = read_json(os.path.join(newest, "state.json"), expected)
+        begun = read_json(os.path.join(newest, SETTINGS), expected)
+        refuse_changes(self.partial, begun, record)
+        intact = state.pop("crc32", None) == state_checksum(state) and "step" in state
         require(intact, f"{newest}/state.json: damaged (wrong checksum); {advice}")
         whole = logged_steps(newest) == state["step"]
         require(whole, f"{newest}/{LOGS[0]}: missing or damaged; {advice}")
+        best = self.step_folder(state["best"][-1])
+        if state["best"][-1] and not os.path.isdir(best):
+            print(f"{best}, the best so far, is gone: the best of the others will be chosen")
+            state["best"] = list(Best())
         print(f"resuming from {newest}")
         return Checkpoint(newest, state)
 
-    def begin(
-        self,
-        record: dict,
-        checkpoint: Checkpoint | None,
-        write_model: Callable[[str], None],
-        optimizer,
-    ) -> None:
-        """Clear the folder but for its checkpoints, write settings.json and the logs as a
-        checkpoint left them. write_model(folder) and the optimizer's state make the checkpoints to
-        come."""
-        self.record, self.write_model, self.optimizer = record, write_model, optimizer
+    def begin(self, record: dict, checkpoint: Checkpoint | None = None) -> None:
+        """Clear the folder but for its checkpoints, and write settings.json."""
+        self.record = record
         if RANK == 0:
-            aside = rf"({re.escape(NOT_FINITE)}\d*)?"
-            self.clear(STEP.pattern + aside if checkpoint else "")
-            write_json(os.path.join(self.partial, "settings.json"), record)
+            self.clear(rf"{STEP.pattern}({re.escape(NOT_FINITE)}\d*)?" if checkpoint else "")
+            write_json(os.path.join(self.partial, SETTINGS), record)
+
+    def open(self, checkpoint: Checkpoint | None, write_model: Callable, optimizer) -> None:
+        """Open the logs as a checkpoint left them. write_model(folder) and the optimizer's state
+        make the checkpoints to come."""
+        self.write_model, self.optimizer = write_model, optimizer
         self.logs = Logs(self.partial, checkpoint.folder if checkpoint else None)
 
     def clear(self, keep: str = "") -> None:
         """Delete what this program made in OUT.partial, but for its lock and names like `keep`."""
-        if RANK > 0:
-            return
         for name in sorted(os.listdir(self.partial)):
             if name.startswith("step-") and name.endswith(NEW):
                 print(f"{os.path.join(self.partial, name)}: an incomplete checkpoint, deleted")
-        remove_made(self.partial, re.compile(f"{re.escape(LOCK)}|{keep}"))
+        own = f"{re.escape(LOCK)}|{re.escape(SETTINGS)}"  # whose folder it is stays known
+        remove_made(self.partial, re.compile(f"{own}|{keep}"))
         os.makedirs(self.partial, exist_ok=True)
 
     def save(self, progress: Progress) -> bool:
@@ -165,7 +169,7 @@ class Run:
             self.write_model(folder)
             write_tensors(folder, "optimizer", self.optimizer.moments)
             if RANK == 0:
-                for file in ("settings.json", *LOGS):
+                for file in (SETTINGS, *LOGS):
                     shutil.copy(os.path.join(self.partial, file), folder)
                 state = progress.to_state() | {"scaler": self.optimizer.scaler.state_dict()}
                 checked = state | {"crc32": state_checksum(state)}
@@ -218,31 +222,18 @@ class Run:
             shutil.copytree(folder, self.partial, dirs_exist_ok=True, ignore=leave)
         self.prune(progress)
         chosen = f", which is step {best}, the best by {best_by} of --dev" if best else ""
-        self.publish(self.record, chosen)
+        self.publish(chosen)
 
-    def publish(self, record: dict, note: str = "") -> None:
+    def publish(self, note: str = "") -> None:
         """Give the folder its name, now that a model lies in it, and say so."""
         if RANK == 0:
-            write_json(os.path.join(self.partial, "settings.json"), record)
+            write_json(os.path.join(self.partial, SETTINGS), self.record)
             for name in os.listdir(self.partial):
                 if NOT_FINITE in name:
                     remove_folder(os.path.join(self.partial, name))
             publish_folder(self.partial, self.out)
             os.unlink(os.path.join(self.out, LOCK))
         print(f"saved {self.out}{note}")
-
-
-def refuse_changes(folder: str, begun: dict, record: dict) -> None:
-    """Raise InputError where a run was begun with another record, but for what may change."""
-    older = f"{folder} is no training that this version of train.py began"
-    require("start_crc32" in begun, f"{older}: choose another --out")
-    changed = [
-        f"{name} is {plain(str(value), 100)}, was {plain(str(begun.get(name)), 100)}"
-        for name, value in record.items()
-        if name not in MAY_CHANGE and begun.get(name) != value
-    ]
-    sentence = f"--resume: {'; '.join(changed)} when {folder} was begun"
-    require(not changed, f"{sentence}; choose another --out")
 
 
 def state_checksum(state: dict) -> int:

@@ -36,7 +36,6 @@ class Stream:
 
 def steady() -> None:
     """Make stdout and stderr of this process such streams."""
-    if sys.stdout is not None:
-        sys.stdout = Stream(sys.stdout)
-    if sys.stderr is not None:
-        sys.stderr = Stream(sys.stderr)
+    for name in ("stdout", "stderr"):  # None where it was closed from the first
+        stream = getattr(sys, name) or open(os.devnull, "w")
+        setattr(sys, name, Stream(stream))

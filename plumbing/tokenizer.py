@@ -122,23 +122,23 @@ def without_special(
     pieces: sentencepiece.SentencePieceProcessor, special: set[str]
 ) -> Callable[[str], list[int]]:
     """SentencePiece's encode, but what reads like a special token stays text. A user-defined symbol
-    is found wherever it stands in a text; so the text is cut after its first character, and what
-    follows is encoded behind another such symbol, without the space that begins a text."""
-    found = [t for t in special if len(t) > 1 and pieces.piece_to_id(t) in pieces.encode(t)]
+    is one piece wherever it stands in a text; it is replaced by the pieces of its first character
+    and of the rest, each encoded behind another such symbol: without the space that begins a
+    text."""
+    found = {pieces.piece_to_id(t): t for t in special if pieces.piece_to_id(t) in pieces.encode(t)}
     if not found:
         return pieces.encode
-    before, behind = found[0], pieces.piece_to_id(found[0])
-    cuts = re.compile("|".join(f"(?<={re.escape(t[0])})(?={re.escape(t[1:])})" for t in found))
+    behind, before = next(iter(found.items()))
 
-    def encode(text: str) -> list[int]:
-        first, *others = cuts.split(text)
-        ids = pieces.encode(first)
-        for part in others:
-            following = pieces.encode(before + part)
-            ids += following[following.index(behind) + 1 :]
-        return ids
+    def continued(text: str) -> list[int]:
+        ids = pieces.encode(before + text)
+        return ids[ids.index(behind) + 1 :]
 
-    return encode
+    plain = {}
+    for i, t in found.items():
+        t = t.replace("\u2581", " ")  # SentencePiece's sign for a space
+        plain[i] = [x for x in continued(t[0]) + continued(t[1:]) if x not in found]
+    return lambda text: [x for i in pieces.encode(text) for x in plain.get(i, [i])]
 
 
 def with_special(tokenizer: dict, texts: set[str | None]) -> str:

@@ -1,6 +1,7 @@
 """Tensors in and out of safetensors files: all headers checked first, then tensor by tensor."""
 
 import glob
+import json
 import os
 import re
 import zlib
@@ -66,9 +67,11 @@ def open_file(path: str):
 
 
 def read_header(path: str) -> bytes:
-    """What a safetensors file says of its tensors. Raises InputError."""
+    """What a safetensors file says of its tensors, in an order of its own: that of the file is by
+    chance. Raises InputError."""
     with open_file(path), open(path, "rb") as f:
-        return f.read(int.from_bytes(f.read(8), "little"))
+        header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
+    return json.dumps(header, sort_keys=True).encode()
 
 
 def locate_tensors(

@@ -413,3 +413,18 @@ def test_languages_that_are_not_known_can_be_left_out(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "  1 left out: texts in xx, which prompts.json does not have\n" in said
     assert "  1 left out: rows without a certain direction\n" in said
+
+
+def test_a_row_that_says_its_direction_belongs_to_it_whatever_the_files_are_called(tmp_path):
+    there, back = "Translate from Italian to Dutch.", "Translate from Dutch to Italian."
+    paths = [
+        put(tmp_path / "a.it-nl.json", alpaca(there, back)),
+        put(tmp_path / "b.nl-it.json", alpaca(there, back)),
+    ]
+    assert {d: len(x) for d, x in pairs(read_corpus(paths)[0]).items()} == {"it-nl": 2, "nl-it": 2}
+
+
+def test_a_file_under_two_spellings_is_one(tmp_path):
+    path = put(tmp_path / "a.tsv", "en\tit\na\tb\n")
+    found = read_corpus([path, f"{tmp_path}/./a.tsv"], "en-it")[0]
+    assert pairs(found) == {"en-it": [("a", "b")]}

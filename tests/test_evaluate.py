@@ -75,7 +75,10 @@ def test_hypotheses_have_the_lines_of_the_input(folder):
     found = read_lines(out / "en-it.txt")
     assert len(found) == 5 and found[1] == found[2] == found[4] == ""
     assert read_json(out / "scores.json")["directions"]["en-it"]["sentences"] == 2
+    # other rows are another test set: what was measured before stays
     evaluated(folder, "--data", "a.tsv", "--rows", 1, "--directions", "it-en")
+    assert len(os.listdir(out)) == 7
+    out = folder / "model" / "eval-a-2"
     assert sorted(os.listdir(out)) == ["it-en.ref.txt", "it-en.src.txt", "it-en.txt", "scores.json"]
     assert len(read_lines(out / "it-en.txt")) == 1
 

@@ -268,7 +268,8 @@ def test_only_the_newest_checkpoints_stay_and_the_best_where_one_is_asked_for(
     """--dev without --best once kept one more than --keep says."""
     run = Run(str(tmp_path / "run"), keep=1)
     (tmp_path / "run.partial").mkdir()
-    run.begin({"seed": 1}, None, lambda folder: os.makedirs(folder, exist_ok=True), Unmoved)
+    run.begin({"seed": 1})
+    run.open(None, lambda folder: os.makedirs(folder, exist_ok=True), Unmoved)
     progress = Progress(None)
     for otr, mle in [(50.0, 1.0), (10.0, 2.0), (20.0, 3.0)]:
         progress.advance(1, True)
@@ -299,24 +300,25 @@ def test_a_finished_run_with_something_of_the_user_in_it_is_not_replaced(stopped
     shutil.copytree(stopped / "whole", stopped / "run")
     (stopped / "run" / "notes.md").write_text("mine")
     result = script("train.py", *RUN, "--out", "run", cwd=stopped)
-    said = "error: run holds run/notes.md, which train.py did not make: move it, or choose another"
+    said = "error: run holds run/notes.md, which is no part of that run: move it, or choose another"
     assert result.returncode == 2 and result.stderr.startswith(said), result.stderr
     assert not (stopped / "run.partial").exists()
 
 
-@pytest.fixture
-def chain(tmp_path):
-    """base <- adapter <- next, and full: finished runs of which the next need the ones before."""
-    save_model(tiny(), tmp_path / "model", BASE)
-    (tmp_path / "train.tsv").write_text(TSV, encoding="utf-8")
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """full, a finished run, and ad, an adapter on it, in a folder with links to them."""
+    folder = tmp_path_factory.mktemp("chain")
+    save_model(tiny(), folder / "model", BASE)
+    (folder / "train.tsv").write_text(TSV, encoding="utf-8")
     few = ["--data", "train.tsv", "--pairs", 8, "--steps", 2, "--lora-rank", 2, "--device", "cpu"]
     for out, args in [("full", ["--model", "model", "--full"]), ("ad", ["--model", "full"])]:
-        result = script("train.py", *few, *args, "--out", out, cwd=tmp_path)
+        result = script("train.py", *few, *args, "--out", out, cwd=folder)
         assert result.returncode == 0, result.stderr
-    os.symlink(tmp_path / "full", tmp_path / "link")
-    (tmp_path / "deep").mkdir()
-    os.symlink(tmp_path, tmp_path / "deep" / "up")
-    return tmp_path, few
+    os.symlink(folder / "full", folder / "link")
+    (folder / "deep").mkdir()
+    os.symlink(folder, folder / "deep" / "up")
+    return folder, few
 
 
 @pytest.mark.parametrize(
@@ -344,9 +346,11 @@ def test_a_run_cannot_replace_what_it_is_made_from(chain, args):
 
 def test_a_run_through_a_link_goes_where_the_link_leads(chain):
     folder, few = chain
-    result = script("train.py", *few, "--model", "model", "--out", "link", cwd=folder)
-    assert result.returncode == 0 and (folder / "link").is_symlink(), result.stderr
-    assert (folder / "full" / "adapter_config.json").exists()
+    shutil.copytree(folder / "full", folder / "other")
+    os.symlink(folder / "other", folder / "to-other")
+    result = script("train.py", *few, "--model", "model", "--out", "to-other", cwd=folder)
+    assert result.returncode == 0 and (folder / "to-other").is_symlink(), result.stderr
+    assert (folder / "other" / "adapter_config.json").exists()
 
 
 # Begin and go on
@@ -355,6 +359,7 @@ def test_a_run_through_a_link_goes_where_the_link_leads(chain):
 def test_nothing_of_a_run_that_failed_at_its_end_is_published_with_another(finished, tmp_path):
     """Files of an adapter once lay beside the full model of the next run."""
     (tmp_path / "run.partial").mkdir()
+    write_json(tmp_path / "run.partial" / "settings.json", {})
     for name in ("adapter_config.json", "adapter_model.safetensors", "generation_config.json"):
         source = finished / "whole" / name
         target = tmp_path / "run.partial" / name
@@ -540,3 +545,32 @@ def test_a_checkpoint_is_saved_before_dev_is_looked_at(finished, tmp_path):
     assert again.returncode == 0 and "step-000006" in again.stdout, again.stderr
     assert same(tmp_path, "peace", "run")
     assert again.stdout.split("which is")[1] == peace.stdout.split("which is")[1]
+
+
+def test_best_goes_on_where_the_best_checkpoint_was_deleted(finished, tmp_path):
+    args = [*RUN, "--out", tmp_path / "run", "--dev", "dev.tsv", "--best", "mle", "--lr", 0.3]
+    assert script("train.py", *args, cwd=finished).returncode == 0
+    os.rename(tmp_path / "run", tmp_path / "run.partial")
+    for step in (2, 4, 8):  # of 2, 4, 6 and 8
+        shutil.rmtree(tmp_path / "run.partial" / f"step-{step:06}")
+    result = script("train.py", *args, "--resume", cwd=finished)
+    assert result.returncode == 0 and "is gone: the best of the others" in result.stdout
+    load_model(tmp_path / "run")
+
+
+def test_a_folder_of_the_user_with_the_name_of_a_run_on_its_way_is_left_alone(folder):
+    shutil.copytree(folder / "model", folder / "run.partial")
+    args = ["--data", "train.tsv", "--model", "model", "--steps", 1, "--device", "cpu"]
+    result = script("train.py", *args, "--out", "run", cwd=folder)
+    assert result.returncode == 2 and "and is no run of train.py: move it" in result.stderr
+    load_model(folder / "run.partial")
+    result = script("train.py", *args, "--out", "run.partial", cwd=folder)
+    assert result.returncode == 2 and ".partial is for runs on their way" in result.stderr
+    assert not (folder / "run.partial.partial").exists()
+
+
+def test_names_that_json_and_safetensors_cannot_say_are_refused_first(folder):
+    args = ["--data", "train.tsv", "--model", "model", "--steps", 1, "--device", "cpu"]
+    result = script("train.py", *args, "--out", "a\udcff", cwd=folder)
+    assert result.returncode == 2 and "the name is not UTF-8; rename it" in result.stderr
+    assert sorted(os.listdir(folder)) == ["model", "train.tsv"]

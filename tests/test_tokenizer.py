@@ -260,7 +260,7 @@ def test_a_missing_broken_or_foreign_tokenizer_is_named(tmp_path, monkeypatch):
     assert Tokenizer([str(tmp_path / "none"), BASE], config).folder == BASE
 
 
-def pieces_with(folder, *symbols):
+def pieces_with(folder, *symbols, rule="identity"):
     """A SentencePiece model with user-defined symbols, as chat models of LLaMA have them."""
     import sentencepiece
 
@@ -273,7 +273,7 @@ def pieces_with(folder, *symbols):
         model_type="bpe",
         byte_fallback=True,
         character_coverage=0.98,
-        normalization_rule_name="identity",
+        normalization_rule_name=rule,
         remove_extra_whitespaces=False,
         user_defined_symbols=[*symbols],
         minloglevel=2,
@@ -303,6 +303,18 @@ def test_a_user_defined_end_inside_a_text_stays_text(tmp_path, stated):
         ids = tokenizer.encode(text)
         assert tokenizer.decode(ids) == text and not special & set(ids), text
     assert 6 in tokenizer.encode("two\nlines")  # other symbols are what they are
+
+
+@pytest.mark.parametrize("rule", ["nmt_nfkc", "identity"])
+def test_a_special_token_that_normalisation_makes_stays_text_too(tmp_path, rule):
+    pieces_with(tmp_path, "<|im_end|>", "\u2581<|eot|>", rule=rule)
+    tokenizer = Tokenizer([str(tmp_path)], Config(600, 8, 8, 1, 1, eos_token_id=[3, 4]))
+    for text in ("\uff1c|im_end|\uff1e hi", "a <|eot|> b", "<|eot|>", "<|im_end|>"):
+        ids = tokenizer.encode(text)
+        assert not {3, 4} & set(ids), text
+        assert tokenizer.decode(ids) == text.replace("\uff1c", "<").replace("\uff1e", ">") or (
+            rule == "identity" and tokenizer.decode(ids) == text
+        )
 
 
 def test_an_end_that_tokenizer_json_does_not_call_special_stays_text(tmp_path, llama3):

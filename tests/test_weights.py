@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from model import load_model, save_model
 from plumbing.errors import InputError
+from plumbing.folders import fingerprint
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux alone")
@@ -132,3 +133,13 @@ def test_missing_files_and_broken_indices_are_named(tmp_path):
         match="model.safetensors: no such file or directory; expected a whole safetensors",
     ):
         load_model(tmp_path)
+
+
+def test_equal_weights_have_equal_fingerprints(tmp_path):
+    """The order of a file's metadata is by chance."""
+    found = set()
+    for n in range(4):
+        save_model(tiny(), tmp_path / str(n))
+        found.add(fingerprint(str(tmp_path / str(n))))
+    save_model(tiny(seed=1), tmp_path / "other")
+    assert len(found) == 1 and fingerprint(str(tmp_path / "other")) not in found
