@@ -43,6 +43,11 @@ def is_file(entry: os.DirEntry) -> bool:
     return not entry.is_dir(follow_symlinks=False) and bool(names.fullmatch(entry.name))
 
 
+def made(folder: str) -> set[str]:
+    """The names in a folder that this program may have given."""
+    return {entry.name for entry in os.scandir(folder) if is_folder(entry) or is_file(entry)}
+
+
 def others(folder: str) -> list[str]:
     """The paths in a folder that this program does not make."""
     found = []

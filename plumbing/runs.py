@@ -25,6 +25,7 @@ from plumbing.removal import (
     LOCK,
     NOT_FINITE,
     free_name,
+    made,
     others,
     publish_folder,
     remove_folder,
@@ -34,6 +35,7 @@ from plumbing.removal import (
 from plumbing.weights import write_tensors
 
 SETTINGS = "settings.json"
+SMALL = {LOCK, SETTINGS, SETTINGS + NEW}  # all that a run may have before its settings.json
 STEP = re.compile(r"step-\d{6,}")
 
 
@@ -74,10 +76,11 @@ class Run:
         if os.path.exists(self.out):
             ours = os.path.exists(os.path.join(self.out, SETTINGS))
             require(ours, f"{self.out} exists and is no run of train.py; choose another --out")
-        names = set(os.listdir(self.partial)) - {LOCK, SETTINGS, SETTINGS + NEW}
-        begun = os.path.exists(os.path.join(self.partial, SETTINGS))
-        sentence = f"{self.partial} holds {', '.join(sorted(names))}, and is no run of train.py"
-        require(begun or not names or RANK > 0, f"{sentence}: move it, or choose another --out")
+        names = made(self.partial) if RANK == 0 else set()  # which would be replaced
+        strange = sorted(name for name in names - SMALL if not name.startswith("step-"))
+        begun = SETTINGS in names
+        sentence = f"{self.partial} holds {', '.join(strange)}, and is no run of train.py"
+        require(begun or not strange, f"{sentence}: move it, or choose another --out")
         if not resume:
             self.refuse_to_delete()
         sentence = f"{self.partial}: a stopped run; --resume goes on with it, deleting the folder"

@@ -564,6 +564,8 @@ def test_a_folder_of_the_user_with_the_name_of_a_run_on_its_way_is_left_alone(fo
     result = script("train.py", *args, "--out", "run", cwd=folder)
     assert result.returncode == 2 and "and is no run of train.py: move it" in result.stderr
     load_model(folder / "run.partial")
+    for name in ("model.safetensors", "config.json"):  # with them went what could be replaced
+        (folder / "run.partial" / name).rename(folder / "run.partial" / f"my-{name}")
     result = script("train.py", *args, "--out", "run.partial", cwd=folder)
     assert result.returncode == 2 and ".partial is for runs on their way" in result.stderr
     assert not (folder / "run.partial.partial").exists()
