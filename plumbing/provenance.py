@@ -74,7 +74,9 @@ def refuse_changes(folder: str, begun: dict, record: dict) -> None:
         for name, value in record.items()
         if name not in MAY_CHANGE and begun.get(name) != value
     ]
-    sentence = f"--resume: {'; '.join(changed)} when {folder} was begun (crc32: of contents)"
+    sentence = f"--resume: {'; '.join(changed)} when {folder} was begun"
+    if "crc32" in sentence:
+        sentence += " (crc32: a checksum of the contents)"
     require(not changed, f"{sentence}; choose another --out")
 
 
