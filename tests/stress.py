@@ -92,6 +92,14 @@ def check_same(folder, a, b, last):
 # Kills at random moments
 
 
+def modified(path):
+    """When a file was written last; 0 where there is none."""
+    try:
+        return os.path.getmtime(path)
+    except FileNotFoundError:
+        return 0
+
+
 def torture(folder, name, args, kills, rng, steps=300):
     """Run once in peace and once with `kills` kills; returns (kills, of them while a checkpoint was
     being written)."""
@@ -106,7 +114,7 @@ def torture(folder, name, args, kills, rng, steps=300):
         newest = max(glob.glob(os.path.join(glob.escape(partial), "step-??????")), default=None)
         while process.poll() is None and done < kills:
             log = os.path.join(partial, "log.jsonl")
-            at_work = os.path.exists(log) and os.path.getmtime(log) > began
+            at_work = modified(log) > began
             if at_work and (done % 2 == 0 or glob.glob(unfinished)):
                 time.sleep(rng.random() * (0.004 if done % 2 else 0.2))
                 process.send_signal(signal.SIGKILL)
