@@ -223,7 +223,7 @@ def faults(folder, name, args, kind, every=1, first=1):
     """Run once in peace, and once with a fault at each event, going on after it; returns their
     number. Half of the runs replace a finished one."""
     args = [*args, *SHORT]
-    code, said = forked(folder, f"{name}, peace", args)
+    code, said = forked(folder, f"{name}, short", args)
     assert code == 0, said
     code, said = forked(folder, f"{name}, {kind}", args, kind)
     assert code == 0, said
@@ -252,7 +252,7 @@ def faults(folder, name, args, kind, every=1, first=1):
         resume = begun or not read_json(f"{path}/settings.json")["steps"] == 3 if replaces else True
         code, said = forked(folder, out, args, resume=resume)
         assert code == 0, f"{where}, then {said}"
-        check_same(folder, f"{name}, peace", out, "step-000004")
+        check_same(folder, f"{name}, short", out, "step-000004")
         mine[1] = mine[1].replace(".partial", "")
         assert all(pathlib.Path(note).read_text() == "mine" for note in mine), where
         left = [p for p in glob.glob(f"{glob.escape(path)}*/**", recursive=True) if is_left(p)]
