@@ -4,7 +4,6 @@ What is random here follows the seed, or a generator that train.py makes of the 
 a step's samples and conflicting instructions are the same however the run got there.
 """
 
-import zlib
 from collections import Counter
 from random import Random
 from typing import NamedTuple
@@ -125,13 +124,6 @@ class TuningSet:
         for (direction, what), n in notes.items():
             print(f"  {direction}: {n:,} over-long {what}")
         return encoded
-
-    def checksum(self) -> int:
-        """Of all ids, in their order: another tokenizer or template gives another one."""
-        crc = 0
-        for encoded in self.samples:
-            crc = zlib.crc32(repr(encoded[1:]).encode(), crc)
-        return crc
 
     def of_step(self, step: int, batch_size: int, total: int, seed: int) -> list[EncodedSample]:
         """The samples of one step, out of `total` visits to samples in epochs of all of them."""

@@ -77,17 +77,16 @@ def greedy(model: LlamaForCausalLM, prompts: list[list[int]], ends: set[int], ma
 
 
 def encode_prompts(
-    model: LlamaForCausalLM, prompter: Prompter, samples: list[Sample], max_new_tokens: int
+    prompter: Prompter, samples: list[Sample], positions: int, max_new_tokens: int
 ) -> tuple[list[list[int]], int]:
-    """(the prompts of the samples, how many sources were cut to leave room for as many new tokens).
-    Raises InputError where there is no room for a prompt."""
-    positions = model.config.max_position_embeddings
+    """(the prompts of the samples, how many sources were cut to leave room for as many new tokens
+    in the model's positions). Raises InputError where there is no room for a prompt."""
     prompts, cuts = [], 0
+    sentence = f"decoding {max_new_tokens} tokens leaves no room for the prompt in {positions}"
+    advice = "positions; evaluate.py can lower --max-new-tokens, train.py not"
     for sample in samples:
         room = positions - max_new_tokens
         prompt, cut = prompter.encode(sample.direction, sample.source, room)
-        sentence = f"decoding {max_new_tokens} tokens leaves no room for the prompt in {positions}"
-        advice = "positions; evaluate.py can lower --max-new-tokens, train.py not"
         require(prompt, f"{sentence} {advice}")
         prompts.append(prompt)
         cuts += int(cut)
@@ -144,35 +143,32 @@ def score(hypotheses: list[str], samples: list[Sample], identify: Identify) -> d
     }
 
 
-def make_prompter(ckpt: str, model: LlamaForCausalLM, s: Settings) -> Prompter:
-    """Prompts as the checkpoint was tuned on them, unless --template says otherwise."""
-    template = s.template or read_setting(ckpt, "template", "alpaca")
-    return Prompter(Tokenizer([ckpt, model.source], model.config), template)
-
-
-def check(ckpt: str, corpus: Corpus, s: Settings) -> None:
-    """Raise InputError for what would fail after hours, or after another checkpoint's: no whole
-    weights, no tokenizer, no room for a prompt, no package for BLEU."""
+def check(ckpt: str, corpus: Corpus, s: Settings) -> Prompter:
+    """The prompts of a checkpoint: as it was tuned on them, unless --template says otherwise.
+    Raises InputError for what would fail after hours, or after another checkpoint's: no whole
+    weights, no tokenizer, no room for a prompt."""
     model = build_model(ckpt, s.model)
+    template = s.template or read_setting(ckpt, "template", "alpaca")
+    prompter = Prompter(Tokenizer([ckpt, model.source], model.config), template)
     empty = [Sample(direction, "", "") for direction in corpus]
-    encode_prompts(model, make_prompter(ckpt, model, s), empty, s.max_new_tokens)
-    for _, target in corpus:
-        bleu_metric(target)
+    encode_prompts(prompter, empty, model.config.max_position_embeddings, s.max_new_tokens)
+    return prompter
 
 
-def evaluate_checkpoint(ckpt: str, corpus: Corpus, identify: Identify, s: Settings):
+def evaluate_checkpoint(
+    ckpt: str, prompter: Prompter, corpus: Corpus, identify: Identify, s: Settings
+):
     """({direction: its scores}, {direction: a hypothesis for each row, empty where a side of the
     row is blank}); each process translates a share of the directions."""
     model = load_model(ckpt, DTYPES[s.dtype], s.device, s.model).to(DTYPES[s.dtype]).eval()
-    prompter = make_prompter(ckpt, model, s)
     results, texts = {}, {}
+    positions, limits = model.config.max_position_embeddings, (s.max_new_tokens, s.batch_size)
     mine = sorted(corpus, key=lambda direction: -len(corpus[direction]))[RANK::WORLD]
     total = sum(not sample.blank for direction in mine for sample in corpus[direction])
     with progress_bar(total=total, desc=ckpt, unit="sentence") as bar:
         for direction in mine:
             name, samples = "-".join(direction), [x for x in corpus[direction] if not x.blank]
-            prompts, cuts = encode_prompts(model, prompter, samples, s.max_new_tokens)
-            limits = s.max_new_tokens, s.batch_size
+            prompts, cuts = encode_prompts(prompter, samples, positions, s.max_new_tokens)
             hypotheses = translate(model, prompter.tokenizer, prompts, *limits, bar)
             results[name] = score(hypotheses, samples, identify) | {"sources_cut": cuts}
             left = iter(hypotheses)
@@ -188,14 +184,15 @@ def evaluate(s: Settings) -> None:
     corpus, tuned = read_corpus(s.data, s.directions, tuned, s.skip_unknown, keep_blank=True)
     corpus = {direction: first_rows(samples, s.rows) for direction, samples in corpus.items()}
     s.candidates, identify = checked_identifier(s.candidates, corpus)
-    for ckpt in s.ckpt:
-        check(ckpt, corpus, s)
+    for _, target in corpus:
+        bleu_metric(target)  # what it lacks is said before hours of decoding
+    prompters = [check(ckpt, corpus, s) for ckpt in s.ckpt]
     split = os.path.splitext(os.path.basename(s.data[0]))[0]
     places = [Results(ckpt, split, checksum(corpus)) for ckpt in s.ckpt]
     comparison, troubles = Comparison(list(corpus), tuned, asdict(s)), []
-    for ckpt, place in zip(s.ckpt, places, strict=True):
+    for ckpt, prompter, place in zip(s.ckpt, prompters, places, strict=True):
         started = time.time()
-        results, texts = evaluate_checkpoint(ckpt, corpus, identify, s)
+        results, texts = evaluate_checkpoint(ckpt, prompter, corpus, identify, s)
         report = comparison.add(ckpt, results, time.time() - started)
         try:
             written = place.write(corpus, texts, report) if RANK == 0 else ""

@@ -31,7 +31,7 @@ from plumbing.folders import fingerprint
 from plumbing.meters import SpeedMeter, brief, trained_parameters
 from plumbing.optimizer import Optimizer, learning_rate
 from plumbing.progress import Checkpoint, Progress
-from plumbing.provenance import provenance, read_setting
+from plumbing.provenance import checksum, provenance, read_setting
 from plumbing.runs import Run
 from plumbing.tokenizer import Tokenizer
 
@@ -147,12 +147,14 @@ class Dev(NamedTuple):
 def prepare_dev(model: LlamaForCausalLM, corpus: Corpus, prompter: Prompter, s: Settings) -> Dev:
     """Raises InputError for a language that langid lacks, or too few positions."""
     import evaluate  # here, since only this needs decoding and langid
+    from plumbing.metrics import checked_identifier
 
     tuning_set = TuningSet(corpus, prompter, s.max_length)
     samples = [encoded.sample for encoded in tuning_set.samples]
     directions = [sample.direction for sample in samples]
-    _, identify = evaluate.checked_identifier(evaluate.CANDIDATES, directions)
-    prompts, _ = evaluate.encode_prompts(model, prompter, samples, evaluate.MAX_NEW_TOKENS)
+    _, identify = checked_identifier(evaluate.CANDIDATES, directions)
+    positions = model.config.max_position_embeddings
+    prompts, _ = evaluate.encode_prompts(prompter, samples, positions, evaluate.MAX_NEW_TOKENS)
     return Dev(tuning_set, prompts, directions, identify)
 
 
@@ -237,7 +239,8 @@ def train(s: Settings, run: Run) -> None:
     steps = math.ceil(visits / s.batch_size)
     alpha = s.alpha if s.stage == 2 else 0.0
     conflict = s.conflict if alpha else None  # neither stage 1 nor the control has twins
-    made_of = model.lora, model.files.crc32, tuning_set.checksum()
+    ids = [encoded[1:] for encoded in tuning_set.samples]  # of another tokenizer they are others
+    made_of = model.lora, model.files.crc32, checksum(ids)
     progress = Progress.resume(checkpoint, *made_of, s.best)
     print(describe(s, model, tuning_set, steps))
 

@@ -1,7 +1,5 @@
 """A user's error as one sentence."""
 
-import math
-
 LONGEST = 1000  # characters of a sentence
 
 
@@ -36,7 +34,7 @@ def require_positive(name: str, value: object, kind: type) -> None:
     written as an int) below 1e30."""
     fits = type(value) in (int, kind) and 0 < value < (2**31 if kind is int else 1e30)
     sentence = f"{name} = {plain(repr(value), 200)}; expected a positive {kind.__name__}"
-    require(fits and not math.isnan(value), sentence)
+    require(fits, sentence)
 
 
 def require_supported(path: str, name: str, value: object, values: list) -> None:

@@ -162,14 +162,10 @@ class ModelFolder:
         self.lora_places = {}
         if self.lora:
             lora = {name: p for name, p in parameters.items() if "lora_" in name}
-            if self.lora_on_head(lora):  # PEFT saves its base weight beside it
-                lora[HEAD] = parameters[HEAD]
+            if any(name.startswith("lm_head.") for name in lora):
+                lora[HEAD] = parameters[HEAD]  # PEFT saves the base weight beside it
             stem, prefix = "adapter_model", adapters.PREFIX
             self.lora_places = weights.locate_tensors(self.folder, stem, lora, [HEAD], prefix)
-
-    @staticmethod
-    def lora_on_head(lora: dict) -> bool:
-        return any(name.startswith("lm_head.") for name in lora)
 
     def fill(
         self, network: nn.Module, dtype: torch.dtype | None, device: str, checksum: bool = False

@@ -30,15 +30,15 @@ class Logs:
 
     def __init__(self, folder: str, checkpoint: str | None = None):
         """Begin anew; with a checkpoint, as it left them: what came after it is done again."""
-        self.files, self.last = [], {}
+        self.files = []
         for name in LOGS:
             begun = pathlib.Path(checkpoint, name).read_bytes() if checkpoint else b""
             file = open(os.path.join(folder, name) if RANK == 0 else os.devnull, "wb", 0)
             file.write(begun)
             self.files.append(file)
-        if checkpoint:
-            rows = pathlib.Path(checkpoint, LOGS[0]).read_bytes().splitlines(keepends=True)
-            self.last, self.before = json.loads(rows[-1]), sum(map(len, rows[:-1]))
+            if checkpoint and name == LOGS[0]:
+                *before, last = begun.splitlines(keepends=True)
+                self.last, self.before = json.loads(last), sum(map(len, before))
 
     def write(self, *rows: dict) -> None:
         """Add a line to each of LOGS."""

@@ -13,6 +13,7 @@ from plumbing.distributed import WORLD
 from plumbing.errors import plain, require
 from plumbing.files import ROOT, read_json
 
+SETTINGS = "settings.json"
 # What may be another when a run is gone on with ...
 MAY_CHANGE = {"resume", "save_every", "keep", "device", "recompute", "micro_batch_tokens"}
 MAY_CHANGE |= {"lr", "dtype", "versions"}
@@ -23,7 +24,7 @@ MAY_CHANGE |= {"out", "model", "init", "data", "dev"}
 def read_setting(folder: str, name: str, default: object) -> object:
     """What settings.json of a run says of `name`; the default where it says nothing of its type. A
     folder "" is no run."""
-    path = os.path.join(folder, "settings.json")
+    path = os.path.join(folder, SETTINGS)
     if not folder or not os.path.exists(path):
         return default
     value = read_json(path).get(name)
@@ -62,6 +63,7 @@ def corpus_checksums(corpus: Corpus) -> dict[str, int]:
 
 
 def checksum(value: object) -> int:
+    """CRC-32 of what Python prints for a value."""
     return zlib.crc32(repr(value).encode())
 
 

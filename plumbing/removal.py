@@ -17,18 +17,19 @@ OLD = ".train-py-old"  # ends the name of a whole folder that another is about t
 TRASH = ".train-py-trash"  # of one that is being deleted
 NOT_FINITE = ".train-py-not-finite"  # of a checkpoint whose loss was not finite
 
-MARKS = "|".join(map(re.escape, (NEW, OLD, TRASH, NOT_FINITE)))
+MARKS = (NEW, OLD, TRASH, NOT_FINITE)
+MARKED = rf"(({'|'.join(map(re.escape, MARKS))})\d*)*"  # numbered where a name was taken
 NAMES = "|".join(map(re.escape, (*COMPANIONS, *LOGS, LOCK)))
 NAMES += r"|events\.out\.tfevents\..+"  # of experiments/to_tensorboard.py
 CODES = "|".join(map(re.escape, LANGUAGES))
 FILES = re.compile(
     rf"({NAMES}|(adapter_)?config\.json|(settings|state)\.json"
     r"|(model|adapter_model|optimizer)(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?"
-    rf")({MARKS})?"
+    rf"){MARKED}"
 )
 # ... and in the folder of an evaluation.
-EVAL_FILES = re.compile(rf"(scores\.json|({CODES})-({CODES})(\.(src|ref\d*))?\.txt)({MARKS})?")
-FOLDERS = re.compile(rf"(step-\d{{6,}}|eval-.+?)({MARKS})?\d*")
+EVAL_FILES = re.compile(rf"(scores\.json|({CODES})-({CODES})(\.(src|ref\d*))?\.txt){MARKED}")
+FOLDERS = re.compile(rf"(step-\d{{6,}}|eval-.+?){MARKED}")
 
 
 def is_folder(entry: os.DirEntry) -> bool:

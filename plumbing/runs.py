@@ -8,7 +8,6 @@ itself a folder that can be loaded. The first process alone writes.
 import os
 import re
 import shutil
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -20,7 +19,7 @@ from plumbing.files import NEW, read_json, write_json
 from plumbing.lock import locked
 from plumbing.meters import LOGS, Logs, logged_steps
 from plumbing.progress import Best, Checkpoint, Progress
-from plumbing.provenance import refuse_changes
+from plumbing.provenance import SETTINGS, checksum, refuse_changes
 from plumbing.removal import (
     LOCK,
     NOT_FINITE,
@@ -34,7 +33,6 @@ from plumbing.removal import (
 )
 from plumbing.weights import write_tensors
 
-SETTINGS = "settings.json"
 SMALL = {LOCK, SETTINGS, SETTINGS + NEW}  # all that a run may have before its settings.json
 STEP = re.compile(r"step-\d{6,}")
 
@@ -89,8 +87,8 @@ class Run:
     def refuse_to_delete(self) -> None:
         """Raise InputError where OUT, which is to be replaced, holds what is not ours."""
         found = others(self.out) if os.path.isdir(self.out) else []
-        made = "which is no part of that run: move it, or choose another --out"
-        require(not found, f"{self.out} holds {found and found[0]}, {made}")
+        advice = "which is no part of that run: move it, or choose another --out"
+        require(not found, f"{self.out} holds {found and found[0]}, {advice}")
 
     def refuse_to_destroy(self, folders: list[str | None]) -> None:
         """Raise InputError where OUT is, or holds, one of the folders that the run is made from."""
@@ -127,7 +125,7 @@ class Run:
         state = read_json(os.path.join(newest, "state.json"), expected)
         begun = read_json(os.path.join(newest, SETTINGS), expected)
         refuse_changes(self.partial, begun, record)
-        intact = state.pop("crc32", None) == state_checksum(state) and "step" in state
+        intact = state.pop("crc32", None) == checksum(state) and "step" in state
         require(intact, f"{newest}/state.json: damaged (wrong checksum); {advice}")
         whole = logged_steps(newest) == state["step"]
         require(whole, f"{newest}/{LOGS[0]}: missing or damaged; {advice}")
@@ -140,7 +138,6 @@ class Run:
 
     def begin(self, record: dict, checkpoint: Checkpoint | None = None) -> None:
         """Clear the folder but for its checkpoints, and write settings.json."""
-        self.record = record
         if RANK == 0:
             self.clear(rf"{STEP.pattern}({re.escape(NOT_FINITE)}\d*)?" if checkpoint else "")
             write_json(os.path.join(self.partial, SETTINGS), record)
@@ -158,7 +155,6 @@ class Run:
                 print(f"{os.path.join(self.partial, name)}: an incomplete checkpoint, deleted")
         own = f"{re.escape(LOCK)}|{re.escape(SETTINGS)}"  # whose folder it is stays known
         remove_made(self.partial, re.compile(f"{own}|{keep}"))
-        os.makedirs(self.partial, exist_ok=True)
 
     def save(self, progress: Progress) -> bool:
         """Write a checkpoint. Where the disk is full the others stay and InputError is raised.
@@ -175,8 +171,8 @@ class Run:
                 for file in (SETTINGS, *LOGS):
                     shutil.copy(os.path.join(self.partial, file), folder)
                 state = progress.to_state() | {"scaler": self.optimizer.scaler.state_dict()}
-                checked = state | {"crc32": state_checksum(state)}
-                write_json(os.path.join(folder, "state.json"), checked)
+                state |= {"crc32": checksum(state)}
+                write_json(os.path.join(folder, "state.json"), state)
                 publish_folder(folder, name)
         except (OSError, SafetensorError) as error:
             if RANK == 0 and os.path.isdir(folder):
@@ -220,7 +216,7 @@ class Run:
             require(self.optimizer.is_finite(), f"{sentence}, or leave fp16: {advice}")
             self.write_model(self.partial)
         elif RANK == 0:
-            leave = shutil.ignore_patterns("optimizer*", "state.json", "eval-*", *LOGS)
+            leave = shutil.ignore_patterns("optimizer*", "state.json", "eval-*", SETTINGS, *LOGS)
             folder = self.step_folder(best)
             shutil.copytree(folder, self.partial, dirs_exist_ok=True, ignore=leave)
         self.prune(progress)
@@ -230,14 +226,9 @@ class Run:
     def publish(self, note: str = "") -> None:
         """Give the folder its name, now that a model lies in it, and say so."""
         if RANK == 0:
-            write_json(os.path.join(self.partial, SETTINGS), self.record)
             for name in os.listdir(self.partial):
                 if NOT_FINITE in name:
                     remove_folder(os.path.join(self.partial, name))
             publish_folder(self.partial, self.out)
             os.unlink(os.path.join(self.out, LOCK))
         print(f"saved {self.out}{note}")
-
-
-def state_checksum(state: dict) -> int:
-    return zlib.crc32(repr(state).encode())

@@ -264,7 +264,7 @@ def faults(folder, name, args, kind, every=1, first=1):
 def is_left(path):
     """Whether it is of a moment alone."""
     name = os.path.basename(path.rstrip("/"))
-    return name == LOCK or any(mark in path for mark in MARKS.replace("\\", "").split("|"))
+    return name == LOCK or any(mark in path for mark in MARKS)
 
 
 # Two runs at once

@@ -18,6 +18,7 @@ from model import load_model, save_model
 from plumbing.files import NEW, read_json, write_json
 from plumbing.progress import Progress
 from plumbing.provenance import read_setting
+from plumbing.removal import LOCK
 from plumbing.runs import Run
 from train import Settings
 
@@ -268,6 +269,7 @@ def test_only_the_newest_checkpoints_stay_and_the_best_where_one_is_asked_for(
     """--dev without --best once kept one more than --keep says."""
     run = Run(str(tmp_path / "run"), keep=1)
     (tmp_path / "run.partial").mkdir()
+    (tmp_path / "run.partial" / LOCK).touch()
     run.begin({"seed": 1})
     run.open(None, lambda folder: os.makedirs(folder, exist_ok=True), Unmoved)
     progress = Progress(None)
