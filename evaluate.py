@@ -20,9 +20,10 @@ import torch
 from tqdm import tqdm
 
 from data import TEMPLATES, Prompter
-from model import KVCache, LlamaForCausalLM, build_model, load_model
+from model import LlamaForCausalLM, build_model, load_model, merge_lora
 from plumbing.cli import DTYPES, DeviceSettings, option, run_script
 from plumbing.corpora import Corpus, Direction, Sample, first_rows, read_corpus
+from plumbing.decoding import Decoder
 from plumbing.distributed import RANK, WORLD, gather_from_processes, progress_bar
 from plumbing.errors import InputError, require
 from plumbing.metrics import Identify, bleu_metric, checked_identifier
@@ -50,29 +51,27 @@ class Settings(DeviceSettings):
 
 
 @torch.inference_mode()
-def greedy(model: LlamaForCausalLM, prompts: list[list[int]], ends: set[int], max_new_tokens: int):
+def greedy(
+    model: LlamaForCausalLM | Decoder, prompts: list[list[int]], ends: set[int], max_new_tokens: int
+) -> list[list[int]]:
     """Greedy decoding of prompts up to one of the ids `ends`; returns the ids before it. Prompts (B
     lists of ids, any lengths) are prefilled end to end; then every row adds one token a step at its
-    own position in the cache, and a row that ends is dropped from the batch."""
-    weight, lengths = model.lm_head.weight, [len(prompt) for prompt in prompts]
-    slots = max(lengths) + max_new_tokens
-    cache = KVCache(model.config, len(prompts), slots, weight.device, weight.dtype)
-    ids = torch.tensor([i for prompt in prompts for i in prompt], device=weight.device)  # [T]
-    last = torch.tensor(lengths, device=weight.device).cumsum(0) - 1  # [B]
-    logits = model(ids, lengths, cache, at=last)  # [B, V]
-    outputs, rows = [[] for _ in prompts], list(range(len(prompts)))
+    own position in the cache. The row of a sequence that ends is taken over by the last one."""
+    decoder = model if isinstance(model, Decoder) else Decoder(model)
+    logits = decoder.prefill(prompts, max_new_tokens)  # [B, V]
+    outputs, rows = [[] for _ in prompts], list(range(len(prompts)))  # of whom a row is
     for _ in range(max_new_tokens):
-        new = logits.argmax(-1)  # [B]
-        going = [b for b, token in enumerate(new.tolist()) if token not in ends]
-        rows = [rows[b] for b in going]
+        new = logits.argmax(-1).tolist()  # B ids
+        for row in reversed(range(len(rows))):
+            if new[row] in ends:
+                decoder.cache.move(len(rows) - 1, to=row)
+                rows[row], new[row] = rows[-1], new[-1]
+                del rows[-1], new[-1]
         if not rows:
             break
-        if len(going) < len(new):
-            cache.keep(torch.tensor(going, device=weight.device))
-            new = new[going]
-        for row, token in zip(rows, new.tolist(), strict=True):
-            outputs[row].append(token)
-        logits = model(new, [1] * len(rows), cache)  # [B, V]
+        for number, token in zip(rows, new, strict=True):
+            outputs[number].append(token)
+        logits = decoder.step(new)  # [B, V]
     return outputs
 
 
@@ -100,15 +99,17 @@ def translate(
     max_new_tokens: int,
     batch_size: int,
     bar: tqdm,
+    static: bool = False,
 ) -> list[str]:
     """The hypotheses of the prompts in their order, decoded greedily in batches of similar length;
-    `bar` counts sentences."""
+    `bar` counts sentences. static: in steps that CUDA can record."""
+    decoder = Decoder(model, static)
     ends = {tokenizer.eos, *model.config.eos_token_id}
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     hypotheses = [""] * len(prompts)
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        outputs = greedy(model, [prompts[i] for i in chosen], ends, max_new_tokens)
+        outputs = greedy(decoder, [prompts[i] for i in chosen], ends, max_new_tokens)
         for i, ids in zip(chosen, outputs, strict=True):
             hypotheses[i] = " ".join(tokenizer.decode(ids).split())
         bar.update(len(chosen))
@@ -161,6 +162,8 @@ def evaluate_checkpoint(
     """({direction: its scores}, {direction: a hypothesis for each row, empty where a side of the
     row is blank}); each process translates a share of the directions."""
     model = load_model(ckpt, DTYPES[s.dtype], s.device, s.model).to(DTYPES[s.dtype]).eval()
+    if s.dtype == "fp32":  # 16 bits would round much of the adapter's small change away
+        merge_lora(model)
     results, texts = {}, {}
     positions, limits = model.config.max_position_embeddings, (s.max_new_tokens, s.batch_size)
     mine = sorted(corpus, key=lambda direction: -len(corpus[direction]))[RANK::WORLD]
@@ -169,7 +172,9 @@ def evaluate_checkpoint(
         for direction in mine:
             name, samples = "-".join(direction), [x for x in corpus[direction] if not x.blank]
             prompts, cuts = encode_prompts(prompter, samples, positions, s.max_new_tokens)
-            hypotheses = translate(model, prompter.tokenizer, prompts, *limits, bar)
+            hypotheses = translate(
+                model, prompter.tokenizer, prompts, *limits, bar, s.device.startswith("cuda")
+            )
             results[name] = score(hypotheses, samples, identify) | {"sources_cut": cuts}
             left = iter(hypotheses)
             texts[name] = ["" if sample.blank else next(left) for sample in corpus[direction]]

@@ -1,12 +1,13 @@
-"""LLaMA by hand: the decoder, its layout and KV cache, LoRA.
+"""LLaMA by hand: the decoder, its KV cache, LoRA.
 
 Module and attribute names are the checkpoint's tensor names (model.layers.0.self_attn.q_proj), so
 loading is a strict copy without a rename table. A batch is not padded: its sequences lie end to end
-in one row of tokens, and a Layout says which token belongs to which sequence.
+in one row of tokens, and what several of them begin with, the prompts' preamble, is computed once.
+A Layout says which token belongs to which sequences; attention alone asks it.
 
-Symbols in shape comments: B sequences, T tokens of all of them together, n tokens of the longest,
-S cache slots, s of them in use, R response tokens, D width, H heads, K key/value heads, d head
-width, V vocabulary, L layers, r LoRA rank.
+Symbols in shape comments: B sequences, T tokens of all of them together, U of them that are
+computed, S cache slots, s of them in use, R response tokens, D width, H heads, K key/value heads, d
+head width, V vocabulary, L layers, r LoRA rank.
 """
 
 import math
@@ -18,49 +19,10 @@ from torch.utils.checkpoint import checkpoint
 
 from plumbing import adapters
 from plumbing.adapters import LoraSettings
+from plumbing.attention import attend
 from plumbing.folders import LLAMA3_ROPE, Config, ModelFolder, copy_companions, write_model
-
-
-class Layout:
-    """Where each of T tokens belongs when B sequences lie end to end, without padding. Only
-    attention needs rectangles, so pad() and unpad() are used there alone; padding is on the right,
-    where causal order hides it."""
-
-    def __init__(self, lengths: list[int], device=None, start: Tensor = None, window: int = None):
-        """lengths: B ints; start [B]: tokens that a KV cache already holds; window: the sliding
-        window's width. `visible` [B, 1, n, s]: the slots that a query sees, where there is a cache
-        or a sequence exceeds the window; else None."""
-        sizes = torch.as_tensor(lengths, device=device)  # [B]
-        self.B, self.n, self.T = len(lengths), int(max(lengths)), int(sum(lengths))
-        self.even = self.B * self.n == self.T
-
-        rows = torch.arange(self.B, device=device)
-        self.row = torch.repeat_interleave(rows, sizes, output_size=self.T)  # [T]
-        first = sizes.cumsum(0) - sizes  # [B]
-        self.col = torch.arange(self.T, device=device) - first[self.row]  # [T]
-        self.start = torch.zeros_like(sizes) if start is None else start  # [B]
-        self.position = self.col + self.start[self.row]  # [T]
-
-        self.visible = None
-        if start is not None or (window and window < self.n):
-            slots = torch.arange(int((self.start + sizes).max()), device=device)  # [s]
-            step = torch.arange(self.n, device=device)
-            query = self.start[:, None, None] + step[None, :, None]  # [B, n, 1]
-            past = slots <= query
-            near = slots > query - (window or len(slots))
-            self.visible = (past & near)[:, None]  # [B, 1, n, s]
-
-    def pad(self, x: Tensor) -> Tensor:
-        """[T, H, d] -> [B, H, n, d]"""
-        if self.even:
-            return x.view(self.B, self.n, *x.shape[1:]).transpose(1, 2)
-        padded = x.new_zeros(self.B, self.n, *x.shape[1:])  # [B, n, H, d]
-        return padded.index_put((self.row, self.col), x).transpose(1, 2)
-
-    def unpad(self, x: Tensor) -> Tensor:
-        """[B, H, n, d] -> [T, H, d]"""
-        x = x.transpose(1, 2)  # [B, n, H, d]
-        return x.reshape(self.T, *x.shape[2:]) if self.even else x[self.row, self.col]
+from plumbing.gemm import linear
+from plumbing.layout import CachedLayout, Layout
 
 
 class KVCache:
@@ -72,17 +34,29 @@ class KVCache:
         self.k = torch.zeros(shape, device=device, dtype=dtype)  # [L, B, K, S, d]
         self.v = torch.zeros(shape, device=device, dtype=dtype)  # [L, B, K, S, d]
         self.used = torch.zeros(B, dtype=torch.long, device=device)  # [B]
+        self.longest = 0  # the most that a row may have in use
 
-    def append(self, layer: int, k: Tensor, v: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-        """Write k, v [T, K, d] into their slots; returns all that is in use, [B, K, s, d]."""
-        s = layout.visible.shape[-1]
+    def append(self, layer: int, k: Tensor, v: Tensor, layout: Layout | CachedLayout):
+        """Write k, v [T, K, d] into their slots. Returns what the tokens see: of sequences that
+        begin here k and v themselves, else all that is in use of their rows, [B, K, s, d]."""
+        rows = layout.whole
+        slot = rows.col if isinstance(layout, Layout) else layout.position  # [T]
         for store, new in ((self.k[layer], k), (self.v[layer], v)):
-            store[layout.row, :, layout.position] = new.to(store.dtype)
-        return self.k[layer, :, :, :s], self.v[layer, :, :, :s]
+            store[rows.row, :, slot] = new.to(store.dtype)
+        if isinstance(layout, Layout):
+            return k, v
+        k, v = (store[layer, : rows.B, :, : layout.slots].to(k.dtype) for store in (self.k, self.v))
+        return k, v
 
-    def keep(self, rows: Tensor) -> None:
-        """Drop every row but `rows` (an index tensor): finished sequences cost nothing further."""
-        self.k, self.v, self.used = self.k[:, rows], self.v[:, rows], self.used[rows]
+    def clear(self) -> None:
+        """Forget all sequences."""
+        self.used.zero_()
+        self.longest = 0
+
+    def move(self, row: int, to: int) -> None:
+        """Copy a row over another, whose sequence is finished."""
+        self.k[:, to], self.v[:, to] = self.k[:, row], self.v[:, row]
+        self.used[to] = self.used[row]
 
 
 class RMSNorm(nn.Module):
@@ -90,14 +64,14 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
-    def forward(self, x: Tensor) -> Tensor:  # [T, D]
+    def forward(self, x: Tensor) -> Tensor:  # [U, D]
         h = x.float()  # in bf16 the squares would lose the small components
         h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + self.eps)
         return self.weight * h.to(x.dtype)
 
 
 def rope_table(config: Config, position: Tensor) -> tuple[Tensor, Tensor]:
-    """cos, sin [T, 1, d] for positions [T]: feature j and its partner turn by theta^(-2j/d)."""
+    """cos, sin [U, 1, d] for positions [U]: feature j and its partner turn by theta^(-2j/d)."""
     two_j = torch.arange(0, config.head_dim, 2, device=position.device).float()  # [d/2]
     frequency = 1.0 / config.rope_theta ** (two_j / config.head_dim)
     if config.rope_scaling:
@@ -106,14 +80,14 @@ def rope_table(config: Config, position: Tensor) -> tuple[Tensor, Tensor]:
         waves = trained * frequency / (2 * math.pi)  # in the length of the training's sequences
         ramp = ((waves - low) / (high - low)).clamp(0, 1)
         frequency = (1 - ramp) * frequency / factor + ramp * frequency
-    angle = (position[:, None].float() * frequency).repeat(1, 2)[:, None]  # [T, d/2] -> [T, 1, d]
+    angle = (position[:, None].float() * frequency).repeat(1, 2)[:, None]  # [U, d/2] -> [U, 1, d]
     return angle.cos(), angle.sin()
 
 
 def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate x [T, H, d] by its position; pairs are (first half, second half), not (even, odd)."""
-    cos, sin = rope  # [T, 1, d]
-    a, b = x.float().chunk(2, -1)  # [T, H, d/2]
+    """Rotate x [U, H, d] by its position; pairs are (first half, second half), not (even, odd)."""
+    cos, sin = rope  # [U, 1, d]
+    a, b = x.float().chunk(2, -1)  # [U, H, d/2]
     return (x * cos + torch.cat([-b, a], -1) * sin).to(x.dtype)
 
 
@@ -123,10 +97,11 @@ class Linear(nn.Linear):
     scale = None  # without LoRA
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(x, self.weight, self.bias)
+        y = linear(x, self.weight, self.bias)
         if self.scale is None:
             return y
-        return y + self.lora_B(self.lora_A(self.dropout(x))) * self.scale
+        a = self.lora_A(self.dropout(x))  # [U, r]
+        return torch.addmm(y, a, self.lora_B.weight.T, alpha=self.scale)  # y + scale * B a
 
     def attach_lora(self, r: int, alpha: float, dropout: float, use_rslora: bool) -> None:
         """Add A [r, in] and B [out, r]. B starts at zero, so at first nothing changes."""
@@ -155,19 +130,17 @@ class Attention(nn.Module):
         self.v_proj = Linear(D, keys, bias)
         self.o_proj = Linear(queries, D, bias)
 
-    def forward(self, x, rope, layout: Layout, cache: KVCache | None, layer: int) -> Tensor:
-        T = x.shape[0]  # x [T, D]
-        q = rotate(self.q_proj(x).view(T, -1, self.d), rope)  # [T, H, d]
-        k = rotate(self.k_proj(x).view(T, -1, self.d), rope)  # [T, K, d]
-        v = self.v_proj(x).view(T, -1, self.d)  # [T, K, d]
-        if cache is None:
-            k, v = layout.pad(k), layout.pad(v)  # [B, K, n, d]
-        else:
-            k, v = cache.append(layer, k, v, layout)  # [B, K, s, d]
-        mask = {"is_causal": True} if layout.visible is None else {"attn_mask": layout.visible}
-        k, v = k.to(q.dtype), v.to(q.dtype)  # a cache may be in another dtype
-        out = F.scaled_dot_product_attention(layout.pad(q), k, v, enable_gqa=True, **mask)
-        return self.o_proj(layout.unpad(out).flatten(1))  # [B, H, n, d] -> [T, H, d] -> [T, D]
+    def forward(self, x, rope, layout: Layout | CachedLayout, cache: KVCache | None, layer: int):
+        U = x.shape[0]  # x [U, D]
+        q = self.q_proj(x).view(U, -1, self.d)  # [U, H, d]
+        k = self.k_proj(x).view(U, -1, self.d)  # [U, K, d]
+        v = self.v_proj(x).view(U, -1, self.d)  # [U, K, d]
+        q, k = rotate(torch.cat([q, k], 1), rope).split([q.shape[1], k.shape[1]], 1)
+        k, v = layout.expand(k), layout.expand(v)  # [T, K, d]
+        if cache is not None:
+            k, v = cache.append(layer, k, v, layout)
+        out = attend(q, k, v, layout)  # [U, H, d]
+        return self.o_proj(out.flatten(1))
 
 
 class Block(nn.Module):
@@ -182,7 +155,7 @@ class Block(nn.Module):
         self.mlp.up_proj = Linear(D, width, bias)
         self.mlp.down_proj = Linear(width, D, bias)
 
-    def forward(self, x: Tensor, *where) -> Tensor:  # [T, D]
+    def forward(self, x: Tensor, *where) -> Tensor:  # [U, D]
         x = x + self.self_attn(self.input_layernorm(x), *where)
         h = self.post_attention_layernorm(x)
         gated = F.silu(self.mlp.gate_proj(h)) * self.mlp.up_proj(h)
@@ -198,6 +171,8 @@ class LlamaForCausalLM(nn.Module):
         self.files = None  # the ModelFolder that it is built from
         self.source = None  # the folder of its weights, without those of an adapter
         self.lora = None  # the LoraSettings of its layers
+        self.share_prefixes = True  # what sequences begin with in common is computed once
+        self.computed = 0  # tokens of the last forward pass, without those that were shared
         self.recompute = False  # activation checkpointing: of a block its input alone is kept
         self.model = nn.Module()
         self.model.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -211,23 +186,41 @@ class LlamaForCausalLM(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
 
     def forward(self, ids: Tensor, lengths: list[int], cache: KVCache = None, at: Tensor = None):
-        """Logits [R, V] of the next token. ids [T]: sequences end to end. lengths: B ints that sum
-        to T. cache: of B rows, which these tokens continue and are added to. at [R]: the positions
-        in 0..T-1 whose logits are wanted (default: all); the vocabulary projection, a step's
-        largest tensor, is computed there alone."""
-        used = None if cache is None else cache.used
-        layout = Layout(lengths, ids.device, used, self.config.sliding_window)
-        if cache is not None:
-            cache.used = used + torch.as_tensor(lengths, device=ids.device)
+        """Logits [R, V] of the next token. ids [T]: sequences end to end, on any device. lengths: B
+        ints that sum to T. cache: its first B rows these tokens continue and are added to. at [R]:
+        the positions in 0..T-1 whose logits are wanted (default: all); the vocabulary projection, a
+        step's largest tensor, is computed there alone."""
+        layout = self.lay_out(ids, lengths, cache)
+        self.computed = len(layout.ids)
         rope = rope_table(self.config, layout.position)
         recompute = self.recompute and torch.is_grad_enabled()
 
-        x = self.model.embed_tokens(ids)  # [T, D]
+        x = self.model.embed_tokens(layout.ids)  # [U, D]
         for i, block in enumerate(self.model.layers):
             where = (rope, layout, cache, i)
             x = checkpoint(block, x, *where, use_reentrant=False) if recompute else block(x, *where)
-        x = self.model.norm(x if at is None else x[at])  # [R, D]
+        x = self.model.norm(layout.pick(x, at))  # [R, D]
         return self.lm_head(x)  # [R, V]
+
+    def new_cache(self, B: int, slots: int) -> KVCache:
+        """An empty cache for B sequences of at most so many tokens."""
+        weight = self.lm_head.weight
+        return KVCache(self.config, B, slots, weight.device, weight.dtype)
+
+    def lay_out(self, ids: Tensor, lengths: list[int], cache: KVCache | None):
+        """The Layout of sequences that begin, or the CachedLayout of those that go on."""
+        device, window = self.model.embed_tokens.weight.device, self.config.sliding_window
+        if cache is not None and cache.longest:
+            slots = min(cache.longest + max(lengths), cache.k.shape[3])
+            layout = CachedLayout(ids.to(device), lengths, cache.used, slots, window)
+        else:
+            # Dropout is drawn for each sequence apart, as if nothing were shared.
+            dropout = self.training and self.lora and self.lora.lora_dropout
+            layout = Layout(ids, lengths, device, window, self.share_prefixes and not dropout)
+        if cache is not None:
+            cache.used[: len(lengths)] += layout.whole.sizes
+            cache.longest += max(lengths)
+        return layout
 
 
 def add_lora(model: LlamaForCausalLM, settings: LoraSettings) -> None:

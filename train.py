@@ -86,9 +86,9 @@ class Settings(cli.RunSettings):
 
 def loss_sums(model: LlamaForCausalLM, batch: Batch, device: str, dtype: str) -> tuple:
     """The two sums of losses of a micro-batch, positives and twins in one forward pass."""
-    ids, at, y, w = (t.to(device) for t in (batch.ids, batch.at, batch.y, batch.weight))
+    at, y, w = (t.to(device) for t in (batch.at, batch.y, batch.weight))
     with cli.autocast(device, dtype):
-        logits = model(ids, batch.lengths, at=at)  # [R, V]
+        logits = model(batch.ids, batch.lengths, at=at)  # [R, V]
     n = batch.positives
     mle_sum, _ = loss.mle(logits[:n], y[:n], w[:n])  # under I
     ul_sum, _ = loss.unlikelihood(logits[n:], y[n:], w[n:])  # under I~
@@ -99,6 +99,7 @@ class StepResult(NamedTuple):
     """What one step found."""
 
     figures: dict[str, float | None]  # "loss", "mle", "ul" (None without twins), "grad_norm"
+    computed: int  # tokens that passed the network; what sequences share does so once
     updated: bool  # False: fp16's loss scale was too large
     exploded: list[Batch]  # those to blame where something is not finite; then nothing is updated
 
@@ -117,12 +118,13 @@ def train_step(model, shares: list, optimizer: Optimizer, s: Settings, alpha: fl
     mle_weight = sum(b.weight[: b.positives].double().sum().item() for b in batches)
     ul_weight = sum(b.weight[b.positives :].double().sum().item() for b in batches)
 
-    sums = torch.zeros(len(batches), 2, dtype=torch.float64, device=s.device)
+    sums = torch.zeros(len(batches), 3, dtype=torch.float64, device=s.device)
     for row, batch in enumerate(shares[RANK], start=RANK * len(shares[RANK])):  # each has as many
         mle_sum, ul_sum = loss_sums(model, batch, s.device, s.dtype)
         objective = loss.language_aware(mle_sum, mle_weight, ul_sum, ul_weight, alpha)
         optimizer.scale(objective).backward()
-        sums[row] = torch.stack([mle_sum, ul_sum]).detach()
+        sums[row, :2] = torch.stack([mle_sum, ul_sum]).detach()
+        sums[row, 2] = model.computed
     distributed.sum_over_processes(sums)  # each has filled its own rows
     norm = optimizer.clip(s.clip)
 
@@ -132,7 +134,7 @@ def train_step(model, shares: list, optimizer: Optimizer, s: Settings, alpha: fl
     ul = sums[:, 1].sum().item() / ul_weight if ul_weight else None
     mean = loss.language_aware(mle, 1, ul or 0.0, 1, alpha)
     figures = {"loss": mean, "mle": mle, "ul": ul, "grad_norm": norm}
-    return StepResult(figures, updated, exploded)
+    return StepResult(figures, int(sums[:, 2].sum()), updated, exploded)
 
 
 class Dev(NamedTuple):
@@ -271,7 +273,7 @@ def train(s: Settings, run: Run) -> None:
         progress.advance(tokens, result.updated)
         row = {"step": progress.step} | result.figures | {"lr": rate}
         row |= {"response_tokens": sum(b.positives for b in batches), "tokens": progress.seen}
-        speed = meter.stop(progress.step, tokens, supervised)
+        speed = meter.stop(progress.step, tokens, supervised, result.computed)
         run.logs.write(row, speed)
         bar.set_postfix_str(brief(row, speed))
 

@@ -109,14 +109,17 @@ class SpeedMeter:
         """A step begins."""
         self.started = time.time()
 
-    def stop(self, step: int, tokens: int, responses: int) -> dict:
-        """The row of speed.jsonl for a step with so many tokens, of them so many of responses."""
+    def stop(self, step: int, tokens: int, responses: int, computed: int | None = None) -> dict:
+        """The row of speed.jsonl for a step with so many tokens, so many of them of responses. MFU
+        is of those that were computed (default: all), what sequences share once."""
+        computed = tokens if computed is None else computed
         seconds = time.time() - self.started
-        flops = self.flops * (self.body * tokens + self.head * responses)
+        flops = self.flops * (self.body * computed + self.head * responses)
         return {
             "step": step,
             "seconds": seconds,
             "tokens_per_s": tokens / seconds,
+            "computed": computed / tokens,
             "peak_memory_gib": self.peak_memory() / 2**30,
             "mfu": flops / seconds / self.peak if self.peak else None,
         }

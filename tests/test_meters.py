@@ -67,12 +67,14 @@ def test_flops_are_four_a_token_and_parameter_with_lora_six_without_and_the_head
     body, head = torch.nn.Linear(10, 10, bias=False), torch.nn.Linear(10, 30, bias=False)
     for full, flops in [(False, 4), (True, 6)]:
         meter = SpeedMeter(body, head, full, "cpu")
-        assert meter.stop(1, tokens=50, responses=20)["mfu"] is None  # no GPU of a known peak
+        row = meter.stop(1, tokens=80, responses=20, computed=50)
+        assert row["mfu"] is None  # no GPU of a known peak
         meter.peak = 1e9
-        row = meter.stop(1, tokens=50, responses=20)
+        row = meter.stop(1, tokens=80, responses=20, computed=50)
         work = flops * (100 * 50 + 300 * 20)
         assert row["mfu"] == pytest.approx(work / row["seconds"] / 1e9)
-        assert row["tokens_per_s"] == pytest.approx(50 / row["seconds"])
+        assert row["tokens_per_s"] == pytest.approx(80 / row["seconds"])
+        assert row["computed"] == 50 / 80
 
 
 def test_the_bar_shows_the_unlikelihood_only_where_there_is_one():

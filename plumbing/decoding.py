@@ -1,0 +1,79 @@
+"""The forward passes of decoding: a prefill, then steps of one token a row over a KV cache.
+
+On CUDA a step's some hundred small kernels are recorded once and replayed as a graph, which needs
+the same shapes and the same memory each time: the cache stays from batch to batch, all of its slots
+are looked at, and the number of rows is rounded up to a power of two.
+"""
+
+import torch
+from torch import Tensor, nn
+
+ROUND = 64  # slots of a cache that is kept are a multiple of this
+
+
+class Decoder:
+    """A model with its KV cache and, where its steps are static, their graphs."""
+
+    def __init__(self, model: nn.Module, static: bool = False):
+        """static: keep shapes and memory from step to step, and on CUDA replay the steps."""
+        self.model, self.static = model, static
+        self.record = static and model.lm_head.weight.is_cuda
+        self.cache, self.size, self.graphs = None, (0, 0), {}
+
+    def prefill(self, prompts: list[list[int]], max_new_tokens: int) -> Tensor:
+        """Logits [B, V] after each of B prompts, which then are rows 0 to B - 1."""
+        lengths = [len(prompt) for prompt in prompts]
+        self.reserve(len(prompts), max(lengths) + max_new_tokens)
+        ids = torch.tensor([i for prompt in prompts for i in prompt])  # [T]
+        last = torch.tensor(lengths).cumsum(0) - 1  # [B]
+        logits = self.model(ids, lengths, self.cache, at=last)
+        if self.static:
+            self.cache.longest = self.size[1]  # from now on all slots are looked at
+        return logits
+
+    def reserve(self, rows: int, slots: int) -> None:
+        """An empty cache of at least this size."""
+        if not self.static:
+            self.cache = self.model.new_cache(rows, slots)
+            return
+        size = (power_of_two(rows), -(-slots // ROUND) * ROUND)
+        if size[0] > self.size[0] or size[1] != self.size[1]:
+            self.graphs, self.cache = {}, None  # its memory first
+            self.cache, self.size = self.model.new_cache(*size), size
+        self.cache.clear()
+
+    def step(self, new: list[int]) -> Tensor:
+        """Logits [B, V] after one more token in each of the first B rows."""
+        B = len(new)
+        if not self.static:
+            return self.model(torch.tensor(new), [1] * B, self.cache)
+        rows = power_of_two(B)
+        ids = torch.tensor(new + [0] * (rows - B)).to(self.cache.used.device)
+        if not self.record:
+            return self.model(ids, [1] * rows, self.cache)[:B]
+        if rows not in self.graphs:
+            self.graphs[rows] = self.record_step(rows)
+        graph, static_ids, logits = self.graphs[rows]
+        static_ids.copy_(ids)
+        graph.replay()
+        return logits[:B]
+
+    def record_step(self, rows: int) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
+        """(the graph of a step, the ids [rows] that it reads, the logits [rows, V] it writes)."""
+        ids = torch.zeros(rows, dtype=torch.long, device=self.cache.used.device)
+        used = self.cache.used.clone()
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):  # libraries get their workspaces before the recording
+            self.model(ids, [1] * rows, self.cache)
+        torch.cuda.current_stream().wait_stream(aside)
+        self.cache.used.copy_(used)  # what was written lies in slots that come next
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            logits = self.model(ids, [1] * rows, self.cache)
+        return graph, ids, logits
+
+
+def power_of_two(n: int) -> int:
+    """The least that is no less than n."""
+    return 1 << (n - 1).bit_length()

@@ -1,0 +1,20 @@
+"""The matrix product of a linear layer, by the form that is fastest where it is computed."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FEW, LARGE = 8, 100_000  # rows; elements of a weight
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """W x + b for x [T, in], W [out, in]: [T, out].
+
+    On a CPU a few rows against a large weight, as in decoding, take MKL 2 to 5 times less as W X^T
+    than as X W^T, and a single row is better taken twice (benchmarks/RESULTS.md)."""
+    few = len(x) <= FEW and weight.numel() >= LARGE
+    if not few or x.is_cuda or x.dtype != torch.float32 or torch.is_grad_enabled():
+        return F.linear(x, weight, bias)
+    rows = x if len(x) > 1 else torch.cat([x, x])
+    y = (weight @ rows.T).T[: len(x)]
+    return y if bias is None else y + bias

@@ -1,0 +1,137 @@
+"""Where tokens lie when sequences stand end to end in one row, without padding.
+
+Symbols in shape comments: B sequences, T tokens of all of them together, n tokens of the longest, U
+tokens that are computed, s cache slots that are looked at, H heads, d head width.
+"""
+
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Ragged:
+    """B rows of tokens: end to end [T, ...], or as a rectangle [B, n, ...] with padding on the
+    right, where causal order hides it."""
+
+    def __init__(self, lengths: list[int], device=None):
+        self.B, self.n, self.T = len(lengths), max(lengths), sum(lengths)
+        self.even = self.B * self.n == self.T
+        if self.even:  # without a copy from the host, which a CUDA graph could not record
+            self.sizes = torch.full((self.B,), self.n, device=device)
+        else:
+            self.sizes = torch.as_tensor(lengths, device=device)  # [B]
+        rows = torch.arange(self.B, device=device)
+        self.row = torch.repeat_interleave(rows, self.sizes, output_size=self.T)  # [T]
+        first = self.sizes.cumsum(0) - self.sizes  # [B]
+        self.col = torch.arange(self.T, device=device) - first[self.row]  # [T]
+
+    @cached_property
+    def ends(self) -> Tensor:
+        """[B + 1], int32: 0, then where each row ends, as FlashAttention wants it."""
+        return F.pad(self.sizes.cumsum(0), (1, 0)).int()
+
+    def pad(self, x: Tensor) -> Tensor:
+        """[T, H, d] -> [B, H, n, d]"""
+        if self.even:
+            return x.view(self.B, self.n, *x.shape[1:]).transpose(1, 2)
+        padded = x.new_zeros(self.B, self.n, *x.shape[1:])  # [B, n, H, d]
+        return padded.index_put((self.row, self.col), x).transpose(1, 2)
+
+    def unpad(self, x: Tensor) -> Tensor:
+        """[B, H, n, d] -> [T, H, d]"""
+        x = x.transpose(1, 2)  # [B, n, H, d]
+        return x.reshape(self.T, *x.shape[2:]) if self.even else x[self.row, self.col]
+
+
+class Layout:
+    """Whole sequences. What several of them begin with is computed once: they form a trie, whose
+    nodes, a token after all those before it, are the U tokens that pass the network. Of a sequence
+    these are its last `own` tokens; those before them it has from an earlier sequence."""
+
+    def __init__(self, ids: Tensor, lengths: list[int], device=None, window=None, share=True):
+        """ids [T]: the tokens of B sequences of these lengths. window: the sliding window's width.
+        share: whether to look for what they have in common."""
+        nodes, place, own, depth = {}, [], [], []
+        for number, sequence in enumerate(ids.split(lengths)):
+            node, before = -1 - (0 if share else number), len(nodes)  # a root
+            for token in sequence.tolist():
+                node = nodes.setdefault((node, token), len(nodes))
+                place.append(node)
+            own.append(len(nodes) - before)
+            depth += range(len(sequence) - own[-1], len(sequence))
+        tokens = [token for _, token in nodes]
+
+        self.lengths, self.own, self.window, self.device = lengths, own, window, device
+        self.ids = torch.tensor(tokens, device=device)  # [U]
+        self.position = torch.tensor(depth, device=device)  # [U]
+        self.place = None  # [T], of each token among the U
+        if len(tokens) < len(place):
+            self.place = torch.tensor(place, device=device)
+        self.masks = {}
+
+    @cached_property
+    def computed(self) -> Ragged:
+        """The U tokens, as rows of the sequences that computed them."""
+        return Ragged(self.own, self.device)
+
+    @cached_property
+    def whole(self) -> Ragged:
+        """The T tokens."""
+        return Ragged(self.lengths, self.device)
+
+    def expand(self, x: Tensor) -> Tensor:
+        """What the U tokens have, for all T: [U, ...] -> [T, ...]"""
+        return x if self.place is None else x.index_select(0, self.place)
+
+    def pick(self, x: Tensor, at: Tensor | None) -> Tensor:
+        """What the tokens `at` [R] in 0..T-1 have (None: all): [U, ...] -> [R, ...]"""
+        if at is None:
+            return self.expand(x)
+        at = at.to(x.device)
+        return x[at if self.place is None else self.place[at]]
+
+    def mask(self, dtype: torch.dtype) -> Tensor:
+        """[n, n]: 0 where one token (row) of a sequence sees another (column), else -inf."""
+        if dtype not in self.masks:
+            n = max(self.lengths)
+            ones = torch.ones(n, n, dtype=torch.bool, device=self.device)
+            visible = ones.tril().triu(1 - (self.window or n))
+            self.masks[dtype] = to_mask(visible, dtype)
+        return self.masks[dtype]
+
+
+class CachedLayout:
+    """Tokens that continue the sequences of a KV cache."""
+
+    def __init__(self, ids: Tensor, lengths: list[int], used: Tensor, slots: int, window=None):
+        """ids [T]: the new tokens of B rows, of each so many as lengths says. used [B or more]:
+        how many tokens a row of the cache holds already; slots: so many of its slots are looked
+        at, no fewer than any row has tokens then. window: the sliding window's width."""
+        self.ids, self.slots = ids, slots
+        self.whole = Ragged(lengths, ids.device)
+        row, col, n = self.whole.row, self.whole.col, self.whole.n
+        self.position = used[row] + col  # [T]
+        slot = torch.arange(slots, device=ids.device)  # [s]
+        step = torch.arange(n, device=ids.device)
+        query = used[: len(lengths), None, None] + step[None, :, None]  # [B, n, 1]
+        self.visible = (slot <= query) & (slot > query - (window or slots))  # [B, n, s]
+        self.masks = {}
+
+    def expand(self, x: Tensor) -> Tensor:
+        return x  # nothing is shared
+
+    def pick(self, x: Tensor, at: Tensor | None) -> Tensor:
+        return x if at is None else x[at.to(x.device)]
+
+    def mask(self, dtype: torch.dtype) -> Tensor:
+        """[B, 1, n, s]: 0 where a token sees a slot, else -inf."""
+        if dtype not in self.masks:
+            self.masks[dtype] = to_mask(self.visible[:, None], dtype)
+        return self.masks[dtype]
+
+
+def to_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    zeros = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    return zeros.masked_fill(~visible, -torch.inf)
