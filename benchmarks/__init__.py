@@ -1,0 +1,1 @@
+"""Speed and memory against transformers and PEFT, measured side by side: see RESULTS.md."""
