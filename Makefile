@@ -1,6 +1,7 @@
 # make demo: stage 1, control, stage 2 and the table, on the embedded demo.   make test: the tests.
 # make lint: the format and the checks of ruff.toml.
 # make stress: kills, crashes and full disks at every write; compares what --resume makes of them.
+# make gpu: what needs one GPU of 80 GB, in at most 25 minutes; writes its part of benchmarks/RESULTS.md.
 PYTHON ?= python3
 PY = .venv/bin/python
 # glibc gives large blocks back to the system after each use; keeping them makes training on a CPU about a third faster.
@@ -25,6 +26,9 @@ lint: .venv/test
 stress: .venv/test
 	$(PY) tests/stress.py
 
+gpu: .venv/test
+	$(PY) benchmarks/gpu.py
+
 .venv/run: requirements.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install -q -r requirements.txt
@@ -37,4 +41,4 @@ stress: .venv/test
 clean:
 	rm -rf .venv runs demo/base/eval-*
 
-.PHONY: demo test lint stress clean
+.PHONY: demo test lint stress gpu clean
