@@ -1,0 +1,107 @@
+"""The benchmarks run through on tiny shapes, and do not time a peer that does other work."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+sides = pytest.importorskip("benchmarks.sides")
+from benchmarks import common, llama_7b  # noqa: E402
+from benchmarks import train as benchmark  # noqa: E402
+from plumbing.errors import InputError  # noqa: E402
+
+TINY = {
+    "train": ["train.py", "--quick"],
+    "decode": ["decode.py", "--quick"],
+    "gpu": ["gpu.py", "--tiny", "--device", "cpu"],
+    "no card": ["gpu.py"],
+}
+# One thread each: two processes whose threads wait for each other on two cores crawl.
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def outputs():
+    """What each script says; they run at the same time. Without a card that is an error."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    started = {
+        name: subprocess.Popen(
+            [sys.executable, f"{ROOT}/benchmarks/{file}", *args],
+            env=ONE_THREAD | ({"CUDA_VISIBLE_DEVICES": ""} if name == "no card" else {}),
+            **pipes,
+        )
+        for name, (file, *args) in TINY.items()
+    }
+    said = {name: process.communicate(timeout=300)[0] for name, process in started.items()}
+    codes = {name: process.returncode for name, process in started.items()}
+    assert codes == dict.fromkeys(TINY, 0) | {"no card": 2}, said
+    return said
+
+
+def test_train_prints_a_row_for_each_setting(outputs):
+    rows = common.ratios(outputs["train"])
+    trainer = "accelerate is not installed" not in outputs["train"]
+    assert [name for name, *_ in rows] == [r.name for r in benchmark.ROWS if r.micro or trainer]
+    assert [goal for *_, goal in rows if goal] == [4, 2, 2, 3.5, 2.3]
+
+
+def test_decode_prints_a_row_for_each_setting(outputs):
+    assert len(common.ratios(outputs["decode"])) == 8 and "3 of 3" in outputs["decode"]
+
+
+def test_gpu_runs_every_section(outputs):
+    said = outputs["gpu"]
+    assert "Failed" not in said and "7B, batch 3" in said and "same to the bit" in said
+    assert "memory ratio (0.5)" in said and "losses are finite" in said
+
+
+def test_tiny_runs_write_nothing(outputs):
+    assert not any("wrote" in said for said in outputs.values())
+
+
+def test_gpu_without_a_card_ends_in_one_sentence(outputs):
+    said = outputs["no card"]
+    assert said.startswith("error: no CUDA device here") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("row", [benchmark.AS_THEY_COME, benchmark.AUTHORS])
+def test_a_peer_with_wrong_labels_is_not_timed(tmp_path, monkeypatch, row):
+    base, adapter = f"{tmp_path}/base", f"{tmp_path}/adapter"
+    sides.make_model(base, benchmark.NARROW)
+    sides.make_adapter(base, adapter, 4)
+    right, folders = sides.pad, {"demo": (base, adapter)}
+
+    def wrong(encoded, device):  # the prompt's last token counts too
+        batch = right(encoded, device)
+        for labels, (_, prompt, _) in zip(batch["labels"], encoded, strict=True):
+            labels[len(prompt) - 1] = prompt[-1]
+        return batch
+
+    assert benchmark.compare(benchmark.quick(row), folders, 1)["tokens"] > 0
+    monkeypatch.setattr(sides, "pad", wrong)
+    with pytest.raises(InputError, match="they do different work"):
+        benchmark.compare(benchmark.quick(row), folders, 1)
+
+
+def test_a_script_replaces_its_own_section_alone(tmp_path):
+    header = "| what | ratio | goal |\n| --- | ---: | ---: |\n"
+    common.write("train", header + "| a & b | 2.50 | 4 |", tmp_path)
+    common.write("decode", header + "| c | 1.25 | - |", tmp_path)
+    common.write("gpu", header + "| d | 9.00 | 2 |", tmp_path)
+    common.write("train", header + "| a & b | 3.50 | 4 |", tmp_path)
+    report = (tmp_path / "RESULTS.md").read_text()
+    assert report.startswith("# Speed") and "2.50" not in report and report.count("<!-- ") == 6
+    assert common.ratios(report) == [("a & b", 3.5, 4.0), ("c", 1.25, None)]
+    picture = (tmp_path / "ratios.svg").read_text()
+    assert "a &amp; b" in picture and "3.50" in picture and "9.00" not in picture
+
+
+def test_both_models_of_the_7b_section_are_one_function():
+    model, peer = llama_7b.make_models(llama_7b.TINY, "cpu", "fp32", 4)
+    llama_7b.copy_lora(model, peer)
+    ids = torch.arange(5, 25)
+    with torch.no_grad():
+        torch.testing.assert_close(peer(ids[None]).logits[0], model(ids, [20]), atol=1e-4, rtol=0)
