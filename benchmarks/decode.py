@@ -128,7 +128,8 @@ def against_generate(
 def compare(row: Row, folders: dict, repeats: int) -> dict:
     """against_generate() of a row."""
     base, adapter = folders[row.model]
-    model, peer = load_model(adapter).eval(), peer_of(base, adapter, "fp32").eval()
+    model = load_model(adapter, torch.float32).eval()
+    peer = peer_of(base, adapter, "fp32").eval()
     if row.merged:
         merge_lora(model)
         peer = peer.merge_and_unload()
