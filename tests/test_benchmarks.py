@@ -67,8 +67,16 @@ def test_gpu_without_a_card_ends_in_one_sentence(outputs):
     assert said.startswith("error: no CUDA device here") and said.count("\n") == 1
 
 
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize("row", [benchmark.AS_THEY_COME, benchmark.AUTHORS])
-def test_a_peer_with_wrong_labels_is_not_timed(tmp_path, monkeypatch, row):
+def test_a_peer_with_wrong_labels_is_not_timed(tmp_path, monkeypatch, one_thread, row):
     base, adapter = f"{tmp_path}/base", f"{tmp_path}/adapter"
     sides.make_model(base, benchmark.NARROW)
     sides.make_adapter(base, adapter, 4)
