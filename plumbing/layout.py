@@ -5,6 +5,7 @@ tokens that are computed, s cache slots that are looked at, H heads, d head widt
 """
 
 from functools import cached_property
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -54,13 +55,14 @@ class Layout:
         """ids [T]: the tokens of B sequences of these lengths. window: the sliding window's width.
         share: whether to look for what they have in common."""
         nodes, place, own, depth = {}, [], [], []
-        for number, sequence in enumerate(ids.split(lengths)):
+        tokens = iter(ids.tolist())
+        for number, length in enumerate(lengths):
             node, before = -1 - (0 if share else number), len(nodes)  # a root
-            for token in sequence.tolist():
+            for token in islice(tokens, length):
                 node = nodes.setdefault((node, token), len(nodes))
                 place.append(node)
             own.append(len(nodes) - before)
-            depth += range(len(sequence) - own[-1], len(sequence))
+            depth += range(length - own[-1], length)
         tokens = [token for _, token in nodes]
 
         self.lengths, self.own, self.window, self.device = lengths, own, window, device

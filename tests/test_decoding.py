@@ -27,9 +27,9 @@ def batches_decoded(model, static, ends):
 def test_static_steps_and_a_kept_cache_change_no_output():
     model = tiny(seed=3)
     free = batches_decoded(model, False, {-1})
-    ends = {next(token for token in free[0][1] if token not in free[0][0][:3])}
+    ends = {free[0][0][3], free[0][1][9]}
     expected = batches_decoded(model, False, ends)
-    assert len({len(row) for batch in expected for row in batch}) > 1  # rows end apart
+    assert len({len(row) for batch in expected for row in batch}) > 2  # rows end apart
     assert expected[0] == expected[2]
     assert batches_decoded(model, True, ends) == expected
 
@@ -54,5 +54,5 @@ def test_powers_of_two(n, expected):
 def test_replayed_graphs_decode_what_exact_steps_do_on_cuda():
     model = tiny(seed=3).cuda()
     free = batches_decoded(model, False, {-1})
-    ends = {next(token for token in free[0][1] if token not in free[0][0][:3])}
+    ends = {free[0][0][3], free[0][1][9]}
     assert batches_decoded(model, True, ends) == batches_decoded(model, False, ends)
