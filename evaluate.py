@@ -1,7 +1,7 @@
 """Translate a test set with checkpoints, report SacreBLEU and the off-target ratio (OTR).
 
     python evaluate.py --ckpt demo/base runs/stage1 runs/stage2  # side by side in one table
-    torchrun --nproc-per-node 4 evaluate.py --ckpt runs/stage2  # each GPU a share of the directions
+    torchrun --nproc-per-node 4 evaluate.py --ckpt runs/stage2  # each GPU a share of the sentences
 
 An output is off-target when langid, choosing among --candidates, does not name the target language;
 an empty output is off-target too. The references' own OTR is printed as the floor: langid errs on
@@ -12,7 +12,7 @@ import plumbing.interrupts  # noqa: F401, I001 - before the packages, whose impo
 
 import os
 import time
-from collections import Counter
+from collections import ChainMap, Counter
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 
@@ -30,6 +30,7 @@ from plumbing.metrics import Identify, bleu_metric, checked_identifier
 from plumbing.report import Comparison
 from plumbing.provenance import checksum, read_setting, tuned_directions
 from plumbing.results import Results
+from plumbing.sampling import deal
 from plumbing.tokenizer import Tokenizer
 
 CANDIDATES = "cs,de,en,es,fr,hu,it,ja,nl,pl,pt,ro,ru,uk,zh"
@@ -160,27 +161,30 @@ def evaluate_checkpoint(
     ckpt: str, prompter: Prompter, corpus: Corpus, identify: Identify, s: Settings
 ):
     """({direction: its scores}, {direction: a hypothesis for each row, empty where a side of the
-    row is blank}); each process translates a share of the directions."""
+    row is blank}). The processes share the sentences of each direction, then the scoring."""
     model = load_model(ckpt, DTYPES[s.dtype], s.device, s.model).to(DTYPES[s.dtype]).eval()
     if s.dtype == "fp32":  # 16 bits would round much of the adapter's small change away
         merge_lora(model)
-    results, texts = {}, {}
     positions, limits = model.config.max_position_embeddings, (s.max_new_tokens, s.batch_size)
-    mine = sorted(corpus, key=lambda direction: -len(corpus[direction]))[RANK::WORLD]
-    total = sum(not sample.blank for direction in mine for sample in corpus[direction])
-    with progress_bar(total=total, desc=ckpt, unit="sentence") as bar:
-        for direction in mine:
-            name, samples = "-".join(direction), [x for x in corpus[direction] if not x.blank]
-            prompts, cuts = encode_prompts(prompter, samples, positions, s.max_new_tokens)
-            hypotheses = translate(
-                model, prompter.tokenizer, prompts, *limits, bar, s.device.startswith("cuda")
-            )
-            results[name] = score(hypotheses, samples, identify) | {"sources_cut": cuts}
-            left = iter(hypotheses)
-            texts[name] = ["" if sample.blank else next(left) for sample in corpus[direction]]
-    for share in gather_from_processes((results, texts)):
-        results, texts = results | share[0], texts | share[1]
-    return {name: results[name] for name in map("-".join, corpus)}, texts
+    static = s.device.startswith("cuda")
+    found, cuts, results = {}, Counter(), {}  # found: {(direction, row): hypothesis}
+    rows = {d: [n for n, x in enumerate(corpus[d]) if not x.blank] for d in corpus}
+    lengths = {d: [len(corpus[d][n].source) for n in rows[d]] for d in corpus}
+    shares = {d: deal(rows[d], lengths[d], WORLD, turn)[RANK] for turn, d in enumerate(corpus)}
+    with progress_bar(total=sum(map(len, shares.values())), desc=ckpt, unit="sentence") as bar:
+        for d, mine in shares.items():
+            samples = [corpus[d][n] for n in mine]
+            prompts, cuts[d] = encode_prompts(prompter, samples, positions, s.max_new_tokens)
+            hypotheses = translate(model, prompter.tokenizer, prompts, *limits, bar, static)
+            found |= {(d, n): text for n, text in zip(mine, hypotheses, strict=True)}
+    found = ChainMap(*gather_from_processes(found))
+    cuts = sum(gather_from_processes(cuts), Counter())
+    for d in sorted(corpus, key=lambda d: -len(corpus[d]))[RANK::WORLD]:
+        hypotheses, samples = [found[d, n] for n in rows[d]], [corpus[d][n] for n in rows[d]]
+        results[d] = score(hypotheses, samples, identify) | {"sources_cut": cuts[d]}
+    results = ChainMap(*gather_from_processes(results))
+    texts = {d: [found.get((d, n), "") for n in range(len(corpus[d]))] for d in corpus}
+    return {"-".join(d): results[d] for d in corpus}, {"-".join(d): texts[d] for d in corpus}
 
 
 def evaluate(s: Settings) -> None:

@@ -1,4 +1,4 @@
-"""Which samples a step visits, and which of them go through the model together."""
+"""Which samples a step visits, which go through the model together, and in which process."""
 
 import functools
 import random
@@ -26,3 +26,12 @@ def pack(items: list, tokens: int) -> list[list]:
         groups[-1].append(item)
         size += item.tokens
     return groups
+
+
+def deal(items: list, sizes: list[int], world: int, turn: int = 0) -> list[list]:
+    """Items dealt over `world` processes like cards, smallest first, so that the shares are alike
+    in number and in size. Dealing begins with another process each turn: with few items a turn,
+    otherwise, the first process would get them all."""
+    order = sorted(range(len(items)), key=sizes.__getitem__)
+    dealt = [items[i] for i in order]
+    return [dealt[(rank - turn) % world :: world] for rank in range(world)]

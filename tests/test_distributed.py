@@ -185,47 +185,40 @@ def test_processes_under_torchrun_take_the_same_steps_as_one(place, case):
         assert all(torch.allclose(weights[n], theirs[2][n], atol=1e-3) for n in weights)
 
 
-def test_evaluation_shares_the_directions_out_and_reports_as_one(place):
-    reports = []
+def evaluated(place, data, processes, directions):
+    """(the table on stdout, scores.json, {file: bytes of it}, stdout) of so many processes."""
+    few = ["--data", data, "--max-new-tokens", 5, "--directions", directions, "--device", "cpu"]
+    result = script("evaluate.py", "--ckpt", "untied", *few, cwd=place, processes=processes)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("| direction") == result.stdout.count("scores.json:") == 1
+    out = place / "untied" / f"eval-{data.removesuffix('.tsv')}"
+    texts = {path.name: path.read_bytes() for path in out.glob("*.txt")}
+    report = json.loads((out / "scores.json").read_text())
+    table = result.stdout[result.stdout.index("| direction") :]
+    return table, (report["directions"], report["average"]), texts, result.stdout
+
+
+def test_evaluation_shares_the_sentences_out_and_reports_as_one(place):
     (place / "long.tsv").write_text(
-        "en\tit\tro\n" + f"open{' the file' * 300}\tapri\tdeschide\nfile\tfile\tfișier\n"
+        "en\tit\tro\n"
+        + f"open{' the file' * 300}\tapri\tdeschide\nfile\tfile\tfișier\n\tvuoto\t\n"
+        + "".join(f"open {'it ' * (i % 4)}{i}\tapri {i}\tdeschide {i}\n" for i in range(7))
+        + "last\t\tultim\n"
     )
-    for processes in (1, 2, 4):
-        result = script(
-            "evaluate.py",
-            "--ckpt",
-            "untied",
-            "--data",
-            "long.tsv",
-            "--max-new-tokens",
-            5,
-            "--directions",
-            "en-it,it-en,en-ro",
-            "--device",
-            "cpu",
-            cwd=place,
-            processes=processes,
-        )
-        assert result.returncode == 0, result.stderr
-        report = json.load(open(place / "untied" / "eval-long" / "scores.json"))
-        # whoever cut it
-        assert (
-            "en-it: 1 over-long sources cut" in result.stdout
-            and "en-ro: 1 over-long" in result.stdout
-        )
-        reports.append(
-            (
-                result.stdout[result.stdout.index("| direction") :],
-                report["directions"],
-                report["average"],
-            )
-        )
-        assert result.stdout.count("| direction") == 1
-    assert reports[0] == reports[1] == reports[2] and list(reports[0][1]) == [
-        "en-it",
-        "it-en",
-        "en-ro",
-    ]
+    found = [evaluated(place, "long.tsv", n, "en-it,it-en,en-ro") for n in (1, 2, 4)]
+    assert found[0][:3] == found[1][:3] == found[2][:3]
+    assert list(found[0][1][0]) == ["en-it", "it-en", "en-ro"]
+    hypotheses = found[0][2]["en-it.txt"].decode().split("\n")
+    assert len(hypotheses) == 12 and hypotheses[2] == hypotheses[10] == ""
+    assert len(set(hypotheses)) > 5  # so that an exchanged line would show
+    for *_, said in found:  # whoever cut it
+        assert "en-it: 1 over-long sources cut" in said and "en-ro: 1 over-long" in said
+
+
+def test_evaluation_of_fewer_sentences_than_processes(place):
+    (place / "one.tsv").write_text("en\tit\n\tvuoto\nopen the file\tapri il file\n")
+    one, four = (evaluated(place, "one.tsv", n, "en-it") for n in (1, 4))
+    assert one[:3] == four[:3] and one[1][0]["en-it"]["sentences"] == 1
 
 
 def test_bad_input_is_said_once_by_several_processes(place):

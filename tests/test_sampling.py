@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from plumbing.sampling import pack, visits
+from plumbing.sampling import deal, pack, visits
 
 
 def test_every_epoch_is_a_new_permutation_of_all_samples(encoded):
@@ -44,3 +44,23 @@ def test_visits_cover_every_sample_once_an_epoch_and_end_with_the_total():
         for epoch in range(total // n):
             assert sorted(flat[epoch * n : (epoch + 1) * n]) == list(range(n))
     assert visits(2, 3, 21, 7, seed=1) != visits(2, 3, 21, 7, seed=2)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+def test_dealing_gives_every_item_to_one_process_and_shares_alike(world):
+    items = [f"item {i}" for i in range(50)]
+    sizes = [(i * 37) % 101 for i in range(50)]
+    shares = deal(items, sizes, world)
+    assert sorted(sum(shares, [])) == sorted(items)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    total = [sum(sizes[items.index(item)] for item in share) for share in shares]
+    assert max(total) - min(total) <= max(sizes)
+    if world == 1:
+        assert [sizes[items.index(item)] for item in shares[0]] == sorted(sizes)
+
+
+def test_a_few_items_a_turn_do_not_all_go_to_the_first_process():
+    turns = [deal(["only"], [3], 4, turn) for turn in range(8)]
+    counts = [sum(len(shares[rank]) for shares in turns) for rank in range(4)]
+    assert counts == [2, 2, 2, 2] and all(sum(map(len, shares)) == 1 for shares in turns)
+    assert deal([], [], 2) == [[], []]
