@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+from collections.abc import Iterator
 
 from plumbing.errors import InputError, require
 
@@ -62,21 +63,35 @@ def write_json(path: str, value: dict) -> None:
 def read_lines(path: str) -> list[str]:
     """The lines of a UTF-8 file. Raises InputError. Only \\n ends a line: U+2028 and U+0085 are
     text."""
-    lines = []
+    return list(stream_lines(path))
+
+
+def stream_lines(path: str) -> Iterator[str]:
+    """The lines of a UTF-8 file, one at a time."""
+    for line in read_pieces(path):
+        yield line.removesuffix("\n").removesuffix("\r")
+
+
+def read_pieces(path: str, most: int = -1) -> Iterator[str]:
+    """The text of a UTF-8 file, a line with its end at a time, or of a longer one about `most`
+    bytes. Raises InputError."""
     require_file(path, "a file of translations")
+    number, encoding = 1, "utf-8-sig"
     try:
         with open(path, "rb") as f:
             refuse_packed(path, f.peek(10))
-            for line in f:
-                text = line.decode("utf-8" if lines else "utf-8-sig")
-                lines.append(text.removesuffix("\n").removesuffix("\r"))
+            while piece := f.readline(most):
+                for _ in range(3 if most > 0 and piece[-1] > 127 else 0):  # the rest of a character
+                    if b"\x80" <= f.peek(1)[:1] < b"\xc0":
+                        piece += f.read(1)
+                yield piece.decode(encoding)
+                number, encoding = number + piece.endswith(b"\n"), "utf-8"
     except OSError as error:
         found = error.strerror.lower()
         raise InputError(f"{path}: {found}; expected a file of translations") from None
     except UnicodeDecodeError as error:
-        place, byte = f"{path}, line {len(lines) + 1}", error.object[error.start]
+        place, byte = f"{path}, line {number}", error.object[error.start]
         raise InputError(f"{place}: byte {byte:#04x} is not UTF-8; convert the file") from None
-    return lines
 
 
 def refuse_packed(path: str, first: bytes) -> None:
