@@ -10,6 +10,7 @@ import torch
 
 from plumbing.corpora import Corpus
 from plumbing.distributed import WORLD
+from plumbing.drawing import Checksum, Drawn
 from plumbing.errors import plain, require
 from plumbing.files import ROOT, read_json
 
@@ -59,7 +60,9 @@ def provenance(settings: dict, start: int, corpus: Corpus, dev: Corpus | None) -
 
 
 def corpus_checksums(corpus: Corpus) -> dict[str, int]:
-    return {"-".join(pair): checksum(samples) for pair, samples in corpus.items()}
+    """Of all samples of each direction, also where some of them were drawn."""
+    crcs = (x.crc32 if isinstance(x, Drawn) else Checksum(x).value() for x in corpus.values())
+    return dict(zip(map("-".join, corpus), crcs, strict=True))
 
 
 def checksum(value: object) -> int:
