@@ -13,6 +13,7 @@ from torch import Tensor
 
 from plumbing.corpora import Corpus, Direction, Sample
 from plumbing.distributed import progress_bar
+from plumbing.drawing import Drawn, draw
 from plumbing.errors import require
 from plumbing.languages import LANGUAGES, TEMPLATES
 from plumbing.sampling import pack, visits
@@ -93,15 +94,16 @@ class TwinPair(NamedTuple):
 
 class TuningSet:
     """The encoded samples of a corpus, `pairs` of each direction, drawn without replacement (0: all
-    of them), that fit max_length, tokens of prompt and response. Raises InputError."""
+    of them) unless read_corpus has done so, that fit max_length, tokens of prompt and response.
+    Raises InputError."""
 
     def __init__(self, corpus: Corpus, prompter: Prompter, max_length: int, pairs=0, seed=0):
         self.prompter, self.max_length = prompter, max_length
         drawn = []
         for direction, samples in corpus.items():
-            shuffled = samples[:]
-            Random(f"{seed} {direction}").shuffle(shuffled)
-            drawn += shuffled[: pairs or None]
+            if not isinstance(samples, Drawn):
+                samples = [samples[n] for n in draw(len(samples), pairs, seed, direction)]
+            drawn += samples
         self.samples = self._encode(drawn)
         self.instructions = Counter(encoded.sample.direction for encoded in self.samples)
 

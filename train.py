@@ -226,7 +226,7 @@ def merge(s: Settings, run: Run) -> None:
 
 def train(s: Settings, run: Run) -> None:
     """A run of either stage: read, begin or go on, take the steps, finish."""
-    corpus, _ = read_corpus(s.data, s.directions, skip_unknown=s.skip_unknown)
+    corpus, _ = read_corpus(s.data, s.directions, None, s.skip_unknown, pairs=s.pairs, seed=s.seed)
     dev_corpus = read_corpus(s.dev, skip_unknown=s.skip_unknown)[0] if s.dev else None
     record = provenance(asdict(s), fingerprint(s.init or s.model, s.model), corpus, dev_corpus)
     if s.resume and run.is_finished(record):

@@ -1,11 +1,15 @@
 """A corpus out of translation files: their directions, chosen and counted aloud."""
 
+import functools
 import itertools
 import os
 import re
 from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from plumbing.distributed import progress_bar
+from plumbing.drawing import Draw, Tally
 from plumbing.errors import InputError, require
 from plumbing.formats import PAIR_NAME, Row, TranslationFile, read_files
 from plumbing.languages import LANGUAGES
@@ -29,6 +33,7 @@ class Sample(NamedTuple):
 
 
 Corpus = dict[Direction, list[Sample]]
+Source = tuple[TranslationFile, Direction | None]  # and a direction that is another file's
 
 
 def read_corpus(
@@ -37,29 +42,39 @@ def read_corpus(
     supervised: list[Direction] | None = None,
     skip_unknown: bool = False,
     keep_blank: bool = False,
+    pairs: int = 0,
+    seed: int = 0,
 ) -> tuple[Corpus, list[Direction]]:
     """({direction: samples}, the supervised ones of all directions) of data files, counted aloud.
     wanted: "en-it,it-en", "all", "supervised" or "zero-shot". supervised: the directions that count
     as such, by default those with English. A file named en-it gives it->en too, unless another file
     is named it-en. Rows without a certain direction are an error, or with skip_unknown left out;
-    pairs with a blank side are left out too, unless keep_blank. Duplicates are kept. Raises
+    pairs with a blank side are left out too, unless keep_blank. Duplicates are kept; they are
+    counted by 64-bit hashes. pairs: so many of each direction are drawn, as the seed says, while
+    the files are read, twice: memory holds no others. 0: all, as the files have them. Raises
     InputError."""
     files = read_files(list(map(os.fspath, paths)))
     names = [named_direction(file) for file in files]
-    rows, unknown = {}, Counter()
-    for file, name in zip(files, names, strict=True):
-        print(f"{' + '.join(file.paths)}: {file.format}, {len(file.rows):,} rows")
-        of_another = name[::-1] if name and name[::-1] in names else None
-        pair_rows(file, of_another, rows, unknown if skip_unknown else None)
-    samples = {pair: [x for x in found if not x.blank] for pair, found in rows.items()}
-    in_run = [p for p in samples if (p in supervised if supervised else "en" in p)]
-    chosen = choose_directions(samples, wanted, in_run, paths)
+    others = [name[::-1] if name and name[::-1] in names else None for name in names]
+    sources, unknown = list(zip(files, others, strict=True)), Counter() if skip_unknown else None
+
+    def new_tally(direction: Direction) -> Tally:
+        return Tally(may_be_chosen(direction, wanted, supervised), not pairs, keep_blank)
+
+    tallies = count_samples(sources, unknown, new_tally)
+    counts = {direction: tally.count for direction, tally in tallies.items()}
+    in_run = [direction for direction in counts if is_supervised(direction, supervised)]
+    chosen = choose_directions(counts, wanted, in_run, paths)
+    found = {pair: tallies[pair] for pair in chosen if counts[pair]}
+    draws = {pair: Draw(tally, pairs, seed, pair) for pair, tally in found.items() if pairs}
     for direction in chosen:
-        print_count(direction, samples[direction], len(rows[direction]) - len(samples[direction]))
-    for what, n in unknown.items():
+        print_count(direction, tallies[direction])
+    for what, n in (unknown or {}).items():
         print(f"  {n:,} left out: {what}")
-    kept = rows if keep_blank else samples
-    return {pair: kept[pair] for pair in chosen if samples[pair]}, in_run
+    if pairs:
+        fetch_samples(sources, skip_unknown, draws)
+        return {pair: draw.samples for pair, draw in draws.items()}, in_run
+    return {pair: tally.kept for pair, tally in found.items()}, in_run
 
 
 def named_direction(file: TranslationFile) -> Direction | None:
@@ -79,24 +94,75 @@ def named_direction(file: TranslationFile) -> Direction | None:
     return direction if len(direction) == 2 else None
 
 
-def pair_rows(
-    file: TranslationFile, left_out: Direction | None, samples: Corpus, unknown: Counter | None
-) -> None:
-    """Add the file's samples of every direction but `left_out`, blank ones too. unknown: counts
-    rows without a certain direction, which are an error without it. Raises InputError."""
+def count_samples(
+    sources: list[Source], unknown: Counter | None, new_tally: Callable[[Direction], Tally]
+) -> dict[Direction, Tally]:
+    """The first pass over the files: checks every row; adds each sample to its direction's tally,
+    blank ones too, and says what each file is."""
+    tallies = {}
+    for source in sources:
+        rows, directed = 0, False
+        pairs = read_pairs(source, unknown)
+        for row, samples in progress_bar(pairs, desc="reading", unit="row", leave=False, delay=3):
+            rows, directed = rows + 1, directed or row.directed
+            for sample in samples:
+                tally = tallies.get(sample.direction)
+                if tally is None:
+                    tally = tallies[sample.direction] = new_tally(sample.direction)
+                tally.add(sample)
+        print(source[0].describe(rows, directed))
+    return tallies
+
+
+def fetch_samples(sources: list[Source], skip_unknown: bool, draws: dict[Direction, Draw]) -> None:
+    """The second pass: fetches what was drawn. Raises InputError where it is not there any more."""
+    again = "the data changed while it was read; begin again when nobody writes it"
+    for source in sources:
+        pairs = read_pairs(source, Counter() if skip_unknown else None)
+        for row, samples in progress_bar(pairs, desc="drawing", unit="row", leave=False, delay=3):
+            for sample in samples:
+                draw = draws.get(sample.direction)
+                if draw and not sample.blank and not draw.offer(sample):
+                    raise InputError(f"{source[0].paths[0]}, {row.where}: {again}")
+    for direction, draw in draws.items():
+        missing = f"{'-'.join(direction)} has {draw.offered:,} pairs, and had more before"
+        require(draw.next is None, f"{missing}: {again}")
+
+
+def read_pairs(source: Source, unknown: Counter | None) -> Iterator[tuple[Row, list[Sample]]]:
+    """The rows of a file, each with its samples of every direction but another file's, blank ones
+    too. unknown: counts rows without a certain direction, which are an error without it. Raises
+    InputError."""
+    file, of_another = source
     for row in file.rows:
-        if unknown is not None and not (row := known_part(row, unknown)):
-            continue
-        check_row(file.paths[0], row)
-        directions = [tuple(row.texts)] if row.directed else itertools.permutations(row.texts, 2)
-        for direction in directions:
-            if direction == left_out and not row.directed:
-                continue
-            source, *targets = (row.texts[code] for code in direction)
-            targets = [text.strip() for text in (*targets, *row.references)]
-            target, *others = [text for text in targets if text] or [""]
-            sample = Sample(direction, source.strip(), target, tuple(others))
-            samples.setdefault(direction, []).append(sample)
+        known = row if unknown is None else known_part(row, unknown)
+        samples = []
+        if known:
+            check_row(file.paths[0], known)
+            directions = [tuple(known.texts)] if known.directed else orders(tuple(known.texts))
+            samples = [
+                make_sample(known, direction)
+                for direction in directions
+                if direction != of_another or known.directed
+            ]
+        yield row, samples
+
+
+@functools.lru_cache
+def orders(codes: tuple[str, ...]) -> list[Direction]:
+    """Every pair of two languages."""
+    return list(itertools.permutations(codes, 2))
+
+
+def make_sample(row: Row, direction: Direction) -> Sample:
+    """The sample of a row in a direction; a target that is blank is left to the next reference."""
+    source, target = direction
+    source, target = row.texts[source].strip(), row.texts[target].strip()
+    if not row.references:
+        return Sample(direction, source, target)
+    targets = [target, *(text.strip() for text in row.references)]
+    target, *others = [text for text in targets if text] or [""]
+    return Sample(direction, source, target, tuple(others))
 
 
 def known_part(row: Row, unknown: Counter) -> Row | None:
@@ -114,38 +180,50 @@ def known_part(row: Row, unknown: Counter) -> Row | None:
 def check_row(path: str, row: Row) -> None:
     """Raise InputError unless a row has texts in two or more of the known languages."""
     skip = "or leave such rows out with --skip-unknown"
-    sentence = f"{path}, {row.where}: {row.unknown} names no certain direction"
-    require(not row.unknown, f"{sentence}; expected '... from English to Italian ...', {skip}")
-    known = len(row.texts) > 1 and row.texts.keys() <= LANGUAGES.keys()
-    if not known:
+    if row.unknown:
+        sentence = f"{path}, {row.where}: {row.unknown} names no certain direction"
+        raise InputError(f"{sentence}; expected '... from English to Italian ...', {skip}")
+    if len(row.texts) < 2 or not row.texts.keys() <= LANGUAGES.keys():
         found, expected = " ".join(row.texts), " ".join(LANGUAGES)
         raise InputError(f"{path}, {row.where}: found {found}; expected some of {expected}, {skip}")
-    texts = [*row.texts.items(), *(("other", text) for text in row.references)]
-    for code, text in texts:
-        if not isinstance(text, str) or UNREADABLE.search(text):
+    for code, text in (*row.texts.items(), *(("other", text) for text in row.references)):
+        if not isinstance(text, str) or (not text.isprintable() and UNREADABLE.search(text)):
             found = f"the {code} side is {text!r:.60}"
             raise InputError(f"{path}, {row.where}: {found}; expected text without NUL")
 
 
+def is_supervised(direction: Direction, supervised: list[Direction] | None) -> bool:
+    return direction in supervised if supervised else "en" in direction
+
+
+def may_be_chosen(
+    direction: Direction, wanted: str, supervised: list[Direction] | None = None
+) -> bool:
+    """Whether `wanted` means a direction, if there are samples of it."""
+    if wanted in ("supervised", "zero-shot"):
+        return (wanted == "supervised") == is_supervised(direction, supervised)
+    return wanted == "all" or "-".join(direction) in wanted.split(",")
+
+
 def choose_directions(
-    samples: Corpus, wanted: str, supervised: list[Direction], paths: list[str]
+    counts: dict[Direction, int], wanted: str, supervised: list[Direction], paths: list[str]
 ) -> list[Direction]:
-    """The directions that `wanted` means. Raises InputError. A keyword may mean directions without
-    samples, as long as there is one that has some."""
+    """The directions that `wanted` means, by the number of their samples. Raises InputError. A
+    keyword may mean directions without samples, as long as there is one that has some."""
     keywords = {
-        "all": list(samples),
+        "all": list(counts),
         "supervised": supervised,
-        "zero-shot": [pair for pair in samples if pair not in supervised],
+        "zero-shot": [pair for pair in counts if pair not in supervised],
     }
     if wanted in keywords:
         chosen = keywords[wanted]
-        there = any(samples[pair] for pair in chosen)
+        there = any(counts[pair] for pair in chosen)
     else:
         chosen = [tuple(pair.split("-")) for pair in wanted.split(",")]
-        there = all(samples.get(pair) for pair in chosen)
-    counts = ", ".join(f"{s}-{t} {len(pairs):,}" for (s, t), pairs in samples.items())
+        there = all(counts.get(pair) for pair in chosen)
+    found = ", ".join(f"{s}-{t} {n:,}" for (s, t), n in counts.items())
     files = " ".join(map(str, paths))
-    require(there, f"--directions {wanted}: pairs found in {files}: {counts or 'none'}")
+    require(there, f"--directions {wanted}: pairs found in {files}: {found or 'none'}")
     return chosen
 
 
@@ -155,11 +233,10 @@ def first_rows(samples: list[Sample], rows: int) -> list[Sample]:
     return samples[: numbers[rows - 1]] if 0 < rows <= len(numbers) else samples
 
 
-def print_count(direction: Direction, samples: list[Sample], blank: int) -> None:
-    line = f"  {'-'.join(direction)}: {len(samples):,} pairs"
-    twice = len(samples) - len(set(samples))
-    if twice:
+def print_count(direction: Direction, tally: Tally) -> None:
+    line = f"  {'-'.join(direction)}: {tally.count:,} pairs"
+    if twice := tally.duplicates():
         line += f", {twice:,} of them duplicates"
-    if blank:
-        line += f"; {blank:,} with a blank side left out"
+    if tally.blank:
+        line += f"; {tally.blank:,} with a blank side left out"
     print(line)

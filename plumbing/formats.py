@@ -2,15 +2,17 @@
 
 import glob
 import itertools
-import json
 import os
 import re
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from plumbing.errors import InputError, plain, require
-from plumbing.files import read_lines
+from plumbing.files import read_pieces, stream_lines
 from plumbing.instructions import read_direction
+from plumbing.records import PIECE, array_records, line_records
 
+JSON = "translation JSON"
 PAIR_NAME = re.compile(r"([a-z]{2})-([a-z]{2})(\.src|\.ref(?:\.\w+)?)?\.(\1|\2)$")
 
 
@@ -24,28 +26,48 @@ class Row(NamedTuple):
     unknown: str = ""  # what it is, where its languages are not certain
 
 
+class Rows:
+    """The rows of a file, read anew each time that they are gone through: none is kept."""
+
+    def __init__(self, read: Callable[..., Iterator[Row]], *args: object):
+        self.read, self.args = read, args
+
+    def __iter__(self) -> Iterator[Row]:
+        return self.read(*self.args)
+
+
 class TranslationFile(NamedTuple):
-    """A file, or those that belong together, as read."""
+    """A file, or those that belong together."""
 
     format: str
     paths: tuple[str, ...]
-    rows: list[Row]
+    rows: Rows
+
+    def describe(self, rows: int, directed: bool) -> str:
+        """directed: whether there are rows that may be used in one order only."""
+        form = "Alpaca JSON" if directed and self.format == JSON else self.format
+        return f"{' + '.join(self.paths)}: {form}, {rows:,} rows"
 
 
 def read_files(paths: list[str]) -> list[TranslationFile]:
-    """The data files, each once; the references of one source together. Raises InputError."""
+    """The data files, each once; the references of one source together. Raises InputError, also for
+    the first row of each: a missing or wrong file is said before another is read for minutes."""
     files = {}
     for path in itertools.chain.from_iterable(map(expand, map(os.path.normpath, paths))):
         file = read_file(path)
+        next(iter(file.rows), None)
         first = files.setdefault(file.paths[0], file)
         if file.paths[-1] not in first.paths:
-            rows = [
-                row._replace(references=(*row.references, list(other.texts.values())[1]))
-                for row, other in zip(first.rows, file.rows, strict=True)
-            ]
+            rows = Rows(join_references, first.rows, file.rows)
             merged = TranslationFile(first.format, (*first.paths, file.paths[-1]), rows)
             files[file.paths[0]] = merged
     return list(files.values())
+
+
+def join_references(rows: Rows, others: Rows) -> Iterator[Row]:
+    """Rows with the target of the other rows as a further reference."""
+    for row, other in zip(rows, others, strict=True):
+        yield row._replace(references=(*row.references, list(other.texts.values())[1]))
 
 
 def expand(path: str) -> list[str]:
@@ -62,51 +84,48 @@ def expand(path: str) -> list[str]:
 
 def read_file(path: str) -> TranslationFile:
     """A data file, its format recognised from its name and first character. Raises InputError."""
-    lines = read_lines(path)
-    first = next((line.strip() for line in lines if line.strip()), "")
+    first = next((piece.strip() for piece in read_pieces(path, PIECE) if piece.strip()), "")
     if PAIR_NAME.search(path):
-        return read_paired(path, lines)
+        return read_paired(path)
     if first.startswith("["):
-        return read_json_rows(path, [(1, "\n".join(lines))])
+        return TranslationFile(JSON, (path,), Rows(json_rows, path, array_records))
     if first.startswith("{"):
-        return read_json_rows(path, enumerate(lines, start=1))
-    return read_tsv(path, lines)
+        return TranslationFile(JSON, (path,), Rows(json_rows, path, line_records))
+    return TranslationFile("multi-parallel TSV", (path,), Rows(tsv_rows, path, first[:60]))
 
 
-def read_paired(path: str, lines: list[str]) -> TranslationFile:
+def read_paired(path: str) -> TranslationFile:
     """tst2017it-nl.it, train.en-it.en or generaltest2022.en-cs.ref.A.cs with its other side."""
     name = PAIR_NAME.search(path)
     source, target, kind, here = name.groups()
     there = target if here == source else source
     other = f"{path[: name.end(2)]}{'.src' if kind else ''}.{there}"
     require(os.path.exists(other), f"{path}: its other side is missing; expected {other}")
-    of_other = read_lines(other)
-    counts = f"{len(lines):,} lines, but {other} has {len(of_other):,}"
-    require(len(lines) == len(of_other), f"{path}: {counts}; expected equal")
-    sides = {here: lines, there: of_other}
-    pairs = zip(sides[source], sides[target], strict=True)
-    rows = [
-        Row(f"line {n}", {source: a, target: b}, directed=kind is not None)
-        for n, (a, b) in enumerate(pairs, start=1)
-    ]
+    rows = Rows(paired_rows, (path, other), (here, there), (source, target), kind is not None)
     paths = (other, path) if kind else tuple(sorted([path, other]))
     return TranslationFile("paired files", paths, rows)
 
 
-def read_json_rows(path: str, numbered_texts) -> TranslationFile:
-    """Translation JSON or Alpaca JSON: one array, or an object a line, as (line, text) pairs."""
-    rows = []
-    for n, text in numbered_texts:
-        try:
-            value = json.loads(text or "[]")
-        except (ValueError, RecursionError) as error:
-            line = n + getattr(error, "lineno", 1) - 1
-            raise InputError(f"{path}, line {line}: not valid JSON ({error})") from None
-        for record in value if isinstance(value, list) else [value]:
-            where = f"line {n}, entry {len(rows) + 1}"
-            rows.append(read_record(path, where, record))
-    alpaca = any(row.directed for row in rows)
-    return TranslationFile("Alpaca JSON" if alpaca else "translation JSON", (path,), rows)
+def paired_rows(paths: tuple, codes: tuple, order: tuple, directed: bool) -> Iterator[Row]:
+    """The rows of two files with the languages `codes`, their texts in `order`."""
+    lines = [stream_lines(path) for path in paths]
+    for n, texts in enumerate(itertools.zip_longest(*lines), start=1):
+        if None in texts:  # the end of one
+            counts = (
+                n - (text is None) + sum(1 for _ in rest)
+                for text, rest in zip(texts, lines, strict=True)
+            )
+            (path, count), (other, more) = zip(paths, counts, strict=True)
+            sentence = f"{path}: {count:,} lines, but {other} has {more:,}; expected equal"
+            raise InputError(sentence)
+        sides = dict(zip(codes, texts, strict=True))
+        yield Row(f"line {n}", {code: sides[code] for code in order}, directed)
+
+
+def json_rows(path: str, read_records: Callable) -> Iterator[Row]:
+    """Translation JSON or Alpaca JSON."""
+    for number, (line, record) in enumerate(read_records(path), start=1):
+        yield read_record(path, f"line {line}, entry {number}", record)
 
 
 def read_record(path: str, where: str, record: object) -> Row:
@@ -127,18 +146,19 @@ def read_record(path: str, where: str, record: object) -> Row:
     return Row(where, {source: fields.get("input"), target: fields.get("output")}, directed=True)
 
 
-def read_tsv(path: str, lines: list[str]) -> TranslationFile:
-    """A multi-parallel table: language codes in the first line, then a sentence a cell."""
-    header, *table = [line.split("\t") for line in lines or [""]]
-    first = next((line.strip() for line in lines if line.strip()), "")
+def tsv_rows(path: str, first: str) -> Iterator[Row]:
+    """A multi-parallel table: language codes in the first line, then a sentence a cell. first: how
+    its text begins, for the sentence on what is no table."""
+    lines = stream_lines(path)
+    header = next(lines, "").split("\t")
     require(
         len(set(header)) >= max(2, len(header)),
-        f"{path}, line 1: {first[:60]!r}; expected JSON, a TSV whose first line is different "
+        f"{path}, line 1: {first!r}; expected JSON, a TSV whose first line is different "
         "language codes, or paired files named like train.en-it.en and train.en-it.it",
     )
-    rows = []
-    for n, cells in enumerate(table, start=2):
-        counts = f"{len(cells)} columns, expected {len(header)}: {' '.join(header)}"
-        require(len(cells) == len(header), f"{path}, line {n}: {counts}")
-        rows.append(Row(f"line {n}", dict(zip(header, cells, strict=True)), directed=False))
-    return TranslationFile("multi-parallel TSV", (path,), rows)
+    for n, line in enumerate(lines, start=2):
+        cells = line.split("\t")
+        if len(cells) != len(header):
+            counts = f"{len(cells)} columns, expected {len(header)}: {' '.join(header)}"
+            raise InputError(f"{path}, line {n}: {counts}")
+        yield Row(f"line {n}", dict(zip(header, cells, strict=True)), False)

@@ -1,13 +1,19 @@
 """Files as people have them: what is read from each, and the sentence that bad ones get."""
 
 import json
+import os
+import random
+import tracemalloc
 from collections import Counter
 
 import pytest
 from conftest import TSV, tuning_set
 
+from plumbing import corpora
 from plumbing.corpora import Sample, read_corpus
+from plumbing.drawing import draw
 from plumbing.errors import InputError
+from plumbing.provenance import corpus_checksums
 
 EN, IT = ["open file", "a\u2028b", '"x'], ["apri il file", "c\x85d", "</s>"]
 
@@ -428,3 +434,128 @@ def test_a_file_under_two_spellings_is_one(tmp_path):
     path = put(tmp_path / "a.tsv", "en\tit\na\tb\n")
     found = read_corpus([path, f"{tmp_path}/./a.tsv"], "en-it")[0]
     assert pairs(found) == {"en-it": [("a", "b")]}
+
+
+WORDS = ["a", "bé", "\u2028", "open", "файл", "", " ", "x\\y", '"q"', "c\x85d", "]", "{", "xx"]
+
+
+def some_files(rng, folder):
+    """The paths of a random corpus: one of each format, with blank sides and duplicates."""
+    few = [(rng.choice(WORDS), rng.choice(WORDS), rng.choice(WORDS)) for _ in range(30)]
+    rows = [rng.choice(few) for _ in range(rng.randint(1, 60))]
+    records = [{"translation": dict(zip(("en", "it", "nl"), row, strict=True))} for row in rows]
+    asked = [f"Translate from {a} to Dutch." for a in ("English", "Italian")]
+    made = [{"instruction": rng.choice(asked), "input": a, "output": b} for a, b, _ in rows]
+    texts = {
+        "a.tsv": "it\tnl\ten\n" + "".join("\t".join(row) + "\n" for row in rows),
+        "b-it-en.json": json.dumps(records, indent=rng.choice([None, 1]), ensure_ascii=False),
+        "c.jsonl": "\n".join(map(json.dumps, records)),
+        "d.json": json.dumps(made),
+        "e.en-it.en": "".join(a + "\n" for a, *_ in rows),
+        "f.en-it.src.en": "".join(a + "\n" for a, *_ in rows),
+    }
+    put(folder / "e.en-it.it", "".join(b + "\n" for _, b, _ in rows))
+    for reference in "AB":
+        lines = [rng.choice(row) + "\n" for row in rows]
+        put(folder / f"f.en-it.ref.{reference}.it", "".join(lines))
+    return [put(folder / name, text) for name, text in texts.items()]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_drawing_while_reading_is_drawing_from_the_list(tmp_path, capsys, seed):
+    """The samples and their order, what is said, and the checksums of all that was there."""
+    rng = random.Random(seed)
+    paths = some_files(rng, tmp_path)
+    for chosen in ([path] for path in paths), [paths]:
+        for files in chosen:
+            pairs, start = rng.choice([1, 3, 10, 1000]), rng.randrange(9)
+            wanted = rng.choice(["all", "en-it"]) if "d.json" not in str(files) else "all"
+            try:
+                whole, directions = read_corpus(files, wanted)
+            except InputError as error:  # all blank
+                with pytest.raises(InputError, match="pairs found in") as again:
+                    read_corpus(files, wanted, pairs=pairs, seed=start)
+                assert str(again.value) == str(error)
+                continue
+            said = capsys.readouterr().out
+            drawn, same = read_corpus(files, wanted, pairs=pairs, seed=start)
+            assert said == capsys.readouterr().out and directions == same
+            assert drawn == {
+                direction: [samples[n] for n in draw(len(samples), pairs, start, direction)]
+                for direction, samples in whole.items()
+            }
+            assert list(drawn) == list(whole)
+            assert corpus_checksums(drawn) == corpus_checksums(whole)
+
+
+def test_a_tuning_set_is_the_same_whoever_drew_it(tmp_path, tokenizer):
+    path = put(tmp_path / "a.tsv", TSV)
+    sets = [
+        tuning_set(read_corpus([path], "supervised", **how)[0], tokenizer, 512, 7, 5)
+        for how in ({}, {"pairs": 7, "seed": 5})
+    ]
+    assert sets[0].samples == sets[1].samples and len(sets[0].samples) == 42
+
+
+def test_unknown_rows_are_counted_once_though_they_are_read_twice(tmp_path, capsys):
+    path = put(tmp_path / "a.json", alpaca(CERTAIN, DOUBTFUL, CERTAIN, "Write a poem.", CERTAIN))
+    found = read_corpus([path], skip_unknown=True, pairs=2, seed=1)[0]
+    assert pairs(found) == {"de-fr": [("x", "y")] * 2}
+    said = capsys.readouterr().out
+    assert "  2 left out: rows without a certain direction\n" in said
+    assert "  de-fr: 3 pairs, 2 of them duplicates\n" in said and "Alpaca JSON, 5 rows" in said
+
+
+@pytest.mark.parametrize("change", ["other", "shorter", "shifted", "gone", "broken"])
+def test_data_that_changes_between_the_passes_is_refused(tmp_path, monkeypatch, change):
+    rows = [f"open {i}\tapri {i}\n" for i in range(200)]
+    changed = {
+        "other": rows[:150] + [row.replace("apri", "apro") for row in rows[150:]],
+        "shorter": rows[:100],
+        "shifted": ["one\tuno\n", *rows],
+        "gone": [],
+        "broken": [*rows[:-1], "open\n"],
+    }[change]
+    path = put(tmp_path / "a.tsv", "en\tit\n" + "".join(rows))
+
+    def change_data(*args):
+        put(tmp_path / "a.tsv", "en\tit\n" + "".join(changed))
+        if change == "gone":
+            os.unlink(path)
+        return fetch(*args)
+
+    fetch = corpora.fetch_samples
+    monkeypatch.setattr(corpora, "fetch_samples", change_data)
+    expected = "the data changed while it was read; begin again when nobody writes it"
+    expected = {"gone": "a.tsv: no such file", "broken": "a.tsv, line 201: 1 columns"}.get(
+        change, expected
+    )
+    with pytest.raises(InputError, match=expected):
+        read_corpus([path], pairs=50, seed=1)
+
+
+@pytest.mark.parametrize("form", ["tsv", "jsonl", "json", "paired"])
+def test_memory_follows_what_is_drawn_and_not_the_file(tmp_path, form):
+    rows = [(f"open the file {i} {'x' * 50}", f"apri il file {i} {'y' * 50}") for i in range(20000)]
+    records = [json.dumps({"translation": {"en": a, "it": b}}) for a, b in rows]
+    text = {
+        "tsv": "en\tit\n" + "".join(f"{a}\t{b}\n" for a, b in rows),
+        "jsonl": "\n".join(records),
+        "json": f"[{', '.join(records)}]",
+        "paired": "".join(a + "\n" for a, _ in rows),
+    }[form]
+    path = put(tmp_path / ("a.en-it.en" if form == "paired" else f"a.{form}"), text)
+    put(tmp_path / "a.en-it.it", "".join(b + "\n" for _, b in rows))
+    del rows, records, text
+
+    def peak(**how):
+        tracemalloc.start()
+        corpus, _ = read_corpus([path], "en-it", **how)
+        corpus_checksums(corpus)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    assert peak() > 6e6  # of all
+    # 8 bytes of hash and 8 of a number each, and of an array its window
+    assert peak(pairs=10) < (2e6 if form == "json" else 1e6)

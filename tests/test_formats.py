@@ -28,13 +28,15 @@ def test_references_of_one_source_are_one_file_however_they_are_named(tmp_path):
             ({"en": "b", "cs": "y"}, ("w",)),
         ]
     (file,) = read_files(everything[2:])
-    assert file.rows[0].texts == {"en": "a", "cs": "v"} and file.rows[0].references == ()
+    first, _ = file.rows
+    assert first.texts == {"en": "a", "cs": "v"} and first.references == ()
 
 
 def test_references_of_unequal_length_are_refused(tmp_path):
     stem = put(tmp_path, src_en=["a", "b"], ref_A_cs=["x", "y"], ref_B_cs=["v"])
     with pytest.raises(InputError, match="ref.B.cs: 1 lines, but .*src.en has 2; expected equal"):
-        read_files([stem + "src.en"])
+        for file in read_files([stem + "src.en"]):
+            list(file.rows)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def test_references_of_unequal_length_are_refused(tmp_path):
 def test_what_is_no_text_is_named_for_what_it_is(tmp_path, name, data, said):
     (tmp_path / name).write_bytes(data)
     if said is None:
-        assert len(read_files([str(tmp_path / name)])[0].rows) == 1
+        assert len(list(read_files([str(tmp_path / name)])[0].rows)) == 1
     else:
         with pytest.raises(InputError, match=said):
             read_files([str(tmp_path / name)])
@@ -81,3 +83,19 @@ def test_sentences_are_bounded_and_on_one_line(tmp_path):
             read_corpus([str(tmp_path / name)])
         said = str(error.value)
         assert len(said) < 1100 and said.isprintable() and time.time() - began < 20
+
+
+def test_rows_are_read_anew_each_time_and_none_before_the_first(tmp_path):
+    (tmp_path / "a.tsv").write_text("en\tit\na\tb\n")
+    (file,) = read_files([str(tmp_path / "a.tsv")])
+    assert list(file.rows) == list(file.rows) and len(list(file.rows)) == 1
+    (tmp_path / "a.tsv").write_text("en\tit\na\tb\nc\td\n")
+    assert [row.where for row in file.rows] == ["line 2", "line 3"]
+
+
+def test_what_is_wrong_with_the_last_file_is_said_before_the_first_is_read(tmp_path):
+    (tmp_path / "a.tsv").write_text("en\tit\na\tb\nc\n")  # its third line is not reached
+    for name, text in [("b.tsv", "no table"), ("b.json", '[{"a": 1}]'), ("b.en-it.en", "x")]:
+        (tmp_path / name).write_text(text)
+        with pytest.raises(InputError, match=f"{name}[,:]"):
+            read_files([str(tmp_path / "a.tsv"), str(tmp_path / name)])
