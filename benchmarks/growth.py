@@ -1,0 +1,98 @@
+"""How the reading of data grows with its rows: seconds and peak memory of what train.py does with
+--data and --pairs before it loads a model.
+
+python benchmarks/growth.py --rows 100000 1000000
+
+Files of made-up rows of two languages, some 60 characters a side, lie in a temporary folder; each
+is read in a process of its own. "above imports" is the peak less what the imports took.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+FORMATS = ("tsv", "jsonl", "json", "paired")
+READ = """
+import contextlib, io, json, resource, sys, time
+sys.path.insert(0, {root!r})
+from data import TuningSet
+from plumbing.corpora import read_corpus
+from plumbing.provenance import corpus_checksums
+
+
+class Drawing(TuningSet):
+    def _encode(self, samples):
+        return []
+
+
+def megabytes():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+before, began = megabytes(), time.time()
+with contextlib.redirect_stdout(io.StringIO()):
+    corpus, _ = read_corpus([{path!r}], "supervised", pairs={pairs}, seed=1)
+    corpus_checksums(corpus)
+    Drawing(corpus, None, 512, {pairs}, 1)
+drawn = sum(map(len, corpus.values()))
+print(json.dumps([time.time() - began, megabytes(), megabytes() - before, drawn]))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--pairs", type=int, default=20_000)
+    parser.add_argument("--format", choices=FORMATS, nargs="+", default=["tsv"])
+    parser.add_argument("--folder", help="where the files lie for a while")
+    args = parser.parse_args()
+    print("| format | rows | drawn | seconds | µs a row | peak MB | above imports |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for form in args.format:
+        for rows in args.rows:
+            with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+                seconds, peak, above, drawn = measure(write_data(folder, form, rows), args.pairs)
+            each = 1e6 * seconds / rows
+            line = f"| {form} | {rows:,} | {drawn:,} | {seconds:.1f} | {each:.1f} | {peak:,.0f} |"
+            print(f"{line} {above:,.0f} |", flush=True)
+
+
+def write_data(folder: str, form: str, rows: int) -> str:
+    """The path of a file of so many rows, or of one of two."""
+    rng, words = random.Random(1), [f"word{i}" for i in range(5000)]
+    with open(os.path.join(folder, "train.en-it.en"), "w") as en:
+        with open(os.path.join(folder, "train.en-it.it"), "w") as it:
+            for n in range(rows):
+                text = " ".join(rng.choices(words, k=6))
+                en.write(f"open the file {n} {text}\n")
+                it.write(f"apri il file {n} {text[::-1]}\n")
+    if form == "paired":
+        return en.name
+    path = os.path.join(folder, f"train.{form}")
+    with open(path, "w") as out, open(en.name) as sources, open(it.name) as targets:
+        out.write({"tsv": "en\tit\n", "json": "[", "jsonl": ""}[form])
+        for n, (source, target) in enumerate(zip(sources, targets, strict=True)):
+            source, target = source.strip(), target.strip()
+            record = json.dumps({"translation": {"en": source, "it": target}})
+            comma = ", " if n else ""
+            out.write(
+                {"tsv": f"{source}\t{target}\n", "json": comma + record}.get(form, record + "\n")
+            )
+        out.write("]" if form == "json" else "")
+    return path
+
+
+def measure(path: str, pairs: int) -> tuple[float, float, float, int]:
+    """(seconds, peak MB, of them above what the imports need, samples drawn) of reading a file."""
+    code = READ.format(root=ROOT, path=path, pairs=pairs)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+if __name__ == "__main__":
+    main()
