@@ -12,6 +12,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor, init_device_mesh
 from tqdm import tqdm
 
+from plumbing.errors import plain, require
+
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
@@ -84,3 +86,12 @@ def gather_from_processes(value: object) -> list:
     if WORLD > 1:
         dist.all_gather_object(values, value)
     return values
+
+
+def require_agreement(what: str, value: object) -> None:
+    """Raise InputError, in every process, unless all of them have the same value: a node has other
+    files than the first one. They would train on different things, or wait for each other."""
+    first, *values = map(str, gather_from_processes(value))
+    for rank, other in enumerate(values, start=1):
+        found = f"process {rank} has {plain(other, 200)}, process 0 has {plain(first, 200)}"
+        require(other == first, f"{what}: {found}; expected the same files on every node")

@@ -9,7 +9,7 @@ import zlib
 import torch
 
 from plumbing.corpora import Corpus
-from plumbing.distributed import WORLD
+from plumbing.distributed import WORLD, require_agreement
 from plumbing.drawing import Checksum, Drawn
 from plumbing.errors import plain, require
 from plumbing.files import ROOT, read_json
@@ -44,8 +44,8 @@ def tuned_directions(folders: list[str]) -> list[tuple[str, str]]:
 
 def provenance(settings: dict, start: int, corpus: Corpus, dev: Corpus | None) -> dict:
     """What a run is made of: settings, directions, checksums of their data and of the model that it
-    starts from, versions."""
-    return json.loads(json.dumps(settings)) | {
+    starts from, versions. Raises InputError where a node has other data or another model."""
+    record = json.loads(json.dumps(settings)) | {
         "start_crc32": start,
         "supervised": ["-".join(direction) for direction in corpus],
         "data_crc32": corpus_checksums(corpus),
@@ -57,6 +57,9 @@ def provenance(settings: dict, start: int, corpus: Corpus, dev: Corpus | None) -
             "git": git_commit(),
         },
     }
+    for name in ("start_crc32", "data_crc32", "dev_crc32"):
+        require_agreement(name, record[name])
+    return record
 
 
 def corpus_checksums(corpus: Corpus) -> dict[str, int]:

@@ -4,6 +4,7 @@ import itertools
 import os
 
 from plumbing.corpora import Corpus
+from plumbing.distributed import require_agreement
 from plumbing.errors import InputError, require
 from plumbing.files import NEW, read_json, write_json, write_lines
 from plumbing.removal import publish_folder, remove_made
@@ -11,10 +12,12 @@ from plumbing.removal import publish_folder, remove_made
 
 class Results:
     """The place of an evaluation's files: ckpt/eval-SPLIT, or eval-SPLIT-2 where another test set
-    has that name. data_crc32: of the test set. Raises InputError where nothing can be written."""
+    has that name. data_crc32: of the test set, which is the same on every node. Raises InputError
+    where it is not, or where nothing can be written."""
 
     def __init__(self, ckpt: str, split: str, data_crc32: int):
         self.ckpt, self.split, self.data_crc32 = ckpt, split, data_crc32
+        require_agreement("data_crc32", data_crc32)
         require(os.access(ckpt, os.W_OK), f"{ckpt} cannot be written to; copy it, or change that")
         self.identity = identity(ckpt)
 

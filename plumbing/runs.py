@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 
 from safetensors import SafetensorError
 
-from plumbing.distributed import RANK
+from plumbing.distributed import RANK, require_agreement
 from plumbing.errors import InputError, require
 from plumbing.files import NEW, read_json, write_json
 from plumbing.lock import locked
@@ -101,9 +101,11 @@ class Run:
 
     def is_finished(self, record: dict) -> bool:
         """Whether OUT has its name, and no newer run is on its way. Raises InputError where that
-        run has another record."""
+        run has another record, and where another node has another folder of that name."""
         begun = os.path.exists(os.path.join(self.partial, SETTINGS))
-        if not os.path.exists(self.out) or begun or self.checkpoints():
+        names = [os.path.basename(path) for path in self.checkpoints()]
+        require_agreement(f"--resume: {self.out}", [os.path.exists(self.out), begun, *names])
+        if not os.path.exists(self.out) or begun or names:
             return False
         refuse_changes(self.out, read_json(os.path.join(self.out, SETTINGS)), record)
         return True

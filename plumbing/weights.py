@@ -152,7 +152,8 @@ def write_tensors(
 ) -> None:
     """Write {name: tensor} as safetensors with checksums, with an index if there are several files.
     All processes gather, the first one writes; memory holds one file's tensors."""
-    os.makedirs(folder, exist_ok=True)
+    if RANK == 0:  # the disk of another node may be another one
+        os.makedirs(folder, exist_ok=True)
     parts, weight_map = split_by_size(tensors, limit), {}
     for i, part in enumerate(parts, start=1):
         number = f"-{i:05}-of-{len(parts):05}" if len(parts) > 1 else ""

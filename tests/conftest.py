@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -64,6 +65,31 @@ def script(name, *args, cwd=ROOT, processes=1, **how):
     return subprocess.run(
         [*map(str, command)], cwd=cwd, capture_output=True, text=True, timeout=300, **how
     )
+
+
+def nodes(name, *args, places):
+    """A script on as many nodes as there are places, their working directories: a torchrun each on
+    this machine, with one process. The results by node."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    meet = ["--nnodes", len(places), "--nproc-per-node", 1, "--master-addr", "127.0.0.1"]
+    meet += ["--rdzv-backend", "static", "--master-port", port]
+    running = []
+    for rank, place in enumerate(places):
+        command = [sys.executable, "-m", "torch.distributed.run", *meet, "--node-rank", rank]
+        command = [*map(str, command), os.path.join(ROOT, name), *map(str, args)]
+        pipe = subprocess.PIPE
+        running.append(subprocess.Popen(command, cwd=place, stdout=pipe, stderr=pipe, text=True))
+    try:
+        said = [process.communicate(timeout=300) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    return [
+        subprocess.CompletedProcess(process.args, process.returncode, *texts)
+        for process, texts in zip(running, said, strict=True)
+    ]
 
 
 def log(run, name="log.jsonl"):

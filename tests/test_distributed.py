@@ -1,12 +1,13 @@
 """One global batch, however it is split: over micro-batches, and over processes of torchrun."""
 
 import json
+import os
 import random
 import shutil
 
 import pytest
 import torch
-from conftest import BASE, ROOT, RUN, TSV, log, same, script, tiny, tuning_set
+from conftest import BASE, ROOT, RUN, TSV, log, nodes, same, script, tiny, tuning_set
 from safetensors.torch import load_file
 
 import loss
@@ -170,19 +171,101 @@ def test_processes_under_torchrun_take_the_same_steps_as_one(place, case):
         assert result.stdout.count("saved") == 1  # the first process speaks for all
         name = "adapter_model" if "LoRA" in case else "model"
         found[processes] = first_gradient(run), log(run), load_file(run / f"{name}.safetensors")
-    gradients, rows, weights = found[1]
-    assert max(g.abs().max() for g in gradients.values()) > 1e-3
     for processes in counts[1:]:
-        theirs = found[processes]
-        assert gradients.keys() == theirs[0].keys() and weights.keys() == theirs[2].keys()
-        assert max((gradients[n] - theirs[0][n]).abs().max() for n in gradients) < 1e-6
-        for mine, other in zip(rows, theirs[1], strict=True):
-            assert mine.keys() == other.keys()
-            assert all(mine[k] == (other[k] and pytest.approx(other[k], rel=1e-4)) for k in mine), (
-                mine,
-                other,
-            )
-        assert all(torch.allclose(weights[n], theirs[2][n], atol=1e-3) for n in weights)
+        assert_same_steps(found[1], found[processes])
+
+
+def assert_same_steps(one, other):
+    """Two runs, each its first gradient, log and weights, are one but for rounding."""
+    gradients, rows, weights = one
+    assert max(g.abs().max() for g in gradients.values()) > 1e-3
+    assert gradients.keys() == other[0].keys() and weights.keys() == other[2].keys()
+    assert max((gradients[n] - other[0][n]).abs().max() for n in gradients) < 1e-6
+    for mine, theirs in zip(rows, other[1], strict=True):
+        assert mine.keys() == theirs.keys()
+        assert all(mine[k] == (theirs[k] and pytest.approx(theirs[k], rel=1e-4)) for k in mine), (
+            mine,
+            theirs,
+        )
+    assert all(torch.allclose(weights[n], other[2][n], atol=1e-3) for n in weights)
+
+
+def node_run(out, *args):
+    few = ["--model", "model", "--data", "train.tsv", "--pairs", 6, "--batch-size", 14, "--steps"]
+    few += [
+        3,
+        "--save-every",
+        1,
+        "--keep",
+        9,
+        "--lora-rank",
+        4,
+        "--lora-alpha",
+        8,
+        "--lr",
+        0.001,
+        "--clip",
+        0,
+    ]
+    return [*few, "--device", "cpu", "--micro-batch-tokens", 700, "--out", out, *args]
+
+
+def outcome(run):
+    return first_gradient(run), log(run), load_file(run / "adapter_model.safetensors")
+
+
+def folder_of(place, *names):
+    return {str(path.relative_to(place)) for name in names for path in (place / name).rglob("*")}
+
+
+def test_two_nodes_with_a_shared_folder_are_as_one_process(place):
+    """Two agents of torchrun, which know of each other by an address and a port; the first node's
+    process writes, and both go on from what it wrote."""
+    result = script("train.py", *node_run("alone"), cwd=place)
+    assert result.returncode == 0, result.stderr
+    results = nodes("train.py", *node_run("two"), places=[place, place])
+    assert [result.returncode for result in results] == [0, 0], results[0].stderr
+    assert sum(result.stdout.count("saved two") for result in results) == 1
+    assert {path.replace("two", "alone") for path in folder_of(place, "two")} == folder_of(
+        place, "alone"
+    )
+    assert_same_steps(outcome(place / "alone"), outcome(place / "two"))
+    os.rename(place / "two", place / "again.partial")
+    shutil.rmtree(place / "again.partial" / "step-000002")
+    results = nodes("train.py", *node_run("again", "--resume"), places=[place, place])
+    assert [result.returncode for result in results] == [0, 0], results[0].stderr
+    assert "resuming from again.partial/step-000001" in results[0].stdout
+    assert_same_steps(outcome(place / "alone"), outcome(place / "again"))
+
+
+def test_a_node_with_a_disk_of_its_own_writes_nothing_and_cannot_resume_alone(place, tmp_path):
+    """Model and data may be copies; a run folder that one node does not see must not end in nodes
+    that wait for each other, nor other data in one run of both."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    for node in (first, second):
+        shutil.copytree(place / "model", node / "model")
+        shutil.copy(place / "train.tsv", node)
+    before = sorted(path.name for path in second.rglob("*"))
+    results = nodes("train.py", *node_run("run"), places=[first, second])
+    assert [result.returncode for result in results] == [0, 0], results[0].stderr
+    assert (first / "run" / "step-000002").is_dir()
+    assert sorted(path.name for path in second.rglob("*")) == before
+    os.rename(first / "run", first / "run.partial")
+    shutil.rmtree(first / "run.partial" / "step-000002")
+    results = nodes("train.py", *node_run("run", "--resume"), places=[first, second])
+    said = "error: --resume: run: process 1 has [False, False], process 0 has [False, True, "
+    assert (
+        said in results[0].stderr and "expected the same files on every node" in results[0].stderr
+    )
+    assert 0 not in [result.returncode for result in results]
+    (second / "train.tsv").write_text(RAGGED.replace("open file 3 ", "open file three "))
+    results = nodes("train.py", *node_run("other"), places=[first, second])
+    assert "error: data_crc32: process 1 has {'en-it': " in results[0].stderr
+    assert 0 not in [result.returncode for result in results]
+    few = ["--ckpt", "model", "--data", "train.tsv", "--device", "cpu"]
+    results = nodes("evaluate.py", *few, places=[first, second])
+    assert "error: data_crc32: process 1 has " in results[0].stderr
+    assert 0 not in [result.returncode for result in results]
 
 
 def evaluated(place, data, processes, directions):
