@@ -13,21 +13,30 @@ import math
 import os
 import random
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 import torch
 
 import loss
-from data import CONFLICTS, REDUCTIONS, TEMPLATES, Batch, Prompter, TuningSet, micro_batches
+from data import (
+    CONFLICTS,
+    REDUCTIONS,
+    TEMPLATES,
+    Batch,
+    Prompter,
+    TuningSet,
+    TwinPair,
+    micro_batches,
+)
 from model import LlamaForCausalLM, add_lora, build_model, merge_lora, save_model
-from plumbing import cli, distributed
+from plumbing import cli, distributed, planning
 from plumbing.adapters import LoraSettings, read_adapter
 from plumbing.cli import by_stage, option
 from plumbing.corpora import Corpus, read_corpus
 from plumbing.distributed import RANK, WORLD, progress_bar
 from plumbing.errors import require
-from plumbing.folders import fingerprint
+from plumbing.folders import ModelFolder, fingerprint
 from plumbing.meters import SpeedMeter, brief, trained_parameters
 from plumbing.optimizer import Optimizer, learning_rate
 from plumbing.progress import Checkpoint, Progress
@@ -79,9 +88,16 @@ class Settings(cli.RunSettings):
         made = f"{self.init}-merged" if self.merge else f"runs/stage{self.stage}"
         self.out = os.path.normpath(self.out or made)
         self.model = self.model or ("" if self.init else "demo/base")
+        if self.gpu and self.dtype == "auto":
+            self.dtype = "bf16"  # wherever the plan is made
         require(self.dev or not self.best, "--best needs --dev")
         require(self.save_every or not self.dev, "--dev needs --save-every")
         require(self.steps or self.epochs or self.merge, "--epochs 0 without --steps: no training")
+
+    @property
+    def weight_of_ul(self) -> float:
+        """Eq. 3's alpha."""
+        return self.alpha if self.stage == 2 else 0.0
 
 
 def loss_sums(model: LlamaForCausalLM, batch: Batch, device: str, dtype: str) -> tuple:
@@ -183,6 +199,11 @@ def measure_dev(model: LlamaForCausalLM, dev: Dev, tokenizer: Tokenizer, s: Sett
     return {"dev_mle": mle_sum / mle_weight, "dev_otr": otr}
 
 
+def lora_settings(s: Settings) -> LoraSettings:
+    targets = s.lora_targets.split(",")
+    return LoraSettings(s.lora_rank, s.lora_alpha, targets, s.lora_dropout)
+
+
 def prepare(s: Settings, checkpoint: Checkpoint | None = None):
     """(the model, its trainable parameters chosen; its tokenizer) of a checkpoint, of --init or of
     --model. Raises InputError."""
@@ -202,9 +223,8 @@ def prepare(s: Settings, checkpoint: Checkpoint | None = None):
     torch.manual_seed(s.seed)
     device, dtype = ("cpu", None) if s.merge else (s.device, cli.DTYPES[s.dtype])
     if not s.full and not model.lora:
-        targets = s.lora_targets.split(",")
         with torch.device(device):
-            add_lora(model, LoraSettings(s.lora_rank, s.lora_alpha, targets, s.lora_dropout))
+            add_lora(model, lora_settings(s))
     if WORLD > 1 and not s.merge:
         distributed.shard([*model.model.layers, model], device)
     weights_dtype = torch.float32 if s.full else dtype  # fp32 master weights
@@ -224,6 +244,18 @@ def merge(s: Settings, run: Run) -> None:
     run.publish()
 
 
+def count_visits(s: Settings, tuning_set: TuningSet) -> int:
+    """How many samples a run visits, each as often as it comes."""
+    return s.steps * s.batch_size if s.steps else math.ceil(s.epochs * len(tuning_set.samples))
+
+
+def pairs_of_step(tuning_set: TuningSet, step: int, visits: int, s: Settings) -> list[TwinPair]:
+    """A step's samples with their twins; neither stage 1 nor the control has any."""
+    samples = tuning_set.of_step(step, s.batch_size, visits, s.seed)
+    conflict = s.conflict if s.weight_of_ul else None
+    return tuning_set.with_twins(samples, conflict, random.Random(f"{s.seed} twins {step}"))
+
+
 def train(s: Settings, run: Run) -> None:
     """A run of either stage: read, begin or go on, take the steps, finish."""
     corpus, _ = read_corpus(s.data, s.directions, None, s.skip_unknown, pairs=s.pairs, seed=s.seed)
@@ -237,10 +269,8 @@ def train(s: Settings, run: Run) -> None:
     prompter = Prompter(tokenizer, s.template)
     tuning_set = TuningSet(corpus, prompter, s.max_length, s.pairs, s.seed)
     dev = prepare_dev(model, dev_corpus, prompter, s) if s.dev else None
-    visits = s.steps * s.batch_size if s.steps else math.ceil(s.epochs * len(tuning_set.samples))
+    visits = count_visits(s, tuning_set)
     steps = math.ceil(visits / s.batch_size)
-    alpha = s.alpha if s.stage == 2 else 0.0
-    conflict = s.conflict if alpha else None  # neither stage 1 nor the control has twins
     ids = [encoded[1:] for encoded in tuning_set.samples]  # of another tokenizer they are others
     made_of = model.lora, model.files.crc32, checksum(ids)
     progress = Progress.resume(checkpoint, *made_of, s.best)
@@ -260,10 +290,9 @@ def train(s: Settings, run: Run) -> None:
         torch.manual_seed(random.Random(f"{s.seed} dropout {step} {RANK}").getrandbits(63))
         rate = learning_rate(progress.updates, steps, s.lr, s.warmup)
         optimizer.set_rate(rate)
-        samples = tuning_set.of_step(step, s.batch_size, visits, s.seed)
-        pairs = tuning_set.with_twins(samples, conflict, random.Random(f"{s.seed} twins {step}"))
+        pairs = pairs_of_step(tuning_set, step, visits, s)
         shares = micro_batches(pairs, s.micro_batch_tokens, s.loss_reduction, WORLD)
-        result = train_step(model, shares, optimizer, s, alpha)
+        result = train_step(model, shares, optimizer, s, s.weight_of_ul)
         if result.exploded:
             raise run.explosion(progress, *result.describe(), s.lr)
 
@@ -284,6 +313,39 @@ def train(s: Settings, run: Run) -> None:
     run.finish(progress, s.best)
 
 
+def plan(s: Settings) -> None:
+    """Print what a run would need: from config.json, the tokenizer and the data, without weights.
+    Raises InputError."""
+    start = s.init if os.path.isdir(s.init) else s.model or "demo/base"  # stage 1 need not be there
+    folder = ModelFolder(start, s.model)
+    tokenizer = planning.tokenizer_of([folder.folder, folder.source], folder.config)
+    corpus, _ = read_corpus(s.data, s.directions, None, s.skip_unknown, pairs=s.pairs, seed=s.seed)
+    tuning_set = TuningSet(corpus, Prompter(tokenizer, s.template), s.max_length, s.pairs, s.seed)
+    visits = count_visits(s, tuning_set)
+    steps = math.ceil(visits / s.batch_size)
+    looked_at = [pairs_of_step(tuning_set, step, visits, s) for step in range(min(steps, 5))]
+
+    def make_model(layers: int) -> LlamaForCausalLM:
+        with planning.default_dtype(torch.float32 if s.full else cli.DTYPES[s.dtype]):
+            model = LlamaForCausalLM(replace(folder.config, num_hidden_layers=layers))
+        if not s.full:
+            add_lora(model, folder.lora or lora_settings(s))
+        return model.train()
+
+    def make_batches(tokens: int, gpus: int) -> list[list[Batch]]:
+        """Of every step that is looked at; without those of idle processes."""
+        steps = [micro_batches(pairs, tokens, world=gpus) for pairs in looked_at]
+        return [[b for share in shares for b in share if b.samples] for shares in steps]
+
+    def find_loss(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
+        mle_sum, ul_sum = loss_sums(model, batch, "cpu", s.dtype)
+        return loss.language_aware(mle_sum, 1, ul_sum, 1, s.weight_of_ul)
+
+    planner = planning.Planner(make_model, make_batches, find_loss, folder.config.num_hidden_layers)
+    print(f"plan of stage {s.stage}: {start} -> {s.out}, {'full' if s.full else 'LoRA'}, {s.dtype}")
+    print(planner.report(s, steps, len(tuning_set.samples)))
+
+
 def describe(s: Settings, model: LlamaForCausalLM, tuning_set: TuningSet, steps: int) -> str:
     """What a run is, for its first lines."""
     twins = f"twins with alpha {s.alpha:g}, --conflict {s.conflict}"
@@ -297,6 +359,9 @@ def describe(s: Settings, model: LlamaForCausalLM, tuning_set: TuningSet, steps:
 
 def main(s: Settings) -> None:
     """What the flags ask for: a run of either stage, or a merged model."""
+    if s.plan:
+        s.template = s.template or read_setting(s.init, "template", "alpaca")
+        return plan(s)
     made = "make it with `python train.py --stage 1`, or choose --init"
     require(os.path.isdir(s.init or "."), f"{s.init}: no such run; {made}")
     run = Run(s.out, s.keep)

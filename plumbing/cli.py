@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from plumbing import interrupts, streams
 from plumbing.distributed import RANK, end_process, join_processes, leave_processes
 from plumbing.errors import InputError, plain, require
+from plumbing.meters import PEAK
 
 BOUNDS = ("least", "most")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -68,6 +69,12 @@ class RunSettings(DeviceSettings):
     )
     recompute: bool = option(
         False, "activation checkpointing: less memory, about a third more time"
+    )
+    plan: bool = option(False, "no training: print memory, FLOPs and time that it would take")
+    gpus: int = option(1, "of --plan: how many share the work", least=1, most=100_000)
+    gpu: str = option("", "of --plan: which", choices=list(PEAK))
+    mfu: float = option(
+        0.35, "of --plan: the share of its peak that is reached", least=0.01, most=1
     )
 
 

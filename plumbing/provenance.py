@@ -17,7 +17,7 @@ from plumbing.files import ROOT, read_json
 SETTINGS = "settings.json"
 # What may be another when a run is gone on with ...
 MAY_CHANGE = {"resume", "save_every", "keep", "device", "recompute", "micro_batch_tokens"}
-MAY_CHANGE |= {"lr", "dtype", "versions"}
+MAY_CHANGE |= {"lr", "dtype", "versions", "plan", "gpus", "gpu", "mfu"}
 # ... and where things lie: what lies there is compared.
 MAY_CHANGE |= {"out", "model", "init", "data", "dev"}
 

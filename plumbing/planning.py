@@ -1,0 +1,245 @@
+"""What a run will need, before it begins: bytes, FLOPs and time, from shapes alone.
+
+The network, a micro-batch and the backward pass are those of the run, but their tensors have no
+memory (PyTorch's FakeTensorMode), so a 70B model is planned on a laptop. What they would hold is
+counted while the pass goes on, and so are the FLOPs (PyTorch's FlopCounterMode).
+"""
+
+import os
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from plumbing.files import ROOT
+from plumbing.folders import Config
+from plumbing.layout import Layout
+from plumbing.meters import PEAK
+from plumbing.tokenizer import Tokenizer
+
+# Bytes of memory of GPUs, by the names of PEAK.
+MEMORY = {"H100 PCIe": 80e9, "H100": 80e9, "H200": 141e9, "A100": 80e9, "L40S": 48e9, "4090": 24e9}
+SPARE = 0.06  # of a GPU's memory: CUDA itself, kernels' workspaces, what the allocator cannot use
+
+
+class LiveBytes(TorchDispatchMode):
+    """While it is on: the bytes of tensors that are made and still held, and their peak."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self.storages = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self.hold(leaf.untyped_storage())
+        return out
+
+    def hold(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self.storages:
+            self.storages[key] = weakref.ref(storage, lambda _: self.release(key, size))
+            self.now += size
+            self.peak = max(self.peak, self.now)
+
+    def release(self, key: int, size: int) -> None:
+        del self.storages[key]
+        self.now -= size
+
+
+@dataclass
+class Plan:
+    """What one of some GPUs holds at most, in bytes, and what is computed. All of it is linear in
+    the number of layers."""
+
+    parameters: float  # numbers in the whole network
+    trained: float
+    weights: float  # this GPU's part, and what FSDP2 gathers of the others' at a time
+    gradients: float
+    moments: float
+    activations: float  # with what backward makes besides, at its worst moment
+    flops: float  # of the micro-batch that was tried
+
+    @property
+    def total(self) -> float:
+        return self.weights + self.gradients + self.moments + self.activations
+
+    @property
+    def memory(self) -> str:
+        names = ("weights", "gradients", "moments", "activations")
+        parts = ", ".join(f"{name} {gib(getattr(self, name))}" for name in names)
+        return f"{parts}: {gib(self.total)}"
+
+    def with_layers(self, other: "Plan", layers: int) -> "Plan":
+        """That of a network of so many layers; this one is of 2, the other one of 3."""
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return Plan(*(two + (three - two) * (layers - 2) for two, three in pairs))
+
+
+def measure(make_model: Callable, find_loss: Callable, layers: int, gpus: int) -> tuple:
+    """(Plan, Plan with --recompute) of make_model(layers), split over so many GPUs, for a micro-
+    batch whose loss find_loss(model) is."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = make_model(2)
+        two, forward_of_two = try_small(model, find_loss, gpus)
+        three, forward_of_three = try_small(make_model(3), find_loss, gpus)
+    plan = two.with_layers(three, layers)
+    table = model.model.embed_tokens.weight
+    kept = model.computed * table.shape[1] * table.element_size()  # of each block its input
+    block = three.activations - two.activations
+    rest = two.activations - 2 * block  # the loss and its gradient
+    # All of the one block that goes backward, and its gradients, measured as half of that.
+    recompute = rest + 1.5 * block + layers * kept
+    again = (forward_of_three - forward_of_two) * layers
+    return plan, replace(
+        plan, activations=min(recompute, plan.activations), flops=plan.flops + again
+    )
+
+
+def try_small(model: nn.Module, find_loss: Callable, gpus: int) -> tuple[Plan, int]:
+    """(the Plan of a model of so few layers that it is tried, FLOPs of its forward pass)."""
+    find_loss(model).backward()  # so that gradients are there, as from the second micro-batch on
+    with FlopCounterMode(display=False) as counter, LiveBytes() as live:
+        loss = find_loss(model)
+        forward = counter.get_total_flops()
+        loss.backward()
+    parameters = list(model.parameters())
+    trained = sum(p.nbytes for p in parameters if p.requires_grad)
+    held, gathered = sum(p.nbytes for p in parameters), 0
+    if gpus > 1:  # a block and the next one; and what is in none: table, last norm, head
+        blocks = [sum(p.nbytes for p in block.parameters()) for block in model.model.layers]
+        gathered = 2 * blocks[0] + held - sum(blocks)
+    plan = Plan(
+        parameters=sum(p.numel() for p in parameters),
+        trained=sum(p.numel() for p in parameters if p.requires_grad),
+        weights=held / gpus + gathered,
+        gradients=trained / gpus,
+        moments=2 * trained / gpus,
+        activations=live.peak,
+        flops=counter.get_total_flops(),
+    )
+    return plan, forward
+
+
+class Work(NamedTuple):
+    """What a step computes, on average over those that are looked at."""
+
+    tokens: float  # twins included
+    computed: float  # of these, what sequences share once
+    largest: object  # the micro-batch of most computed tokens
+    tried: int  # how many these are
+
+
+class Planner:
+    """Tries what a run would do. make_model(layers); make_batches(tokens of a micro-batch, GPUs):
+    the micro-batches of some steps; find_loss(model, batch): that of one."""
+
+    def __init__(
+        self, make_model: Callable, make_batches: Callable, find_loss: Callable, layers: int
+    ):
+        self.make_model, self.make_batches = make_model, make_batches
+        self.find_loss, self.layers = find_loss, layers
+
+    def work(self, tokens: int, gpus: int) -> Work:
+        steps = self.make_batches(tokens, gpus)
+        batches = [batch for step in steps for batch in step]
+        computed = [len(Layout(batch.ids, batch.lengths).ids) for batch in batches]
+        tried = max(computed)
+        largest = batches[computed.index(tried)]
+        whole = sum(len(batch.ids) for batch in batches)
+        return Work(whole / len(steps), sum(computed) / len(steps), largest, tried)
+
+    def try_out(self, tokens: int, recompute: bool, gpus: int) -> tuple[Plan, Work]:
+        """The Plan of micro-batches of so many tokens, on so many GPUs."""
+        work = self.work(tokens, gpus)
+
+        def find_loss(model: nn.Module) -> Tensor:
+            return self.find_loss(model, work.largest)
+
+        plans = measure(self.make_model, find_loss, self.layers, gpus)
+        return plans[recompute], work
+
+    def report(self, s: object, steps: int, samples: int) -> str:
+        """The plan as text. s: the settings micro_batch_tokens, recompute, gpus, gpu and mfu."""
+        plan, work = self.try_out(s.micro_batch_tokens, s.recompute, s.gpus)
+        step = plan.flops * work.computed / work.tried
+        lines = [
+            f"parameters   {plan.parameters:,.0f}, of them trained {plan.trained:,.0f}",
+            f"data         {samples:,} samples, {steps:,} steps of {work.tokens:,.0f} tokens, of "
+            f"which {work.computed:,.0f} are computed, the others shared",
+            f"memory, GiB  {plan.memory} on each of {s.gpus}; the process and its libraries "
+            "come on top",
+            f"work         {step:.3g} FLOPs a step, {step * steps:.3g} the run",
+        ]
+        if s.gpu:
+            seconds = step * steps / (PEAK[s.gpu] * s.mfu * s.gpus)
+            lines.append(
+                f"time         {duration(seconds)} on {s.gpus} {s.gpu} at {s.mfu:.0%} of "
+                f"{PEAK[s.gpu] / 1e12:.0f} TFLOP/s, {work.tokens * steps / seconds:,.0f} tokens/s; "
+                "loading and saving come on top"
+            )
+            room = MEMORY[s.gpu] * (1 - SPARE)
+            answer = f"yes, in the {gib(room)} GiB that a {s.gpu} has to spare"
+            if plan.total > room:
+                answer = f"no, a {s.gpu} has {gib(room)} GiB to spare; {self.advise(s, room)}"
+            lines.append(f"fits         {answer}")
+        return "\n".join(lines)
+
+    def advise(self, s: object, room: float) -> str:
+        """What would make it fit into so many bytes."""
+        tokens, gpus = s.micro_batch_tokens, s.gpus
+        choices = [("--recompute", tokens, True, gpus)]
+        choices += [
+            (f"--recompute --micro-batch-tokens {tokens // by}", tokens // by, True, gpus)
+            for by in (4, 16)
+            if tokens // by
+        ]
+        choices += [
+            (f"--recompute on {gpus * by} GPUs", tokens, True, gpus * by) for by in (2, 4, 8, 16)
+        ]
+        for name, *changed in choices:
+            plan, _ = self.try_out(*changed)
+            if plan.total <= room:
+                return f"would fit: {name} ({gib(plan.total)} GiB)"
+        return f"nor with {name} ({gib(plan.total)} GiB): take LoRA, or a smaller model"
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """What is made meanwhile has this dtype."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def tokenizer_of(folders: list[str], config: Config) -> Tokenizer:
+    """That of the first folder that has one, or the demo's, said aloud. Raises InputError."""
+    demo = os.path.join(ROOT, "demo", "base")
+    tokenizer = Tokenizer([*folders, demo], config)
+    if os.path.samefile(tokenizer.folder, demo) and demo not in map(os.path.abspath, folders):
+        print(f"{folders[0]} has no tokenizer: tokens are those of the demo's, somewhat too many")
+    return tokenizer
+
+
+def gib(size: float) -> str:
+    return f"{size / 2**30:.2f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
