@@ -262,7 +262,8 @@ def report(lines: list[dict], peaks: dict[str, float], repeats: int) -> str:
 
 Ours / theirs; the ratio is their seconds over ours. Seconds: medians of {repeats} steps in turn, of
 an epoch against the Trainer. Tokens: a median step's, twins included. FLOPs: the model's, 4 a token
-and frozen weight, the head's for response tokens alone, the same for both. Memory: by how much a
+and frozen weight, the head's for response tokens alone, the same for both: what ours computes once
+counts for every sequence that begins so, hence its 100 % and more. Memory: by how much a
 process of one side alone grows in two steps. "In n": the fastest of their micro-batches."""
 
 

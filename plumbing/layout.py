@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LONG = 8192  # tokens; the mask of longer sequences takes more memory than sharing saves
+
 
 class Ragged:
     """B rows of tokens: end to end [T, ...], or as a rectangle [B, n, ...] with padding on the
@@ -53,7 +55,8 @@ class Layout:
 
     def __init__(self, ids: Tensor, lengths: list[int], device=None, window=None, share=True):
         """ids [T]: the tokens of B sequences of these lengths. window: the sliding window's width.
-        share: whether to look for what they have in common."""
+        share: whether to look for what they have in common, unless one is LONG."""
+        share = share and max(lengths) <= LONG
         nodes, place, own, depth = {}, [], [], []
         tokens = iter(ids.tolist())
         for number, length in enumerate(lengths):

@@ -235,7 +235,7 @@ def tokenizer_of(folders: list[str], config: Config) -> Tokenizer:
 
 
 def gib(size: float) -> str:
-    return f"{size / 2**30:.2f}"
+    return f"{size / 2**30:.3g}"
 
 
 def duration(seconds: float) -> str:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import tiny
 
+import plumbing.layout as layout_file
 from model import add_lora
 from plumbing.adapters import LoraSettings
 from plumbing.layout import CachedLayout, Layout, Ragged
@@ -47,6 +48,12 @@ def test_every_token_finds_itself_at_its_position(seed, share):
     assert layout.expand(layout.position).tolist() == columns
     assert layout.pick(layout.ids, torch.tensor([0, len(flat) - 1])).tolist() == [flat[0], flat[-1]]
     assert share or len(layout.ids) == len(flat)
+
+
+def test_long_sequences_share_nothing_since_their_mask_would_not_fit(monkeypatch):
+    monkeypatch.setattr(layout_file, "LONG", 3)
+    assert laid([[5, 6, 7], [5, 6, 8]]).own == [3, 1]
+    assert laid([[5, 6, 7, 9], [5, 6, 8]]).own == [4, 3]
 
 
 def test_rows_are_padded_and_back():

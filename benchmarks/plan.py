@@ -1,0 +1,88 @@
+"""What `train.py --plan` says of memory, against what the same run then takes on this CPU.
+
+    python benchmarks/plan.py          # two minutes; writes its section of RESULTS.md
+    python benchmarks/plan.py --quick  # the demo alone, writes nothing
+
+Measured: by how much the peak of a process that takes two steps exceeds what it had when it had
+imported everything and read the data.
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import common
+from benchmarks.common import in_child
+from benchmarks.sides import Ours, make_model
+from benchmarks.train import SMOLLM
+from data import Prompter, TuningSet
+from plumbing import cli
+from plumbing.corpora import read_corpus
+from plumbing.errors import require
+from plumbing.folders import Config
+from plumbing.tokenizer import Tokenizer
+from train import Settings, count_visits, pairs_of_step, prepare
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = str(ROOT / "demo/data/train.tsv")
+SETTINGS = {
+    "demo, stage 1, batch 128": (common.DEMO, "--stage 1 --micro-batch-tokens 16384"),
+    "135M, LoRA 16": ("135M", "--lora-rank 16 --batch-size 64"),
+    "135M, full": ("135M", "--full --batch-size 32"),
+    "135M, full, recompute": ("135M", "--full --recompute --batch-size 32"),
+}
+
+
+def planned(model: str, flags: list[str]) -> float:
+    """GiB that `train.py --plan` prints."""
+    command = [sys.executable, str(ROOT / "train.py"), "--plan", "--model", model, *flags]
+    done = subprocess.run([*command, "--data", DATA], capture_output=True, text=True)
+    require(done.returncode == 0, f"train.py --plan failed: {done.stderr.strip()[-300:]}")
+    return float(re.search(r"activations \S+: (\S+) on each", done.stdout)[1])
+
+
+def measured(model: str, flags: list[str]) -> float:
+    """GiB by which a process grows in two steps of the same settings."""
+    s = cli.parse(Settings, ["--model", model, "--data", DATA, "--template", "alpaca", *flags])
+    corpus, _ = read_corpus(s.data, s.directions, pairs=s.pairs, seed=s.seed)
+    prompter = Prompter(Tokenizer([model], Config.load(model)), s.template)
+    tuning_set = TuningSet(corpus, prompter, s.max_length, s.pairs, s.seed)
+    before = common.resident("VmRSS")
+    network, _ = prepare(s)
+    ours = Ours(network, s, s.weight_of_ul)
+    for step in range(2):
+        ours.step(pairs_of_step(tuning_set, step, count_visits(s, tuning_set), s))
+    return (common.resident("VmHWM") - before) / 2**30
+
+
+def main() -> None:
+    quick = common.flags(__doc__, quick="the demo alone").parse_args().quick
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        small = f"{temporary}/135M"
+        if not quick:
+            in_child(make_model, small, SMOLLM)
+        for name, (model, flags) in list(SETTINGS.items())[: 1 if quick else None]:
+            folder = small if model == "135M" else model
+            plan = planned(folder, flags.split())
+            found = in_child(measured, folder, flags.split())
+            off = f"{100 * (plan / found - 1):+.0f} %"
+            rows.append({"setting": name, "planned GiB": plan, "measured GiB": found, "off": off})
+    text = f"""## Memory: `python benchmarks/plan.py`
+
+{in_child(common.machine)}
+
+{common.table(rows)}
+
+Planned: what `train.py --plan` prints. Measured: by how much a process grows in two steps."""
+    print(text)
+    if not quick:
+        common.write("plan", text)
+
+
+if __name__ == "__main__":
+    common.end(main)

@@ -1,0 +1,146 @@
+"""A plan is what the run then does: the same tensors, counted without memory."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import BASE, script
+
+import loss
+from model import LlamaForCausalLM, add_lora
+from plumbing import planning
+from plumbing.adapters import LoraSettings
+from plumbing.cli import DTYPES
+from plumbing.folders import Config
+from train import LINEARS, loss_sums
+
+CONFIG = Config(500, 64, 160, 5, 4, num_key_value_heads=2, tie_word_embeddings=True)
+
+
+@pytest.fixture
+def batch(tokenizer):
+    from data import EncodedSample, TwinPair, collate
+    from plumbing.corpora import Sample
+
+    sample = Sample(("en", "it"), "", "")
+    pairs = [
+        TwinPair(
+            EncodedSample(sample, [1, *range(5, 40), 50 + i], [60 + i] * (7 + i)),
+            EncodedSample(sample, [1, *range(5, 40), 150 + i], [60 + i] * (7 + i)),
+        )
+        for i in range(12)
+    ]
+    return collate(pairs)
+
+
+def maker(full, dtype):
+    def make_model(layers):
+        with planning.default_dtype(torch.float32 if full else DTYPES[dtype]):
+            model = LlamaForCausalLM(replace(CONFIG, num_hidden_layers=layers))
+        if not full:
+            add_lora(model, LoraSettings(8, 16.0, LINEARS.split(","), 0.0))
+        return model.train()
+
+    return make_model
+
+
+def loss_of(batch, dtype):
+    def find_loss(model):
+        mle_sum, ul_sum = loss_sums(model, batch, "cpu", dtype)
+        return loss.language_aware(mle_sum, 1, ul_sum, 1, 0.05)
+
+    return find_loss
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_bytes_and_parameters_are_those_of_a_real_pass(batch, full, dtype):
+    make_model, find_loss = maker(full, dtype), loss_of(batch, dtype)
+    plans = planning.measure(make_model, find_loss, 5, 1)
+    model = make_model(5)
+    for recompute, tolerance in [(False, 0.01), (True, 0.35)]:
+        model.recompute = recompute
+        find_loss(model).backward()
+        with planning.LiveBytes() as live:
+            find_loss(model).backward()
+        assert plans[recompute].activations == pytest.approx(live.peak, rel=tolerance)
+    parameters = list(model.parameters())
+    plan, trained = plans[0], [p for p in parameters if p.requires_grad]
+    assert plan.parameters == sum(p.numel() for p in parameters)
+    assert plan.trained == sum(p.numel() for p in trained)
+    assert plan.weights == sum(p.nbytes for p in parameters)
+    assert plan.moments == 2 * plan.gradients == 2 * sum(p.grad.nbytes for p in trained)
+    assert plans[1].activations < plan.activations and plans[1].flops > plan.flops
+
+
+def test_flops_are_those_that_the_layers_multiply(batch):
+    """LoRA: 2 forward and 2 for the gradient of the input, of every weight and token; of A and B
+    2 more for their own."""
+    plan, recompute = planning.measure(maker(False, "fp32"), loss_of(batch, "fp32"), 5, 1)
+    model = maker(False, "fp32")(5)
+    logits = model(batch.ids, batch.lengths, at=batch.at)
+    lora = sum(p.numel() for name, p in model.named_parameters() if "lora" in name)
+    body = sum(p.numel() for name, p in model.named_parameters() if "_proj.weight" in name)
+    head = 4 * model.lm_head.weight.numel() * len(logits)
+    expected = model.computed * (4 * body + 6 * lora) + head
+    assert expected < plan.flops < 1.2 * expected  # attention comes on top
+    assert recompute.flops == pytest.approx(plan.flops * 1.45, rel=0.1)
+
+
+def test_what_several_gpus_split_becomes_less_on_each(batch):
+    one, four = (
+        planning.measure(maker(True, "fp32"), loss_of(batch, "fp32"), 5, gpus)[0] for gpus in (1, 4)
+    )
+    assert four.moments == one.moments / 4 and four.gradients == one.gradients / 4
+    assert one.weights / 4 < four.weights
+
+
+def test_live_bytes_fall_when_tensors_go():
+    with planning.LiveBytes() as live:
+        a = torch.zeros(1000)
+        b = a + 1
+        view = b[:10]
+        del a, b
+        assert (live.now, live.peak) == (4000, 8000)  # the view holds all of b
+        del view
+        assert live.now == 0
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """A folder with a config.json, and nothing else."""
+    config = json.load(open(f"{BASE}/config.json"))
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 70}))
+    return tmp_path
+
+
+def plan_of(folder, *args):
+    rows = "en\tit\n" + "".join(f"Open file {i}\tApri il file {i}\n" for i in range(40))
+    (folder / "train.tsv").write_text(rows)
+    args = ["--plan", "--model", "bare", "--data", "train.tsv", *args]
+    return script("train.py", *args, cwd=folder)
+
+
+def test_a_configuration_and_data_are_enough_and_nothing_is_written(bare):
+    done = plan_of(bare, "--gpu", "H100", "--gpus", "2", "--stage", "2", "--alpha", "0.05")
+    assert done.returncode == 0, done.stderr
+    said = dict(line.split(None, 1) for line in done.stdout.splitlines() if line[:1] != " ")
+    assert said["parameters"].startswith("71,") and "tokens are those of the demo's" in done.stdout
+    assert {"memory,", "work", "time", "fits"} <= said.keys() and said["fits"].startswith("yes")
+    assert sorted(p.name for p in bare.iterdir()) == ["bare", "train.tsv"]
+
+
+def test_what_does_not_fit_is_said_with_what_would(bare):
+    config = json.load(open(bare / "bare" / "config.json"))
+    wide = {"hidden_size": 8192, "intermediate_size": 28672, "num_attention_heads": 64}
+    (bare / "bare" / "config.json").write_text(json.dumps(config | wide))
+    done = plan_of(bare, "--gpu", "4090", "--gpus", "8", "--full")
+    assert done.returncode == 0, done.stderr
+    assert "fits         no, a 4090 has 21.0" in done.stdout and "GPUs" in done.stdout
+
+
+def test_an_unknown_gpu_is_refused(bare):
+    done = plan_of(bare, "--gpu", "H1000")
+    assert done.returncode == 2 and "H1000" in done.stderr and "Traceback" not in done.stderr
