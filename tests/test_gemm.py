@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from plumbing.gemm import FEW, linear
 
 
-@pytest.mark.parametrize("rows", [1, 2, FEW, FEW + 1, 40])
+@pytest.mark.parametrize("rows", [1, 2, 8, 9, 15, 16, FEW, FEW + 1])
 @pytest.mark.parametrize("shape", [(7, 5), (512, 300)])
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
