@@ -9,7 +9,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 from typing import NamedTuple
 
 import torch
@@ -28,6 +28,7 @@ from plumbing.tokenizer import Tokenizer
 # Bytes of memory of GPUs, by the names of PEAK.
 MEMORY = {"H100 PCIe": 80e9, "H100": 80e9, "H200": 141e9, "A100": 80e9, "L40S": 48e9, "4090": 24e9}
 SPARE = 0.06  # of a GPU's memory: CUDA itself, kernels' workspaces, what the allocator cannot use
+SMALL = 3  # layers of a network that is tried; with fewer the peak may be at another moment
 
 
 class LiveBytes(TorchDispatchMode):
@@ -81,45 +82,37 @@ class Plan:
         return f"{parts}: {gib(self.total)}"
 
     def with_layers(self, other: "Plan", layers: int) -> "Plan":
-        """That of a network of so many layers; this one is of 2, the other one of 3."""
+        """That of a network of so many layers; this one has SMALL, the other one a layer more."""
         pairs = zip(astuple(self), astuple(other), strict=True)
-        return Plan(*(two + (three - two) * (layers - 2) for two, three in pairs))
+        return Plan(*(small + (larger - small) * (layers - SMALL) for small, larger in pairs))
 
 
-def measure(make_model: Callable, find_loss: Callable, layers: int, gpus: int) -> tuple:
-    """(Plan, Plan with --recompute) of make_model(layers), split over so many GPUs, for a micro-
+def measure(make_model: Callable, find_loss: Callable, layers: int, gpus: int) -> list[Plan]:
+    """[Plan, Plan with --recompute] of make_model(layers), split over so many GPUs, for a micro-
     batch whose loss find_loss(model) is."""
+    plans = []
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = make_model(2)
-        two, forward_of_two = try_small(model, find_loss, gpus)
-        three, forward_of_three = try_small(make_model(3), find_loss, gpus)
-    plan = two.with_layers(three, layers)
-    table = model.model.embed_tokens.weight
-    kept = model.computed * table.shape[1] * table.element_size()  # of each block its input
-    block = three.activations - two.activations
-    rest = two.activations - 2 * block  # the loss and its gradient
-    # All of the one block that goes backward, and its gradients, measured as half of that.
-    recompute = rest + 1.5 * block + layers * kept
-    again = (forward_of_three - forward_of_two) * layers
-    return plan, replace(
-        plan, activations=min(recompute, plan.activations), flops=plan.flops + again
-    )
+        small, larger = make_model(SMALL), make_model(SMALL + 1)
+        for recompute in (False, True):
+            small.recompute = larger.recompute = recompute
+            plan = try_small(small, find_loss, gpus)
+            plans.append(plan.with_layers(try_small(larger, find_loss, gpus), layers))
+    return plans
 
 
-def try_small(model: nn.Module, find_loss: Callable, gpus: int) -> tuple[Plan, int]:
-    """(the Plan of a model of so few layers that it is tried, FLOPs of its forward pass)."""
-    find_loss(model).backward()  # so that gradients are there, as from the second micro-batch on
-    with FlopCounterMode(display=False) as counter, LiveBytes() as live:
-        loss = find_loss(model)
-        forward = counter.get_total_flops()
-        loss.backward()
+def try_small(model: nn.Module, find_loss: Callable, gpus: int) -> Plan:
+    """The Plan of a model of so few layers that it is tried."""
+    with FlopCounterMode(display=False) as counter:  # which holds tensors of its own
+        find_loss(model).backward()
+    with LiveBytes() as live:  # gradients are there, as from the second micro-batch on
+        find_loss(model).backward()
     parameters = list(model.parameters())
     trained = sum(p.nbytes for p in parameters if p.requires_grad)
     held, gathered = sum(p.nbytes for p in parameters), 0
     if gpus > 1:  # a block and the next one; and what is in none: table, last norm, head
         blocks = [sum(p.nbytes for p in block.parameters()) for block in model.model.layers]
         gathered = 2 * blocks[0] + held - sum(blocks)
-    plan = Plan(
+    return Plan(
         parameters=sum(p.numel() for p in parameters),
         trained=sum(p.numel() for p in parameters if p.requires_grad),
         weights=held / gpus + gathered,
@@ -128,7 +121,6 @@ def try_small(model: nn.Module, find_loss: Callable, gpus: int) -> tuple[Plan, i
         activations=live.peak,
         flops=counter.get_total_flops(),
     )
-    return plan, forward
 
 
 class Work(NamedTuple):

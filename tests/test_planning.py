@@ -59,12 +59,12 @@ def test_bytes_and_parameters_are_those_of_a_real_pass(batch, full, dtype):
     make_model, find_loss = maker(full, dtype), loss_of(batch, dtype)
     plans = planning.measure(make_model, find_loss, 5, 1)
     model = make_model(5)
-    for recompute, tolerance in [(False, 0.01), (True, 0.35)]:
+    for recompute in (False, True):
         model.recompute = recompute
         find_loss(model).backward()
         with planning.LiveBytes() as live:
             find_loss(model).backward()
-        assert plans[recompute].activations == pytest.approx(live.peak, rel=tolerance)
+        assert plans[recompute].activations == pytest.approx(live.peak, rel=0.03)
     parameters = list(model.parameters())
     plan, trained = plans[0], [p for p in parameters if p.requires_grad]
     assert plan.parameters == sum(p.numel() for p in parameters)
@@ -76,15 +76,18 @@ def test_bytes_and_parameters_are_those_of_a_real_pass(batch, full, dtype):
 
 def test_flops_are_those_that_the_layers_multiply(batch):
     """LoRA: 2 forward and 2 for the gradient of the input, of every weight and token; of A and B
-    2 more for their own."""
+    2 more for their own. What nothing trains before, the first block's input, has no gradient."""
     plan, recompute = planning.measure(maker(False, "fp32"), loss_of(batch, "fp32"), 5, 1)
     model = maker(False, "fp32")(5)
     logits = model(batch.ids, batch.lengths, at=batch.at)
     lora = sum(p.numel() for name, p in model.named_parameters() if "lora" in name)
     body = sum(p.numel() for name, p in model.named_parameters() if "_proj.weight" in name)
     head = 4 * model.lm_head.weight.numel() * len(logits)
-    expected = model.computed * (4 * body + 6 * lora) + head
-    assert expected < plan.flops < 1.2 * expected  # attention comes on top
+    attention = model.model.layers[0].self_attn
+    first = [getattr(attention, f"{name}_proj") for name in "qkv"]
+    spared = sum(layer.weight.numel() + layer.lora_A.weight.numel() for layer in first)
+    expected = model.computed * (4 * body + 6 * lora - 2 * spared) + head
+    assert expected <= plan.flops < 1.2 * expected  # attention, where PyTorch counts it
     assert recompute.flops == pytest.approx(plan.flops * 1.45, rel=0.1)
 
 
@@ -127,7 +130,7 @@ def test_a_configuration_and_data_are_enough_and_nothing_is_written(bare):
     done = plan_of(bare, "--gpu", "H100", "--gpus", "2", "--stage", "2", "--alpha", "0.05")
     assert done.returncode == 0, done.stderr
     said = dict(line.split(None, 1) for line in done.stdout.splitlines() if line[:1] != " ")
-    assert said["parameters"].startswith("71,") and "tokens are those of the demo's" in done.stdout
+    assert said["parameters"].startswith("73,") and "tokens are those of the demo's" in done.stdout
     assert {"memory,", "work", "time", "fits"} <= said.keys() and said["fits"].startswith("yes")
     assert sorted(p.name for p in bare.iterdir()) == ["bare", "train.tsv"]
 
@@ -138,7 +141,7 @@ def test_what_does_not_fit_is_said_with_what_would(bare):
     (bare / "bare" / "config.json").write_text(json.dumps(config | wide))
     done = plan_of(bare, "--gpu", "4090", "--gpus", "8", "--full")
     assert done.returncode == 0, done.stderr
-    assert "fits         no, a 4090 has 21.0" in done.stdout and "GPUs" in done.stdout
+    assert "fits         no, a 4090 has 21 GiB" in done.stdout and "GPUs" in done.stdout
 
 
 def test_an_unknown_gpu_is_refused(bare):
