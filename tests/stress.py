@@ -51,6 +51,7 @@ def start(folder, out, args):
     return subprocess.Popen(
         [sys.executable, f"{ROOT}/train.py", *map(str, COMMON + args), "--resume", "--out", out],
         cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},  # as in a fork: sums are split by threads
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
