@@ -17,7 +17,7 @@ demo: .venv/run
 	$(PY) evaluate.py --ckpt demo/base runs/stage1 runs/control runs/stage2
 
 test: .venv/test
-	$(PY) -m pytest -q -rs tests
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2 --dist loadfile tests
 
 lint: .venv/test
 	.venv/bin/ruff format --check .
