@@ -87,24 +87,30 @@ class Plan:
         return Plan(*(small + (larger - small) * (layers - SMALL) for small, larger in pairs))
 
 
-def measure(make_model: Callable, find_loss: Callable, layers: int, gpus: int) -> list[Plan]:
+def measure(
+    make_model: Callable, find_loss: Callable, layers: int, gpus: int, alone: bool = False
+) -> list[Plan]:
     """[Plan, Plan with --recompute] of make_model(layers), split over so many GPUs, for a micro-
-    batch whose loss find_loss(model) is."""
+    batch whose loss find_loss(model) is. alone: a step has no other, so that gradients come while
+    activations go."""
     plans = []
     with FakeTensorMode(allow_non_fake_inputs=True):
         small, larger = make_model(SMALL), make_model(SMALL + 1)
         for recompute in (False, True):
             small.recompute = larger.recompute = recompute
-            plan = try_small(small, find_loss, gpus)
-            plans.append(plan.with_layers(try_small(larger, find_loss, gpus), layers))
+            plan = try_small(small, find_loss, gpus, alone)
+            other = try_small(larger, find_loss, gpus, alone)
+            plans.append(plan.with_layers(other, layers))
     return plans
 
 
-def try_small(model: nn.Module, find_loss: Callable, gpus: int) -> Plan:
+def try_small(model: nn.Module, find_loss: Callable, gpus: int, alone: bool) -> Plan:
     """The Plan of a model of so few layers that it is tried."""
     with FlopCounterMode(display=False) as counter:  # which holds tensors of its own
         find_loss(model).backward()
-    with LiveBytes() as live:  # gradients are there, as from the second micro-batch on
+    if alone:
+        model.zero_grad(set_to_none=True)
+    with LiveBytes() as live:  # else gradients are there, as from the second micro-batch on
         find_loss(model).backward()
     parameters = list(model.parameters())
     trained = sum(p.nbytes for p in parameters if p.requires_grad)
@@ -118,7 +124,7 @@ def try_small(model: nn.Module, find_loss: Callable, gpus: int) -> Plan:
         weights=held / gpus + gathered,
         gradients=trained / gpus,
         moments=2 * trained / gpus,
-        activations=live.peak,
+        activations=live.peak - (trained if alone else 0),
         flops=counter.get_total_flops(),
     )
 
@@ -130,6 +136,7 @@ class Work(NamedTuple):
     computed: float  # of these, what sequences share once
     largest: object  # the micro-batch of most computed tokens
     tried: int  # how many these are
+    alone: bool  # no process has two micro-batches a step
 
 
 class Planner:
@@ -149,7 +156,8 @@ class Planner:
         tried = max(computed)
         largest = batches[computed.index(tried)]
         whole = sum(len(batch.ids) for batch in batches)
-        return Work(whole / len(steps), sum(computed) / len(steps), largest, tried)
+        alone = max(map(len, steps)) <= gpus
+        return Work(whole / len(steps), sum(computed) / len(steps), largest, tried, alone)
 
     def try_out(self, tokens: int, recompute: bool, gpus: int) -> tuple[Plan, Work]:
         """The Plan of micro-batches of so many tokens, on so many GPUs."""
@@ -158,7 +166,7 @@ class Planner:
         def find_loss(model: nn.Module) -> Tensor:
             return self.find_loss(model, work.largest)
 
-        plans = measure(self.make_model, find_loss, self.layers, gpus)
+        plans = measure(self.make_model, find_loss, self.layers, gpus, work.alone)
         return plans[recompute], work
 
     def report(self, s: object, steps: int, samples: int) -> str:

@@ -58,10 +58,15 @@ def loss_of(batch, dtype):
 def test_bytes_and_parameters_are_those_of_a_real_pass(batch, full, dtype):
     make_model, find_loss = maker(full, dtype), loss_of(batch, dtype)
     plans = planning.measure(make_model, find_loss, 5, 1)
+    alone = planning.measure(make_model, find_loss, 5, 1, alone=True)
     model = make_model(5)
     for recompute in (False, True):
         model.recompute = recompute
-        find_loss(model).backward()
+        model.zero_grad()
+        with planning.LiveBytes() as live:
+            find_loss(model).backward()
+        of_both = alone[recompute].activations + alone[recompute].gradients
+        assert of_both == pytest.approx(live.peak, rel=0.03)
         with planning.LiveBytes() as live:
             find_loss(model).backward()
         assert plans[recompute].activations == pytest.approx(live.peak, rel=0.03)
