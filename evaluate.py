@@ -61,17 +61,17 @@ def greedy(
     decoder = model if isinstance(model, Decoder) else Decoder(model)
     logits = decoder.prefill(prompts, max_new_tokens)  # [B, V]
     outputs, rows = [[] for _ in prompts], list(range(len(prompts)))  # of whom a row is
-    for _ in range(max_new_tokens):
+    for left in reversed(range(max_new_tokens)):
         new = logits.argmax(-1).tolist()  # B ids
         for row in reversed(range(len(rows))):
-            if new[row] in ends:
+            if new[row] in ends:  # the last row, which has been looked at, takes its place
                 decoder.cache.move(len(rows) - 1, to=row)
                 rows[row], new[row] = rows[-1], new[-1]
                 del rows[-1], new[-1]
-        if not rows:
-            break
         for number, token in zip(rows, new, strict=True):
             outputs[number].append(token)
+        if not rows or not left:
+            break
         logits = decoder.step(new)  # [B, V]
     return outputs
 

@@ -3,7 +3,8 @@
 Module and attribute names are the checkpoint's tensor names (model.layers.0.self_attn.q_proj), so
 loading is a strict copy without a rename table. A batch is not padded: its sequences lie end to end
 in one row of tokens, and what several of them begin with, the prompts' preamble, is computed once.
-A Layout says which token belongs to which sequences; attention alone asks it.
+A Layout says which token belongs to which sequences; what is outside attention and the cache works
+token by token.
 
 Symbols in shape comments: B sequences, T tokens of all of them together, U of them that are
 computed, S cache slots, s of them in use, R response tokens, D width, H heads, K key/value heads, d

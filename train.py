@@ -44,6 +44,7 @@ from plumbing.provenance import checksum, provenance, read_setting
 from plumbing.runs import Run
 from plumbing.tokenizer import Tokenizer
 
+FIRST_RUN = "runs/stage1"  # where stage 2 starts
 LINEARS = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
 
 
@@ -84,7 +85,7 @@ class Settings(cli.RunSettings):
 
     def __post_init__(self):
         cli.resolve_stage(self)
-        self.init = self.init.rstrip("/") or ("runs/stage1" if self.stage == 2 else "")
+        self.init = self.init.rstrip("/") or (FIRST_RUN if self.stage == 2 else "")
         made = f"{self.init}-merged" if self.merge else f"runs/stage{self.stage}"
         self.out = os.path.normpath(self.out or made)
         self.model = self.model or ("" if self.init else "demo/base")
@@ -140,7 +141,7 @@ def train_step(model, shares: list, optimizer: Optimizer, s: Settings, alpha: fl
         objective = loss.language_aware(mle_sum, mle_weight, ul_sum, ul_weight, alpha)
         optimizer.scale(objective).backward()
         sums[row, :2] = torch.stack([mle_sum, ul_sum]).detach()
-        sums[row, 2] = model.computed
+        sums[row, 2] = model.computed if batch.samples else 0  # else idle
     distributed.sum_over_processes(sums)  # each has filled its own rows
     norm = optimizer.clip(s.clip)
 
@@ -316,8 +317,11 @@ def train(s: Settings, run: Run) -> None:
 def plan(s: Settings) -> None:
     """Print what a run would need: from config.json, the tokenizer and the data, without weights.
     Raises InputError."""
-    start = s.init if os.path.isdir(s.init) else s.model or "demo/base"  # stage 1 need not be there
+    start = s.init or s.model
+    if start == FIRST_RUN and not os.path.isdir(start):  # a plan of stage 2 comes before stage 1
+        start = s.model or "demo/base"
     folder = ModelFolder(start, s.model)
+    lora = folder.lora or lora_settings(s)
     tokenizer = planning.tokenizer_of([folder.folder, folder.source], folder.config)
     corpus, _ = read_corpus(s.data, s.directions, None, s.skip_unknown, pairs=s.pairs, seed=s.seed)
     tuning_set = TuningSet(corpus, Prompter(tokenizer, s.template), s.max_length, s.pairs, s.seed)
@@ -329,7 +333,7 @@ def plan(s: Settings) -> None:
         with planning.default_dtype(torch.float32 if s.full else cli.DTYPES[s.dtype]):
             model = LlamaForCausalLM(replace(folder.config, num_hidden_layers=layers))
         if not s.full:
-            add_lora(model, folder.lora or lora_settings(s))
+            add_lora(model, lora)
         return model.train()
 
     def make_batches(tokens: int, gpus: int) -> list[list[Batch]]:
@@ -341,7 +345,8 @@ def plan(s: Settings) -> None:
         mle_sum, ul_sum = loss_sums(model, batch, "cpu", s.dtype)
         return loss.language_aware(mle_sum, 1, ul_sum, 1, s.weight_of_ul)
 
-    planner = planning.Planner(make_model, make_batches, find_loss, folder.config.num_hidden_layers)
+    layers, share = folder.config.num_hidden_layers, s.full or not lora.lora_dropout
+    planner = planning.Planner(make_model, make_batches, find_loss, layers, share)
     print(f"plan of stage {s.stage}: {start} -> {s.out}, {'full' if s.full else 'LoRA'}, {s.dtype}")
     print(planner.report(s, steps, len(tuning_set.samples)))
 

@@ -1,25 +1,31 @@
 """How the reading of data grows with its rows: seconds and peak memory of what train.py does with
 --data and --pairs before it loads a model.
 
-python benchmarks/growth.py --rows 100000 1000000
+    python benchmarks/growth.py  # minutes; writes its section of RESULTS.md
+    python benchmarks/growth.py --quick --rows 10000000  # prints; 10 million rows take 1.5 GB
 
 Files of made-up rows of two languages, some 60 characters a side, lie in a temporary folder; each
-is read in a process of its own. "above imports" is the peak less what the imports took.
+is read in a process of its own.
 """
 
-import argparse
 import json
 import os
 import random
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import common
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FORMATS = ("tsv", "jsonl", "json", "paired")
 READ = """
-import contextlib, io, json, resource, sys, time
+import contextlib, io, json, sys, time
 sys.path.insert(0, {root!r})
+from benchmarks.common import resident
 from data import TuningSet
 from plumbing.corpora import read_corpus
 from plumbing.provenance import corpus_checksums
@@ -31,7 +37,7 @@ class Drawing(TuningSet):
 
 
 def megabytes():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return resident("VmHWM") / 2**20
 
 
 before, began = megabytes(), time.time()
@@ -45,21 +51,30 @@ print(json.dumps([time.time() - began, megabytes(), megabytes() - before, drawn]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = common.flags(__doc__, quick="print and write nothing")
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--pairs", type=int, default=20_000)
-    parser.add_argument("--format", choices=FORMATS, nargs="+", default=["tsv"])
+    parser.add_argument("--format", choices=FORMATS, nargs="+", default=FORMATS)
     parser.add_argument("--folder", help="where the files lie for a while")
-    args = parser.parse_args()
-    print("| format | rows | drawn | seconds | µs a row | peak MB | above imports |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for form in args.format:
-        for rows in args.rows:
-            with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-                seconds, peak, above, drawn = measure(write_data(folder, form, rows), args.pairs)
-            each = 1e6 * seconds / rows
-            line = f"| {form} | {rows:,} | {drawn:,} | {seconds:.1f} | {each:.1f} | {peak:,.0f} |"
-            print(f"{line} {above:,.0f} |", flush=True)
+    s, rows = parser.parse_args(), []
+    for form in s.format:
+        for count in s.rows:
+            with tempfile.TemporaryDirectory(dir=s.folder) as folder:
+                seconds, peak, above, drawn = measure(write_data(folder, form, count), s.pairs)
+            row = {"format": form, "rows": count, "drawn": drawn, "seconds": round(seconds, 1)}
+            row |= {"µs a row": round(1e6 * seconds / count, 1), "peak MB": round(peak)}
+            rows.append(row | {"above imports": round(above)})
+    text = f"""## Reading of data: `python benchmarks/growth.py`
+
+{common.machine()}
+
+{common.table(rows)}
+
+With --pairs {s.pairs:,}: files are streams, of which that many samples of each direction are drawn.
+"Above imports" is the peak less what the imports took."""
+    print(text)
+    if s.write or not s.quick:
+        common.write("growth", text)
 
 
 def write_data(folder: str, form: str, rows: int) -> str:
@@ -95,4 +110,4 @@ def measure(path: str, pairs: int) -> tuple[float, float, float, int]:
 
 
 if __name__ == "__main__":
-    main()
+    common.end(main)

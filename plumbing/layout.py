@@ -51,7 +51,10 @@ class Ragged:
 class Layout:
     """Whole sequences. What several of them begin with is computed once: they form a trie, whose
     nodes, a token after all those before it, are the U tokens that pass the network. Of a sequence
-    these are its last `own` tokens; those before them it has from an earlier sequence."""
+    these are its last `own` tokens; those before them it has from an earlier sequence.
+
+    Of [a b c] and [a b d] U = 4 tokens a b c d are computed: own = [3, 1], position = [0, 1, 2, 2],
+    place = [0, 1, 2, 0, 1, 3]. Queries are the U tokens, keys and values all T."""
 
     def __init__(self, ids: Tensor, lengths: list[int], device=None, window=None, share=True):
         """ids [T]: the tokens of B sequences of these lengths. window: the sliding window's width.
@@ -60,7 +63,7 @@ class Layout:
         nodes, place, own, depth = {}, [], [], []
         tokens = iter(ids.tolist())
         for number, length in enumerate(lengths):
-            node, before = -1 - (0 if share else number), len(nodes)  # a root
+            node, before = -1 - (0 if share else number), len(nodes)  # a root, of all or its own
             for token in islice(tokens, length):
                 node = nodes.setdefault((node, token), len(nodes))
                 place.append(node)

@@ -141,18 +141,25 @@ class Work(NamedTuple):
 
 class Planner:
     """Tries what a run would do. make_model(layers); make_batches(tokens of a micro-batch, GPUs):
-    the micro-batches of some steps; find_loss(model, batch): that of one."""
+    the micro-batches of some steps; find_loss(model, batch): that of one. share: whether what
+    sequences begin with is computed once."""
 
     def __init__(
-        self, make_model: Callable, make_batches: Callable, find_loss: Callable, layers: int
+        self,
+        make_model: Callable,
+        make_batches: Callable,
+        find_loss: Callable,
+        layers: int,
+        share: bool,
     ):
         self.make_model, self.make_batches = make_model, make_batches
-        self.find_loss, self.layers = find_loss, layers
+        self.find_loss, self.layers, self.share = find_loss, layers, share
 
     def work(self, tokens: int, gpus: int) -> Work:
         steps = self.make_batches(tokens, gpus)
         batches = [batch for step in steps for batch in step]
-        computed = [len(Layout(batch.ids, batch.lengths).ids) for batch in batches]
+        layouts = [Layout(batch.ids, batch.lengths, share=self.share) for batch in batches]
+        computed = [len(layout.ids) for layout in layouts]
         tried = max(computed)
         largest = batches[computed.index(tried)]
         whole = sum(len(batch.ids) for batch in batches)

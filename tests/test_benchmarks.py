@@ -1,6 +1,7 @@
 """The benchmarks run through on tiny shapes, and do not time a peer that does other work."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from plumbing.errors import InputError  # noqa: E402
 TINY = {
     "train": ["train.py", "--quick"],
     "decode": ["decode.py", "--quick"],
+    "growth": ["growth.py", "--quick", "--rows", "50", "500", "--pairs", "20"],
     "gpu": ["gpu.py", "--tiny", "--device", "cpu"],
     "no card": ["gpu.py"],
 }
@@ -46,6 +48,11 @@ def test_train_prints_a_row_for_each_setting(outputs):
     trainer = "accelerate is not installed" not in outputs["train"]
     assert [name for name, *_ in rows] == [r.name for r in benchmark.ROWS if r.micro or trainer]
     assert [goal for *_, goal in rows if goal] == [4, 2, 2, 3.5, 2.3]
+
+
+def test_growth_prints_a_row_for_each_format_and_size(outputs):
+    rows = re.findall(r"^\| (\w+) \| (\d+) \| 40 \|", outputs["growth"], re.M)
+    assert rows == [(form, n) for form in ("tsv", "jsonl", "json", "paired") for n in ("50", "500")]
 
 
 def test_decode_prints_a_row_for_each_setting(outputs):

@@ -1,6 +1,7 @@
 """A plan is what the run then does: the same tensors, counted without memory."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -147,6 +148,17 @@ def test_what_does_not_fit_is_said_with_what_would(bare):
     done = plan_of(bare, "--gpu", "4090", "--gpus", "8", "--full")
     assert done.returncode == 0, done.stderr
     assert "fits         no, a 4090 has 21 GiB" in done.stdout and "GPUs" in done.stdout
+
+
+def test_a_named_run_that_is_not_there_is_refused(bare):
+    done = plan_of(bare, "--stage", "2", "--init", "typo", "--model", "bare")
+    assert done.returncode == 2 and "typo" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_with_dropout_nothing_is_shared(bare):
+    done = plan_of(bare, "--lora-dropout", "0.1")
+    (whole, computed) = re.search(r"of (\S+) tokens, of which (\S+) are", done.stdout).groups()
+    assert whole == computed
 
 
 def test_an_unknown_gpu_is_refused(bare):
