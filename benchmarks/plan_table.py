@@ -8,6 +8,8 @@ import re
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -50,8 +52,10 @@ def main() -> None:
             config = {"model_type": "llama"} | dict(zip(FIELDS, shape, strict=True))
             (folder / "config.json").write_text(json.dumps(config))
             for tuning, flags in TUNING.items():
-                cells = {f"{n} x H100": cell(str(folder), flags, n) for n in GPUS}
-                rows.append({"model": name, "tuning": tuning} | cells)
+                with ThreadPoolExecutor(2) as pool:
+                    cells = pool.map(partial(cell, str(folder), flags), GPUS)
+                    cells = zip([f"{n} x H100" for n in GPUS], cells, strict=True)
+                    rows.append({"model": name, "tuning": tuning} | dict(cells))
     print(table(rows))
 
 

@@ -41,9 +41,10 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                self.hold(leaf.untyped_storage())
+        given = {storage._cdata for storage in storages_of((args, kwargs))}
+        for storage in storages_of(out):
+            if storage._cdata not in given:  # else it was there: a view, or in place
+                self.hold(storage)
         return out
 
     def hold(self, storage: torch.UntypedStorage) -> None:
@@ -56,6 +57,11 @@ class LiveBytes(TorchDispatchMode):
     def release(self, key: int, size: int) -> None:
         del self.storages[key]
         self.now -= size
+
+
+def storages_of(tree: object) -> list[torch.UntypedStorage]:
+    """Of the tensors in nested arguments or results."""
+    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 @dataclass

@@ -116,6 +116,14 @@ def test_live_bytes_fall_when_tensors_go():
         assert live.now == 0
 
 
+def test_live_bytes_are_not_those_of_what_was_there_before():
+    weight = torch.zeros(10, 100)
+    with planning.LiveBytes() as live:
+        view = weight.T[:5]
+        weight.add_(1)
+        assert live.peak == 0 and view.shape == (5, 10)
+
+
 @pytest.fixture
 def bare(tmp_path):
     """A folder with a config.json, and nothing else."""
