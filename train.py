@@ -92,6 +92,7 @@ class Settings(cli.RunSettings):
         if self.gpu and self.dtype == "auto":
             self.dtype = "bf16"  # wherever the plan is made
         require(self.dev or not self.best, "--best needs --dev")
+        require(not (self.plan and self.merge), "--plan is of training; leave out --merge")
         require(self.save_every or not self.dev, "--dev needs --save-every")
         require(self.steps or self.epochs or self.merge, "--epochs 0 without --steps: no training")
 

@@ -15,6 +15,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     2 to 8 rows take MKL a half to a fifth of the time, 16 to 64 some tenths less, 9 to 15 more; and
     a single row is better taken twice, since matrix-vector products are slower."""
     few = len(x) <= FEW and len(x) not in SLOWER and weight.numel() >= LARGE
+    few = few and not torch.is_autocast_enabled("cpu")
     if not few or x.is_cuda or x.dtype != torch.float32 or torch.is_grad_enabled():
         return F.linear(x, weight, bias)
     rows = x if len(x) > 1 else torch.cat([x, x])

@@ -7,9 +7,12 @@ import pathlib
 import resource
 import sys
 import time
+import weakref
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from plumbing.distributed import RANK, WORLD
 
@@ -130,3 +133,36 @@ class SpeedMeter:
             return torch.cuda.max_memory_allocated()
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return used if sys.platform == "darwin" else used * 1024
+
+
+class LiveBytes(TorchDispatchMode):
+    """While it is on: the bytes of tensors that are made and still held, and their peak."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self.storages = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        given = {storage._cdata for storage in storages_of((args, kwargs))}
+        for storage in storages_of(out):
+            if storage._cdata not in given:  # else it was there: a view, or in place
+                self.hold(storage)
+        return out
+
+    def hold(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self.storages:
+            self.storages[key] = weakref.ref(storage, lambda _: self.release(key, size))
+            self.now += size
+            self.peak = max(self.peak, self.now)
+
+    def release(self, key: int, size: int) -> None:
+        del self.storages[key]
+        self.now -= size
+
+
+def storages_of(tree: object) -> list[torch.UntypedStorage]:
+    """Of the tensors in nested arguments or results."""
+    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

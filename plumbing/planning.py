@@ -6,7 +6,6 @@ counted while the pass goes on, and so are the FLOPs (PyTorch's FlopCounterMode)
 """
 
 import os
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
@@ -15,53 +14,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from plumbing.files import ROOT
 from plumbing.folders import Config
 from plumbing.layout import Layout
-from plumbing.meters import PEAK
+from plumbing.meters import PEAK, LiveBytes
 from plumbing.tokenizer import Tokenizer
 
 # Bytes of memory of GPUs, by the names of PEAK.
 MEMORY = {"H100 PCIe": 80e9, "H100": 80e9, "H200": 141e9, "A100": 80e9, "L40S": 48e9, "4090": 24e9}
 SPARE = 0.06  # of a GPU's memory: CUDA itself, kernels' workspaces, what the allocator cannot use
 SMALL = 3  # layers of a network that is tried; with fewer the peak may be at another moment
-
-
-class LiveBytes(TorchDispatchMode):
-    """While it is on: the bytes of tensors that are made and still held, and their peak."""
-
-    def __init__(self):
-        super().__init__()
-        self.now = self.peak = 0
-        self.storages = {}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        given = {storage._cdata for storage in storages_of((args, kwargs))}
-        for storage in storages_of(out):
-            if storage._cdata not in given:  # else it was there: a view, or in place
-                self.hold(storage)
-        return out
-
-    def hold(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self.storages:
-            self.storages[key] = weakref.ref(storage, lambda _: self.release(key, size))
-            self.now += size
-            self.peak = max(self.peak, self.now)
-
-    def release(self, key: int, size: int) -> None:
-        del self.storages[key]
-        self.now -= size
-
-
-def storages_of(tree: object) -> list[torch.UntypedStorage]:
-    """Of the tensors in nested arguments or results."""
-    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 @dataclass
