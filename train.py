@@ -51,7 +51,7 @@ LINEARS = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
 @dataclass
 class Settings(cli.RunSettings):
     stage: int = option(1, "1: MLE; 2: MLE + alpha * unlikelihood", choices=[1, 2])
-    alpha: float = option(0.05, "weight of the unlikelihood (Eq. 3); 0 is the control", least=0)
+    alpha: float = option(by_stage(0.0, 0.05), "weight of the unlikelihood (Eq. 3)", least=0)
     conflict: str = option("target", "twins' instruction: any, or other target", choices=CONFLICTS)
     loss_reduction: str = option("token", "mean over tokens, or over sentences", choices=REDUCTIONS)
     model: str = option("", "base, a Hugging Face folder; left out: demo/base, or that of --init")
@@ -70,11 +70,13 @@ class Settings(cli.RunSettings):
     lora_dropout: float = option(0.0, "dropout before lora_A")
     lora_targets: str = option(LINEARS, "linear layers that get LoRA")
     lr: float = option(by_stage(2e-3, 5e-4), "peak learning rate", least=0)
-    batch_size: int = option(by_stage(128, 32), "samples a step over all GPUs, no twins", least=1)
-    epochs: float = option(
-        by_stage(1.0, 0.0), "passes over the samples, if --steps is 0", least=0, most=1e6
+    batch_size: int = option(
+        by_stage(128, 32), "samples a step over all GPUs, no twins", least=1, most=10**6
     )
-    steps: int = option(by_stage(0, 100), "optimizer steps; 0: from --epochs", least=0)
+    epochs: float = option(
+        by_stage(1.0, 0.0), "passes over the samples, instead of --steps", least=0, most=1e6
+    )
+    steps: int = option(by_stage(0, 100), "optimizer steps, instead of --epochs", least=0)
     warmup: float = option(
         0.03, "share of the steps with rising learning rate, before the cosine", least=0, most=1
     )
@@ -84,6 +86,11 @@ class Settings(cli.RunSettings):
     )
 
     def __post_init__(self):
+        by_steps, by_epochs = (
+            bool(x) and not isinstance(x, by_stage) for x in (self.steps, self.epochs)
+        )
+        require(not (by_steps and by_epochs), "--steps and --epochs: choose one of them")
+        self.steps = 0 if by_epochs else self.steps
         cli.resolve_stage(self)
         self.init = self.init.rstrip("/") or (FIRST_RUN if self.stage == 2 else "")
         made = f"{self.init}-merged" if self.merge else f"runs/stage{self.stage}"
@@ -92,14 +99,10 @@ class Settings(cli.RunSettings):
         if self.gpu and self.dtype == "auto":
             self.dtype = "bf16"  # wherever the plan is made
         require(self.dev or not self.best, "--best needs --dev")
-        require(not (self.plan and self.merge), "--plan is of training; leave out --merge")
+        other = self.merge or self.resume
+        require(not (self.plan and other), "--plan is of a whole run; leave out --merge, --resume")
         require(self.save_every or not self.dev, "--dev needs --save-every")
         require(self.steps or self.epochs or self.merge, "--epochs 0 without --steps: no training")
-
-    @property
-    def weight_of_ul(self) -> float:
-        """Eq. 3's alpha."""
-        return self.alpha if self.stage == 2 else 0.0
 
 
 def loss_sums(model: LlamaForCausalLM, batch: Batch, device: str, dtype: str) -> tuple:
@@ -129,7 +132,7 @@ class StepResult(NamedTuple):
         return figures, " | ".join(texts)
 
 
-def train_step(model, shares: list, optimizer: Optimizer, s: Settings, alpha: float) -> StepResult:
+def train_step(model, shares: list, optimizer: Optimizer, s: Settings) -> StepResult:
     """One update from one global batch; shares[rank] are the micro-batches of a process. The
     response tokens of the whole batch are counted first: any split gives the same gradient."""
     batches = [batch for share in shares for batch in share]
@@ -139,8 +142,8 @@ def train_step(model, shares: list, optimizer: Optimizer, s: Settings, alpha: fl
     sums = torch.zeros(len(batches), 3, dtype=torch.float64, device=s.device)
     for row, batch in enumerate(shares[RANK], start=RANK * len(shares[RANK])):  # each has as many
         mle_sum, ul_sum = loss_sums(model, batch, s.device, s.dtype)
-        objective = loss.language_aware(mle_sum, mle_weight, ul_sum, ul_weight, alpha)
-        optimizer.scale(objective).backward()
+        objective = loss.language_aware(mle_sum, mle_weight, ul_sum, ul_weight, s.alpha)
+        optimizer.scale(objective).backward()  # gradients add up, over processes too (FSDP2)
         sums[row, :2] = torch.stack([mle_sum, ul_sum]).detach()
         sums[row, 2] = model.computed if batch.samples else 0  # else idle
     distributed.sum_over_processes(sums)  # each has filled its own rows
@@ -150,7 +153,7 @@ def train_step(model, shares: list, optimizer: Optimizer, s: Settings, alpha: fl
     updated = False if exploded else optimizer.step()
     mle = sums[:, 0].sum().item() / mle_weight
     ul = sums[:, 1].sum().item() / ul_weight if ul_weight else None
-    mean = loss.language_aware(mle, 1, ul or 0.0, 1, alpha)
+    mean = loss.language_aware(mle, 1, ul or 0.0, 1, s.alpha)
     figures = {"loss": mean, "mle": mle, "ul": ul, "grad_norm": norm}
     return StepResult(figures, int(sums[:, 2].sum()), updated, exploded)
 
@@ -206,6 +209,16 @@ def lora_settings(s: Settings) -> LoraSettings:
     return LoraSettings(s.lora_rank, s.lora_alpha, targets, s.lora_dropout)
 
 
+def refuse_misfit(s: Settings, start: str, found: LlamaForCausalLM | ModelFolder) -> None:
+    """Raise InputError for settings that do not go with what a run starts from."""
+    if s.full:
+        expected = "expected a full model for --full (--merge makes one)"
+        require(not found.lora, f"{start} is a LoRA run; {expected}")
+    most = found.config.max_position_embeddings
+    fits = s.merge or s.max_length <= most
+    require(fits, f"--max-length {s.max_length}: the model has {most} positions")
+
+
 def prepare(s: Settings, checkpoint: Checkpoint | None = None):
     """(the model, its trainable parameters chosen; its tokenizer) of a checkpoint, of --init or of
     --model. Raises InputError."""
@@ -213,14 +226,7 @@ def prepare(s: Settings, checkpoint: Checkpoint | None = None):
     model = build_model(checkpoint.folder if checkpoint else start, s.model)
     if s.merge:
         require(model.lora, f"{start} is a full model; expected --init with a LoRA run for --merge")
-    if s.full:
-        expected = "expected a full model for --full (--merge makes one)"
-        require(not model.lora, f"{start} is a LoRA run; {expected}")
-    most = model.config.max_position_embeddings
-    require(
-        s.merge or s.max_length <= most,
-        f"--max-length {s.max_length}: the model has {most} positions",
-    )
+    refuse_misfit(s, start, model)
 
     torch.manual_seed(s.seed)
     device, dtype = ("cpu", None) if s.merge else (s.device, cli.DTYPES[s.dtype])
@@ -254,7 +260,7 @@ def count_visits(s: Settings, tuning_set: TuningSet) -> int:
 def pairs_of_step(tuning_set: TuningSet, step: int, visits: int, s: Settings) -> list[TwinPair]:
     """A step's samples with their twins; neither stage 1 nor the control has any."""
     samples = tuning_set.of_step(step, s.batch_size, visits, s.seed)
-    conflict = s.conflict if s.weight_of_ul else None
+    conflict = s.conflict if s.alpha else None
     return tuning_set.with_twins(samples, conflict, random.Random(f"{s.seed} twins {step}"))
 
 
@@ -294,7 +300,7 @@ def train(s: Settings, run: Run) -> None:
         optimizer.set_rate(rate)
         pairs = pairs_of_step(tuning_set, step, visits, s)
         shares = micro_batches(pairs, s.micro_batch_tokens, s.loss_reduction, WORLD)
-        result = train_step(model, shares, optimizer, s, s.weight_of_ul)
+        result = train_step(model, shares, optimizer, s)
         if result.exploded:
             raise run.explosion(progress, *result.describe(), s.lr)
 
@@ -309,6 +315,7 @@ def train(s: Settings, run: Run) -> None:
         bar.set_postfix_str(brief(row, speed))
 
         due = s.save_every > 0 and (progress.step % s.save_every == 0 or progress.step == steps)
+        # The last step's serves --dev: without it run.finish writes the same weights.
         saved = due and (progress.step < steps or dev) and run.save(progress)
         if saved and dev:  # in this order, since decoding may run out of memory
             progress.compare(run.logs.extend(measure_dev(model, dev, tokenizer, s)), s.best)
@@ -322,13 +329,15 @@ def plan(s: Settings) -> None:
     if start == FIRST_RUN and not os.path.isdir(start):  # a plan of stage 2 comes before stage 1
         start = s.model or "demo/base"
     folder = ModelFolder(start, s.model)
+    refuse_misfit(s, start, folder)
     lora = folder.lora or lora_settings(s)
     tokenizer = planning.tokenizer_of([folder.folder, folder.source], folder.config)
     corpus, _ = read_corpus(s.data, s.directions, None, s.skip_unknown, pairs=s.pairs, seed=s.seed)
     tuning_set = TuningSet(corpus, Prompter(tokenizer, s.template), s.max_length, s.pairs, s.seed)
     visits = count_visits(s, tuning_set)
     steps = math.ceil(visits / s.batch_size)
-    looked_at = [pairs_of_step(tuning_set, step, visits, s) for step in range(min(steps, 5))]
+    few = min(steps, planning.looked_at(s.batch_size))
+    first = [pairs_of_step(tuning_set, step, visits, s) for step in range(few)]
 
     def make_model(layers: int) -> LlamaForCausalLM:
         with planning.default_dtype(torch.float32 if s.full else cli.DTYPES[s.dtype]):
@@ -337,17 +346,15 @@ def plan(s: Settings) -> None:
             add_lora(model, lora)
         return model.train()
 
-    def make_batches(tokens: int, gpus: int) -> list[list[Batch]]:
-        """Of every step that is looked at; without those of idle processes."""
-        steps = [micro_batches(pairs, tokens, world=gpus) for pairs in looked_at]
-        return [[b for share in shares for b in share if b.samples] for shares in steps]
+    def make_shares(tokens: int, gpus: int) -> list[list[list[Batch]]]:
+        return [micro_batches(pairs, tokens, world=gpus) for pairs in first]
 
     def find_loss(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
         mle_sum, ul_sum = loss_sums(model, batch, "cpu", s.dtype)
-        return loss.language_aware(mle_sum, 1, ul_sum, 1, s.weight_of_ul)
+        return loss.language_aware(mle_sum, 1, ul_sum, 1, s.alpha)
 
     layers, share = folder.config.num_hidden_layers, s.full or not lora.lora_dropout
-    planner = planning.Planner(make_model, make_batches, find_loss, layers, share)
+    planner = planning.Planner(make_model, make_shares, find_loss, layers, share)
     print(f"plan of stage {s.stage}: {start} -> {s.out}, {'full' if s.full else 'LoRA'}, {s.dtype}")
     print(planner.report(s, steps, len(tuning_set.samples)))
 
@@ -357,7 +364,7 @@ def describe(s: Settings, model: LlamaForCausalLM, tuning_set: TuningSet, steps:
     twins = f"twins with alpha {s.alpha:g}, --conflict {s.conflict}"
     return (
         f"stage {s.stage}: {s.init or s.model} -> {s.out}, {len(tuning_set.samples):,} samples, "
-        f"template {s.template}, {twins if s.stage == 2 and s.alpha else 'MLE alone'}\n"
+        f"template {s.template}, {twins if s.alpha else 'MLE alone'}\n"
         f"{trained_parameters(model)} parameters, {'full' if s.full else 'LoRA'}, {s.dtype} on "
         f"{WORLD} {s.device}, {steps} steps of {s.batch_size}, rate {s.lr:g}"
     )

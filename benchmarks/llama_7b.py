@@ -82,7 +82,7 @@ class Training:
         self.model, self.peer, self.s, self.size = model, peer, s, size
         self.meter = SpeedMeter(model.model.layers, model.lm_head, False, s.device)
         model.recompute = s.recompute
-        self.ours = Ours(model, s, 0.0)
+        self.ours = Ours(model, s)
         self.checkpoint(s.recompute)
 
     def checkpoint(self, wanted: bool) -> None:
@@ -91,7 +91,7 @@ class Training:
         self.peer.gradient_checkpointing_disable()
         if wanted:
             self.peer.gradient_checkpointing_enable({"use_reentrant": False})
-        self.theirs, self.checkpointing = Padded(self.peer, self.s, 0.0, self.size), wanted
+        self.theirs, self.checkpointing = Padded(self.peer, self.s, self.size), wanted
 
     def our_step(self, pairs: list[TwinPair]) -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)  # as train.py has it

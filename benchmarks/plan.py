@@ -61,7 +61,7 @@ def measured(model: str, flags: list[str], gaps: bool) -> float:
     torch.ones(300, 300, requires_grad=True).mm(torch.ones(300, 300)).sum().backward()  # libraries
     before = common.resident("VmRSS")
     network, _ = prepare(s)
-    ours = Ours(network, s, s.weight_of_ul)
+    ours = Ours(network, s)
     for step in range(2):
         ours.step(pairs_of_step(tuning_set, step, count_visits(s, tuning_set), s))
     return (common.resident("VmHWM") - before) / 2**30

@@ -81,15 +81,15 @@ def peer_of(base: str, adapter: str, dtype: str) -> peft.PeftModel:
 class Ours:
     """A step as train.py takes it."""
 
-    def __init__(self, model: LlamaForCausalLM, s: Settings, alpha: float):
-        self.model, self.s, self.alpha = model.train(), s, alpha
+    def __init__(self, model: LlamaForCausalLM, s: Settings):
+        self.model, self.s = model.train(), s
         self.optimizer = Optimizer(model.named_parameters(), s.weight_decay, s.dtype, s.device)
         self.optimizer.set_rate(RATE)
 
     def step(self, pairs: list[TwinPair]) -> None:
         """One update; `found` is then its {"loss", "grad_norm"}."""
         shares = micro_batches(pairs, self.s.micro_batch_tokens)
-        figures = train_step(self.model, shares, self.optimizer, self.s, self.alpha).figures
+        figures = train_step(self.model, shares, self.optimizer, self.s).figures
         self.found = {name: figures[name] for name in ("loss", "grad_norm")}
 
 
@@ -98,8 +98,8 @@ class Padded:
     longest, gradients accumulated. With twins the authors' way: two forward passes, a softmax over
     the whole vocabulary, log(1 - p) clamped."""
 
-    def __init__(self, model: peft.PeftModel, s: Settings, alpha: float, size: int):
-        self.model, self.s, self.alpha, self.size = model, s, alpha, size
+    def __init__(self, model: peft.PeftModel, s: Settings, size: int):
+        self.model, self.s, self.size = model, s, size
         self.weights = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.weights, RATE, weight_decay=0.0, fused=True)
 
@@ -113,7 +113,7 @@ class Padded:
             twins = [pair.twin for pair in group if pair.twin]
             with autocast(self.s.device, self.s.dtype):
                 part = self.mle([pair.positive for pair in group], responses)
-                part = part + self.alpha * self.unlikelihood(twins, of_twins) if twins else part
+                part = part + self.s.alpha * self.unlikelihood(twins, of_twins) if twins else part
             part.backward()
             loss += part.item()
         norm = torch.nn.utils.clip_grad_norm_(self.weights, self.s.clip).item()

@@ -87,12 +87,13 @@ class Work:
         """folders: {model: (its folder, that of a LoRA adapter)}."""
         self.row = row
         self.base, self.adapter = folders[row.model]
-        self.s = Settings(model=self.base, init=self.adapter, dtype=row.dtype, device="cpu")
-        self.alpha = ALPHA if row.stage == 2 else 0.0
+        alpha = ALPHA if row.stage == 2 else 0.0
+        start = {"model": self.base, "init": self.adapter}
+        self.s = Settings(**start, alpha=alpha, dtype=row.dtype, device="cpu")
         self.tuning_set = tuning_set(self.base, row.pairs, row.random_ids)
 
     def ours(self) -> Ours:
-        return Ours(prepare(self.s)[0], self.s, self.alpha)
+        return Ours(prepare(self.s)[0], self.s)
 
     def peer(self) -> peft.PeftModel:
         return peer_of(self.base, self.adapter, self.row.dtype)
@@ -102,7 +103,7 @@ class Work:
 
     def pairs(self, samples: list[EncodedSample], step: int) -> list[TwinPair]:
         """The samples, shortest first, and in stage 2 their twins."""
-        conflict = self.s.conflict if self.alpha else None
+        conflict = self.s.conflict if self.s.alpha else None
         return self.tuning_set.with_twins(samples, conflict, Random(f"{SEED} twins {step}"))
 
     def take(self, side: Ours | Padded, step: int) -> list[TwinPair]:
@@ -137,7 +138,7 @@ def compare(row: Row, folders: dict, repeats: int) -> dict:
     work, batches = Work(row, folders), []
     ours = work.ours()
     if row.micro:
-        peers = [Padded(work.peer(), work.s, work.alpha, size) for size in row.micro]
+        peers = [Padded(work.peer(), work.s, size) for size in row.micro]
         work.take(ours, 0)
         for peer in peers:
             work.take(peer, 0)
@@ -203,7 +204,7 @@ def peak(row: Row, folders: dict, size: int, side: str) -> int:
     if side == "theirs" and not row.micro:
         ByLength(work.peer(), work.tuning_set.samples, row.batch, 2).run(lambda *_: None)
     else:
-        one = work.ours() if side == "ours" else Padded(work.peer(), work.s, work.alpha, size)
+        one = work.ours() if side == "ours" else Padded(work.peer(), work.s, size)
         for step in range(2):
             work.take(one, step)
     return common.resident("VmHWM") - before

@@ -145,8 +145,8 @@ def resolve_device(device: str) -> str:
 
 
 def autocast(device: str, dtype: str) -> AbstractContextManager:
-    """Mixed precision, where the dtype is not fp32. A pass uses each weight once, so a cache of
-    their 16-bit copies would only hold memory."""
+    """Mixed precision, where the dtype is not fp32. A forward pass uses each weight once, so a
+    cache of their 16-bit copies would only hold memory."""
     enabled = dtype != "fp32"
     return torch.autocast(device.split(":")[0], DTYPES[dtype], enabled, cache_enabled=False)
 

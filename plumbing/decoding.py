@@ -48,6 +48,7 @@ class Decoder:
         if not self.static:
             return self.model(torch.tensor(new), [1] * B, self.cache)
         rows = power_of_two(B)
+        # Rows beyond B hold a prompt that nobody waits for, or none: what they compute is not read.
         ids = torch.tensor(new + [0] * (rows - B)).to(self.cache.used.device)
         if not self.record:
             return self.model(ids, [1] * rows, self.cache)[:B]

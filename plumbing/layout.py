@@ -1,7 +1,8 @@
 """Where tokens lie when sequences stand end to end in one row, without padding.
 
 Symbols in shape comments: B sequences, T tokens of all of them together, n tokens of the longest, U
-tokens that are computed, s cache slots that are looked at, H heads, d head width.
+tokens that are computed, s cache slots that are looked at, H heads of queries, K of keys, d their
+width.
 """
 
 from functools import cached_property

@@ -104,37 +104,46 @@ class Work(NamedTuple):
 
     tokens: float  # twins included
     computed: float  # of these, what sequences share once
+    pace: float  # of these, what the fullest GPU computes, for which the others wait
     largest: object  # the micro-batch of most computed tokens
     tried: int  # how many these are
     alone: bool  # no process has two micro-batches a step
 
 
 class Planner:
-    """Tries what a run would do. make_model(layers); make_batches(tokens of a micro-batch, GPUs):
-    the micro-batches of some steps; find_loss(model, batch): that of one. share: whether what
-    sequences begin with is computed once."""
+    """Tries what a run would do. make_model(layers); make_shares(tokens of a micro-batch, GPUs):
+    of some steps, for each GPU its micro-batches; find_loss(model, batch): that of one. share:
+    whether what sequences begin with is computed once."""
 
     def __init__(
         self,
         make_model: Callable,
-        make_batches: Callable,
+        make_shares: Callable,
         find_loss: Callable,
         layers: int,
         share: bool,
     ):
-        self.make_model, self.make_batches = make_model, make_batches
+        self.make_model, self.make_shares = make_model, make_shares
         self.find_loss, self.layers, self.share = find_loss, layers, share
 
     def work(self, tokens: int, gpus: int) -> Work:
-        steps = self.make_batches(tokens, gpus)
-        batches = [batch for step in steps for batch in step]
-        layouts = [Layout(batch.ids, batch.lengths, share=self.share) for batch in batches]
-        computed = [len(layout.ids) for layout in layouts]
-        tried = max(computed)
-        largest = batches[computed.index(tried)]
-        whole = sum(len(batch.ids) for batch in batches)
-        alone = max(map(len, steps)) <= gpus
-        return Work(whole / len(steps), sum(computed) / len(steps), largest, tried, alone)
+        steps = self.make_shares(tokens, gpus)
+        batches = [batch for shares in steps for share in shares for batch in share]
+        sizes = {  # a step's idle ones are one object
+            key: len(Layout(batch.ids, batch.lengths, share=self.share).ids)
+            for key, batch in {id(batch): batch for batch in batches}.items()
+        }
+        largest = max(batches, key=lambda batch: sizes[id(batch)])
+        busy = [batch for batch in batches if batch.samples]
+        together = [row for shares in steps for row in zip(*shares, strict=True)]
+        return Work(
+            tokens=sum(len(batch.ids) for batch in busy) / len(steps),
+            computed=sum(sizes[id(batch)] for batch in busy) / len(steps),
+            pace=sum(max(sizes[id(batch)] for batch in row) for row in together) / len(steps),
+            largest=largest,
+            tried=sizes[id(largest)],
+            alone=all(len(shares[0]) == 1 for shares in steps),
+        )
 
     def try_out(self, tokens: int, recompute: bool, gpus: int) -> tuple[Plan, Work]:
         """The Plan of micro-batches of so many tokens, on so many GPUs."""
@@ -159,11 +168,13 @@ class Planner:
             f"work         {step:.3g} FLOPs a step, {step * steps:.3g} the run",
         ]
         if s.gpu:
-            seconds = step * steps / (PEAK[s.gpu] * s.mfu * s.gpus)
+            pace = plan.flops * work.pace / work.tried
+            seconds = pace * steps / (PEAK[s.gpu] * s.mfu)
+            idle = 1 - work.computed / (work.pace * s.gpus)
             lines.append(
                 f"time         {duration(seconds)} on {s.gpus} {s.gpu} at {s.mfu:.0%} of "
                 f"{PEAK[s.gpu] / 1e12:.0f} TFLOP/s, {work.tokens * steps / seconds:,.0f} tokens/s; "
-                "loading and saving come on top"
+                f"{idle:.0%} of it they wait for the fullest; loading and saving come on top"
             )
             room = MEMORY[s.gpu] * (1 - SPARE)
             answer = f"yes, in the {gib(room)} GiB that a {s.gpu} has to spare"
@@ -215,8 +226,13 @@ def gib(size: float) -> str:
     return f"{size / 2**30:.3g}"
 
 
+def looked_at(batch_size: int) -> int:
+    """How many steps of so many samples are enough to know the others."""
+    return max(1, min(5, 5000 // batch_size))
+
+
 def duration(seconds: float) -> str:
     """Seconds as people say them."""
     if seconds < 120:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1g} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -48,6 +48,9 @@ def test_a_default_of_the_stage_holds_only_where_nothing_was_said():
     for settings in (train.Settings(stage=1), train.Settings(stage=2)):
         assert not any(isinstance(getattr(settings, f.name), by_stage) for f in fields(settings))
     assert train.Settings(stage=2, batch_size=7).batch_size == 7
+    assert train.Settings(stage=2).steps == 100 and train.Settings(stage=2, steps=7).steps == 7
+    assert train.Settings(stage=2, epochs=3).steps == train.Settings(stage=1).steps == 0
+    assert [train.Settings(stage=stage).alpha > 0 for stage in (1, 2)] == [False, True]
     assert train.Settings(stage=1).batch_size != train.Settings(stage=2).batch_size
 
 
@@ -105,6 +108,8 @@ def test_autocast_computes_in_the_dtype(dtype):
         (["--epochs", "inf"], "--epochs inf: expected 0 to 1e"),
         (["--epochs", "-1"], "--epochs -1.0: expected 0 to"),
         (["--epochs", "0"], "--epochs 0 without --steps: no training"),
+        (["--epochs", "2", "--steps", "9"], "--steps and --epochs: choose one"),
+        (["--plan", "--resume"], "--plan is of a whole run"),
         (["--lr", "nan"], "--lr nan: expected"),
         (["--alpha", "inf"], "--alpha inf: expected"),
         (["--lora-alpha", "nan"], "--lora-alpha nan: expected"),

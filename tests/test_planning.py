@@ -169,6 +169,39 @@ def test_with_dropout_nothing_is_shared(bare):
     assert whole == computed
 
 
+@pytest.mark.parametrize(
+    "args, sentence",
+    [
+        (["--max-length", "4096"], "--max-length 4096: the model has 512 positions"),
+        (["--full", "--init", "tuned"], "tuned is a LoRA run"),
+    ],
+)
+def test_what_a_run_would_refuse_is_not_planned(bare, args, sentence):
+    (bare / "tuned").mkdir()
+    adapter = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]}
+    adapter |= {"base_model_name_or_path": "bare", "task_type": "CAUSAL_LM"}
+    (bare / "tuned" / "adapter_config.json").write_text(json.dumps(adapter))
+    done = plan_of(bare, *args)
+    assert done.returncode == 2 and sentence in done.stderr and not done.stdout.count("memory")
+
+
+def test_gpus_without_work_save_no_time(batch):
+    """Of three steps' shares of one, two, two GPUs."""
+    short = batch._replace(ids=batch.ids[:43], lengths=batch.lengths[:1])
+    idle = short._replace(samples=[])
+    spread = [[short, short, short], [idle, idle, idle]]
+    even = [[short, short], [short, idle]]
+
+    def work(steps):
+        return planning.Planner(None, lambda tokens, gpus: steps, None, 5, True).work(4096, 2)
+
+    assert work([spread]).pace == work([spread]).computed == 3 * 43
+    found = work([spread, even])
+    assert (found.tokens, found.computed, found.pace) == (3 * 43, 3 * 43, 2.5 * 43)
+    both = work([[[batch], [short]]])
+    assert both.largest is batch and both.pace == both.tried < both.computed < both.tokens
+
+
 def test_an_unknown_gpu_is_refused(bare):
     done = plan_of(bare, "--gpu", "H1000")
     assert done.returncode == 2 and "H1000" in done.stderr and "Traceback" not in done.stderr
