@@ -97,7 +97,8 @@ class SpeedMeter:
     """Tokens per second, model FLOPs utilisation and peak memory of a step. Model FLOPs of a token
     and parameter: 2 forward, 2 for the gradients of activations, with --full 2 for those of weights
     (LoRA's own are few, and counted as if frozen); recomputation does not count. `body` and `head`
-    are the parameters that every token passes, and those that response tokens alone pass."""
+    are the parameters that every token passes, and those that response tokens alone pass. The
+    utilisation is of PEAK in every dtype."""
 
     def __init__(self, body: nn.Module, head: nn.Module, full: bool, device: str):
         self.body, self.head = count_parameters(body), count_parameters(head)
