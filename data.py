@@ -85,7 +85,7 @@ class TwinPair(NamedTuple):
     """A sample and its conflicting twin: the same x (cut if I~ is long) and y under a wrong I~."""
 
     positive: EncodedSample
-    twin: EncodedSample | None  # None in stage 1, or where its prompt does not fit
+    twin: EncodedSample | None  # None where alpha is 0, or its prompt does not fit
 
     @property
     def tokens(self) -> int:
