@@ -1,4 +1,5 @@
 # make demo: stage 1, control, stage 2 and the table, on the embedded demo.   make test: the tests.
+# make table: the rows of the paper's tables on the demo, side by side; it trains what is not there yet.
 # make lint: the format and the checks of ruff.toml.
 # make stress: kills, crashes and full disks at every write; compares what --resume makes of them.
 # make gpu: what needs one GPU of 80 GB, in at most 25 minutes; writes its part of benchmarks/RESULTS.md.
@@ -15,6 +16,18 @@ demo: .venv/run
 	$(PY) train.py --stage 2 --alpha 0 --out runs/control
 	$(PY) train.py --stage 2 --alpha 0.05
 	$(PY) evaluate.py --ckpt demo/base runs/stage1 runs/control runs/stage2
+
+table: | runs/stage1 runs/post-ins runs/stage2
+	$(PY) evaluate.py --beam 4 --max-new-tokens 64 --shots-from demo/data/shots.tsv --systems base=demo/base \
+		mt=runs/stage1 post-ins=runs/post-ins ptl=runs/stage1,template=ptl 1-shot=runs/stage1,shots=1 \
+		5-shot=runs/stage1,shots=5 c-src+lang=runs/stage1,contrast-language=0.5,beam=1 ours=runs/stage2
+
+runs/stage1: | .venv/run
+	$(PY) train.py --stage 1
+runs/post-ins: | .venv/run
+	$(PY) train.py --stage 1 --template post-instruction --out runs/post-ins
+runs/stage2: | runs/stage1
+	$(PY) train.py --stage 2 --alpha 0.05
 
 test: .venv/test
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2 --dist loadfile tests
@@ -41,4 +54,4 @@ gpu: .venv/test
 clean:
 	rm -rf .venv runs demo/base/eval-*
 
-.PHONY: demo test lint stress gpu clean
+.PHONY: demo table test lint stress gpu clean

@@ -5,6 +5,7 @@ a step's samples and conflicting instructions are the same however the run got t
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from random import Random
 from typing import NamedTuple
 
@@ -42,13 +43,24 @@ class Prompter(NamedTuple):
     tokenizer: Tokenizer
     template: str
 
-    def encode(self, direction: Direction, source: str, room: int) -> tuple[list[int] | None, bool]:
-        """(BOS and the prompt as at most `room` ids, whether the source lost its end for it). The
-        ids are None where even the empty prompt is too long."""
-        kept = self.tokenizer.head(source, room)
+    def demonstrate(self, shots: Sequence[Sample]) -> list[int]:
+        """Demonstrations as ids: prompts with their responses, in lines of their own, no EOS."""
+        ids = []
+        for shot in shots:
+            text = write_prompt(self.template, shot.direction, shot.source)
+            newline = "\n" if ids else ""
+            ids += self.tokenizer.encode(newline + text) + self.tokenizer.encode(shot.target)
+        return ids
+
+    def encode(
+        self, direction: Direction, source: str, room: int, before: Sequence[int] = ()
+    ) -> tuple[list[int] | None, bool]:
+        """(BOS, the ids `before` it and the prompt as at most `room` ids, whether the source lost
+        its end for it). The ids are None where even the empty prompt is too long."""
+        kept, newline = self.tokenizer.head(source, room), "\n" if before else ""
         while True:
-            text = write_prompt(self.template, direction, kept)
-            ids = self.tokenizer.bos + self.tokenizer.encode(text)
+            text = newline + write_prompt(self.template, direction, kept)
+            ids = self.tokenizer.bos + [*before] + self.tokenizer.encode(text)
             if len(ids) <= room or not kept:
                 break
             shorter = self.tokenizer.decode(self.tokenizer.encode(kept)[: -(len(ids) - room)])

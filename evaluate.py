@@ -1,6 +1,7 @@
 """Translate a test set with checkpoints, report SacreBLEU and the off-target ratio (OTR).
 
     python evaluate.py --ckpt demo/base runs/stage1 runs/stage2  # side by side in one table
+    python evaluate.py --systems mt=runs/stage1 ptl=runs/stage1,template=ptl  # rows by name
     torchrun --nproc-per-node 4 evaluate.py --ckpt runs/stage2  # each GPU a share of the sentences
 
 An output is off-target when langid, choosing among --candidates, does not name the target language;
@@ -10,18 +11,22 @@ short text.
 
 import plumbing.interrupts  # noqa: F401, I001 - before the packages, whose import takes seconds
 
+import math
 import os
 import time
 from collections import ChainMap, Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from data import TEMPLATES, Prompter
+from data import Prompter
 from model import LlamaForCausalLM, build_model, load_model, merge_lora
-from plumbing.cli import DTYPES, DeviceSettings, option, run_script
+from plumbing.cli import DTYPES, option, run_script
 from plumbing.corpora import Corpus, Direction, Sample, first_rows, read_corpus
 from plumbing.decoding import Decoder
 from plumbing.distributed import RANK, WORLD, gather_from_processes, progress_bar
@@ -30,7 +35,15 @@ from plumbing.metrics import Identify, bleu_metric, checked_identifier
 from plumbing.report import Comparison
 from plumbing.provenance import checksum, read_setting, tuned_directions
 from plumbing.results import Results
-from plumbing.sampling import deal
+from plumbing.sampling import share_rows, whole_rows
+from plumbing.systems import (
+    System,
+    SystemSettings,
+    check_contrast,
+    contrasting,
+    read_shots,
+    read_systems,
+)
 from plumbing.tokenizer import Tokenizer
 
 CANDIDATES = "cs,de,en,es,fr,hu,it,ja,nl,pl,pt,ro,ru,uk,zh"
@@ -38,55 +51,136 @@ MAX_NEW_TOKENS, BATCH_SIZE = 128, 64
 
 
 @dataclass
-class Settings(DeviceSettings):
-    ckpt: list = option(None, "run or model folders, compared side by side", required=True)
-    model: str = option("", "base model of the adapters; left out: the one that each adapter names")
-    data: list = option(("demo/data/test.tsv",), "files: TSV, JSON, paired files (docs/data.md)")
-    directions: str = option("all", "en-it,it-en, supervised (the first run's), zero-shot, all")
-    rows: int = option(0, "use the first so many pairs of each direction; 0: all", least=0)
-    skip_unknown: bool = option(False, "leave out rows without a certain direction and language")
-    template: str = option("", "prompt; left out: that of the run, or alpaca", choices=TEMPLATES)
+class Settings(SystemSettings):
     candidates: str = option(CANDIDATES, "what langid may answer, besides the data's languages")
     max_new_tokens: int = option(MAX_NEW_TOKENS, "longest output", least=1)
     batch_size: int = option(BATCH_SIZE, "sentences decoded together", least=1)
 
 
+class Variants(NamedTuple):
+    """What B sentences are contrasted with: the same sentences under another prompt."""
+
+    weight: float  # lambda
+    prompts: list[list[int]]  # B
+
+
+def contrast(logits: Tensor, variants: list[Variants]) -> Tensor:
+    """Scores [B, n, V] from logits [B, C, n, V], of the right prompt and C - 1 variants:
+    log(p(right) - sum_i lambda_i p(variant_i)), -inf where that is not positive; where no token is
+    left, log p(right). Contrastive decoding, Sennrich et al. 2024, arXiv 2309.07098."""
+    log_p = logits[:, 0].float().log_softmax(-1)
+    if not variants:
+        return log_p
+    p = logits.float().softmax(-1)
+    rest = p[:, 0]
+    for i, variant in enumerate(variants, start=1):
+        rest = rest - variant.weight * p[:, i]
+    nothing = (rest <= 0).all(-1, keepdim=True)
+    return torch.where(nothing, log_p, rest.clamp(min=0).log())
+
+
 @torch.inference_mode()
 def greedy(
-    model: LlamaForCausalLM | Decoder, prompts: list[list[int]], ends: set[int], max_new_tokens: int
+    model: LlamaForCausalLM | Decoder,
+    prompts: list[list[int]],
+    ends: set[int],
+    max_new_tokens: int,
+    variants: Sequence[Variants] = (),
 ) -> list[list[int]]:
     """Greedy decoding of prompts up to one of the ids `ends`; returns the ids before it. Prompts (B
-    lists of ids, any lengths) are prefilled end to end; then every row adds one token a step at its
-    own position in the cache. The row of a sequence that ends is taken over by the last one."""
+    lists of ids, any lengths) are prefilled end to end; then every sentence adds one token a step
+    at its own position in the cache. When one ends, the last one takes its place."""
     decoder = model if isinstance(model, Decoder) else Decoder(model)
-    logits = decoder.prefill(prompts, max_new_tokens)  # [B, V]
+    logits = decoder.prefill(prompts, max_new_tokens, [v.prompts for v in variants])
     outputs, rows = [[] for _ in prompts], list(range(len(prompts)))  # of whom a row is
     for left in reversed(range(max_new_tokens)):
-        new = logits.argmax(-1).tolist()  # B ids
+        scores = contrast(logits, variants) if variants else logits[:, 0]  # [B, 1, V]
+        new = scores[:, 0].argmax(-1).tolist()  # B ids
         for row in reversed(range(len(rows))):
             if new[row] in ends:  # the last row, which has been looked at, takes its place
-                decoder.cache.move(len(rows) - 1, to=row)
+                decoder.drop(row, last=len(rows) - 1)
                 rows[row], new[row] = rows[-1], new[-1]
                 del rows[-1], new[-1]
         for number, token in zip(rows, new, strict=True):
             outputs[number].append(token)
         if not rows or not left:
             break
-        logits = decoder.step(new)  # [B, V]
+        logits = decoder.step([[token] for token in new])  # [B, C, 1, V]
     return outputs
 
 
+class Beam(NamedTuple):
+    """A hypothesis: the sum of its tokens' scores, then over length^length_penalty once it ends."""
+
+    score: float
+    ids: list[int]
+
+
+@torch.inference_mode()
+def beam_search(
+    decoder: Decoder,
+    prompts: list[list[int]],
+    ends: set[int],
+    max_new_tokens: int,
+    length_penalty: float = 1.0,
+    variants: Sequence[Variants] = (),
+) -> list[Beam]:
+    """The best of the decoder's n beams for each prompt, by the rules of transformers' generate:
+    of the best continuations of all beams those that end among the first n are kept, the first n
+    that do not end go on; a sentence is over when n are kept and the best beam that goes on, at its
+    present length, is no better than the worst of them."""
+    n = decoder.n
+    logits = decoder.prefill(prompts, max_new_tokens, [v.prompts for v in variants])
+    rows = list(range(len(prompts)))  # of whom a row is
+    kept = [[] for _ in prompts]
+    live = [[Beam(0.0, [])] for _ in prompts]  # of each row
+    for length in range(1, max_new_tokens + 1):
+        scores = contrast(logits, variants)  # [B, n, V]; n is 1 at first
+        so_far = [[beam.score for beam in beams] for beams in live]
+        scores = (scores + scores.new_tensor(so_far)[:, :, None]).flatten(1)  # [B, n V]
+        best, index = scores.topk(min(n * max(2, 1 + len(ends)), scores.shape[1]))
+        found = list(zip(best.tolist(), index.tolist(), strict=True))
+        vocabulary, parents = logits.shape[-1], [[] for _ in rows]
+        for row in reversed(range(len(rows))):
+            beams, live[row], mine = live[row], [], kept[rows[row]]
+            for rank, (score, i) in enumerate(zip(*found[row], strict=True)):
+                parent, token = divmod(i, vocabulary)
+                ids = [*beams[parent].ids, token]
+                if token in ends or length == max_new_tokens:
+                    mine += [Beam(score / length**length_penalty, ids)] if rank < n else []
+                elif len(live[row]) < n:
+                    live[row].append(Beam(score, ids))
+                    parents[row].append(parent)
+            mine.sort(key=lambda beam: -beam.score)
+            del mine[n:]
+            best_left = live[row][0].score / length**length_penalty if live[row] else -math.inf
+            if len(mine) == n and best_left <= mine[-1].score:
+                decoder.drop(row, last=len(rows) - 1)
+                for of_rows in (rows, live, parents):
+                    of_rows[row] = of_rows[-1]
+                    del of_rows[-1]
+        if not rows or length == max_new_tokens:
+            break
+        logits = decoder.step([[beam.ids[-1] for beam in beams] for beams in live], parents)
+    return [beams[0] for beams in kept]
+
+
 def encode_prompts(
-    prompter: Prompter, samples: list[Sample], positions: int, max_new_tokens: int
+    prompter: Prompter,
+    samples: list[Sample],
+    positions: int,
+    max_new_tokens: int,
+    before: Sequence[int] = (),
 ) -> tuple[list[list[int]], int]:
     """(the prompts of the samples, how many sources were cut to leave room for as many new tokens
-    in the model's positions). Raises InputError where there is no room for a prompt."""
+    in the model's positions). before: ids that each prompt follows. Raises InputError where there
+    is no room for a prompt."""
     prompts, cuts = [], 0
     sentence = f"decoding {max_new_tokens} tokens leaves no room for the prompt in {positions}"
-    advice = "positions; evaluate.py can lower --max-new-tokens, train.py not"
+    advice = "positions; evaluate.py can lower --max-new-tokens or --shots, train.py not"
     for sample in samples:
         room = positions - max_new_tokens
-        prompt, cut = prompter.encode(sample.direction, sample.source, room)
+        prompt, cut = prompter.encode(sample.direction, sample.source, room, before)
         require(prompt, f"{sentence} {advice}")
         prompts.append(prompt)
         cuts += int(cut)
@@ -94,23 +188,29 @@ def encode_prompts(
 
 
 def translate(
-    model: LlamaForCausalLM,
+    decoder: Decoder,
     tokenizer: Tokenizer,
     prompts: list[list[int]],
-    max_new_tokens: int,
-    batch_size: int,
     bar: tqdm,
-    static: bool = False,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    batch_size: int = BATCH_SIZE,
+    length_penalty: float = 1.0,
+    variants: Sequence[Variants] = (),
 ) -> list[str]:
-    """The hypotheses of the prompts in their order, decoded greedily in batches of similar length;
-    `bar` counts sentences. static: in steps that CUDA can record."""
-    decoder = Decoder(model, static)
-    ends = {tokenizer.eos, *model.config.eos_token_id}
+    """The hypotheses of the prompts in their order, decoded in batches of similar length, with
+    beams where the decoder has them; `bar` counts sentences."""
+    ends = {tokenizer.eos, *decoder.model.config.eos_token_id}
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     hypotheses = [""] * len(prompts)
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        outputs = greedy(decoder, [prompts[i] for i in chosen], ends, max_new_tokens)
+        batch = decoder, [prompts[i] for i in chosen], ends, max_new_tokens
+        rest = [Variants(v.weight, [v.prompts[i] for i in chosen]) for v in variants]
+        if decoder.n > 1:
+            beams = beam_search(*batch, length_penalty, rest)
+            outputs = [[token for token in beam.ids if token not in ends] for beam in beams]
+        else:
+            outputs = greedy(*batch, rest)
         for i, ids in zip(chosen, outputs, strict=True):
             hypotheses[i] = " ".join(tokenizer.decode(ids).split())
         bar.update(len(chosen))
@@ -145,64 +245,92 @@ def score(hypotheses: list[str], samples: list[Sample], identify: Identify) -> d
     }
 
 
-def check(ckpt: str, corpus: Corpus, s: Settings) -> Prompter:
-    """The prompts of a checkpoint: as it was tuned on them, unless --template says otherwise.
-    Raises InputError for what would fail after hours, or after another checkpoint's: no whole
-    weights, no tokenizer, no room for a prompt."""
-    model = build_model(ckpt, s.model)
-    template = s.template or read_setting(ckpt, "template", "alpaca")
-    prompter = Prompter(Tokenizer([ckpt, model.source], model.config), template)
-    empty = [Sample(direction, "", "") for direction in corpus]
-    encode_prompts(prompter, empty, model.config.max_position_embeddings, s.max_new_tokens)
+def encode(prompter, samples: list[Sample], sources: list[str], shots, limits, s: Settings):
+    """(prompts of some samples of a direction, their Variants, how many sources were cut). sources:
+    all of the direction. limits: positions, new tokens. Raises InputError."""
+    before = prompter.demonstrate(shots[samples[0].direction][: s.shots]) if s.shots else []
+    prompts, cuts = encode_prompts(prompter, samples, *limits, before)
+    variants = [
+        Variants(weight, encode_prompts(prompter, others, *limits, before)[0])
+        for weight, others in contrasting(samples, sources, s)
+    ]
+    return prompts, variants, cuts
+
+
+def check(system: System, corpus: Corpus, shots: Corpus) -> Prompter:
+    """The prompts of a system: as its checkpoint was tuned on them, unless it says otherwise.
+    Raises InputError for what would fail after hours, or after another system's: no whole weights,
+    no tokenizer, no room for a prompt."""
+    s = system.settings
+    model = build_model(system.ckpt, s.model)
+    template = s.template or read_setting(system.ckpt, "template", "alpaca")
+    prompter = Prompter(Tokenizer([system.ckpt, model.source], model.config), template)
+    limits = model.config.max_position_embeddings, s.max_new_tokens
+    for direction in corpus:
+        encode(prompter, [Sample(direction, "", "")], ["another"], shots, limits, s)
     return prompter
 
 
-def evaluate_checkpoint(
-    ckpt: str, prompter: Prompter, corpus: Corpus, identify: Identify, s: Settings
-):
-    """({direction: its scores}, {direction: a hypothesis for each row, empty where a side of the
-    row is blank}). The processes share the sentences of each direction, then the scoring."""
-    model = load_model(ckpt, DTYPES[s.dtype], s.device, s.model).to(DTYPES[s.dtype]).eval()
+def decode(system: System, prompter: Prompter, corpus: Corpus, shots: Corpus):
+    """({(direction, row): hypothesis} of this process's share of each direction's rows, {direction:
+    sources cut}, tokens that passed the network)."""
+    s = system.settings
+    model = load_model(system.ckpt, DTYPES[s.dtype], s.device, s.model).to(DTYPES[s.dtype]).eval()
     if s.dtype == "fp32":  # 16 bits would round much of the adapter's small change away
         merge_lora(model)
-    positions, limits = model.config.max_position_embeddings, (s.max_new_tokens, s.batch_size)
-    static = s.device.startswith("cuda")
-    found, cuts, results = {}, Counter(), {}  # found: {(direction, row): hypothesis}
-    rows = {d: [n for n, x in enumerate(corpus[d]) if not x.blank] for d in corpus}
-    lengths = {d: [len(corpus[d][n].source) for n in rows[d]] for d in corpus}
-    shares = {d: deal(rows[d], lengths[d], WORLD, turn)[RANK] for turn, d in enumerate(corpus)}
-    with progress_bar(total=sum(map(len, shares.values())), desc=ckpt, unit="sentence") as bar:
+    decoder = Decoder(model, s.device.startswith("cuda"), s.beam)
+    limits = model.config.max_position_embeddings, s.max_new_tokens
+    how = s.max_new_tokens, s.batch_size, s.length_penalty
+    shares, found, cuts = share_rows(corpus, RANK, WORLD), {}, Counter()
+    total = sum(map(len, shares.values()))
+    with progress_bar(total=total, desc=system.name, unit="sentence") as bar:
         for d, mine in shares.items():
-            samples = [corpus[d][n] for n in mine]
-            prompts, cuts[d] = encode_prompts(prompter, samples, positions, s.max_new_tokens)
-            hypotheses = translate(model, prompter.tokenizer, prompts, *limits, bar, static)
-            found |= {(d, n): text for n, text in zip(mine, hypotheses, strict=True)}
-    found = ChainMap(*gather_from_processes(found))
-    cuts = sum(gather_from_processes(cuts), Counter())
+            samples, sources = [corpus[d][n] for n in mine], [x.source for x in corpus[d]]
+            if not mine:
+                continue
+            prompts, variants, cuts[d] = encode(prompter, samples, sources, shots, limits, s)
+            texts = translate(decoder, prompter.tokenizer, prompts, bar, *how, variants)
+            found |= {(d, n): text for n, text in zip(mine, texts, strict=True)}
+    return found, cuts, decoder.computed
+
+
+def evaluate_system(
+    system: System, prompter: Prompter, corpus: Corpus, shots: Corpus, identify: Identify
+):
+    """({direction: its scores}, {direction: a hypothesis for each row, empty where a side of the
+    row is blank}, {"tokens", "seconds"}). The processes share the sentences of each direction, then
+    the scoring."""
+    started = time.time()
+    parts = gather_from_processes(decode(system, prompter, corpus, shots))
+    found, cuts, computed = zip(*parts, strict=True)
+    cost = {"tokens": sum(computed), "seconds": round(time.time() - started, 1)}
+    found, cuts, results = ChainMap(*found), sum(cuts, Counter()), {}
     for d in sorted(corpus, key=lambda d: -len(corpus[d]))[RANK::WORLD]:
-        hypotheses, samples = [found[d, n] for n in rows[d]], [corpus[d][n] for n in rows[d]]
-        results[d] = score(hypotheses, samples, identify) | {"sources_cut": cuts[d]}
+        texts, samples = zip(*((found[d, n], x) for n, x in whole_rows(corpus[d])), strict=True)
+        results["-".join(d)] = score(list(texts), samples, identify) | {"sources_cut": cuts[d]}
     results = ChainMap(*gather_from_processes(results))
-    texts = {d: [found.get((d, n), "") for n in range(len(corpus[d]))] for d in corpus}
-    return {"-".join(d): results[d] for d in corpus}, {"-".join(d): texts[d] for d in corpus}
+    texts = {"-".join(d): [found.get((d, n), "") for n in range(len(corpus[d]))] for d in corpus}
+    return {name: results[name] for name in texts}, texts, cost
 
 
 def evaluate(s: Settings) -> None:
-    """Every checkpoint on the same test set: a report beside each, and one table of all."""
-    tuned = tuned_directions(s.ckpt)
+    """Every system on the same test set: a report beside each checkpoint, one table of all."""
+    systems = read_systems(s)
+    tuned = tuned_directions([system.ckpt for system in systems])
     corpus, tuned = read_corpus(s.data, s.directions, tuned, s.skip_unknown, keep_blank=True)
     corpus = {direction: first_rows(samples, s.rows) for direction, samples in corpus.items()}
     s.candidates, identify = checked_identifier(s.candidates, corpus)
     for _, target in corpus:
         bleu_metric(target)  # what it lacks is said before hours of decoding
-    prompters = [check(ckpt, corpus, s) for ckpt in s.ckpt]
+    check_contrast(systems, corpus)
+    shots = read_shots(s.shots_from, corpus, max(system.settings.shots for system in systems))
+    prompters = [check(system, corpus, shots) for system in systems]
     split = os.path.splitext(os.path.basename(s.data[0]))[0]
-    places = [Results(ckpt, split, checksum(corpus)) for ckpt in s.ckpt]
+    places = [Results(x.ckpt, split + x.suffix, checksum(corpus)) for x in systems]
     comparison, troubles = Comparison(list(corpus), tuned, asdict(s)), []
-    for ckpt, prompter, place in zip(s.ckpt, prompters, places, strict=True):
-        started = time.time()
-        results, texts = evaluate_checkpoint(ckpt, prompter, corpus, identify, s)
-        report = comparison.add(ckpt, results, time.time() - started)
+    for system, prompter, place in zip(systems, prompters, places, strict=True):
+        results, texts, cost = evaluate_system(system, prompter, corpus, shots, identify)
+        report = comparison.add(system, results, cost)
         try:
             written = place.write(corpus, texts, report) if RANK == 0 else ""
             print(f"hypotheses, sources, references and scores.json: {written}")

@@ -21,43 +21,10 @@ from torch.utils.checkpoint import checkpoint
 from plumbing import adapters
 from plumbing.adapters import LoraSettings
 from plumbing.attention import attend
+from plumbing.cache import KVCache
 from plumbing.folders import LLAMA3_ROPE, Config, ModelFolder, copy_companions, write_model
 from plumbing.gemm import linear
 from plumbing.layout import CachedLayout, Layout
-
-
-class KVCache:
-    """Keys and values of B growing sequences; a row's slot i holds its token i."""
-
-    def __init__(self, config: Config, B: int, slots: int, device=None, dtype=torch.float32):
-        layers, K = config.num_hidden_layers, config.num_key_value_heads
-        shape = (layers, B, K, slots, config.head_dim)
-        self.k = torch.zeros(shape, device=device, dtype=dtype)  # [L, B, K, S, d]
-        self.v = torch.zeros(shape, device=device, dtype=dtype)  # [L, B, K, S, d]
-        self.used = torch.zeros(B, dtype=torch.long, device=device)  # [B]
-        self.longest = 0  # the most that a row may have in use
-
-    def append(self, layer: int, k: Tensor, v: Tensor, layout: Layout | CachedLayout):
-        """Write k, v [T, K, d] into their slots. Returns what the tokens see: of sequences that
-        begin here k and v themselves, else all that is in use of their rows, [B, K, s, d]."""
-        rows = layout.whole
-        slot = rows.col if isinstance(layout, Layout) else layout.position  # [T]
-        for store, new in ((self.k[layer], k), (self.v[layer], v)):
-            store[rows.row, :, slot] = new.to(store.dtype)
-        if isinstance(layout, Layout):
-            return k, v
-        k, v = (store[layer, : rows.B, :, : layout.slots].to(k.dtype) for store in (self.k, self.v))
-        return k, v
-
-    def clear(self) -> None:
-        """Forget all sequences."""
-        self.used.zero_()
-        self.longest = 0
-
-    def move(self, row: int, to: int) -> None:
-        """Copy a row over another, whose sequence is finished."""
-        self.k[:, to], self.v[:, to] = self.k[:, row], self.v[:, row]
-        self.used[to] = self.used[row]
 
 
 class RMSNorm(nn.Module):
@@ -213,7 +180,8 @@ class LlamaForCausalLM(nn.Module):
         device, window = self.model.embed_tokens.weight.device, self.config.sliding_window
         if cache is not None and cache.longest:
             slots = min(cache.longest + max(lengths), cache.k.shape[3])
-            layout = CachedLayout(ids.to(device), lengths, cache.used, slots, window)
+            cached = cache.used, slots, window, cache.paths
+            layout = CachedLayout(ids.to(device), lengths, *cached)
         else:
             # Dropout is drawn for each sequence apart, as if nothing were shared.
             dropout = self.training and self.lora and self.lora.lora_dropout

@@ -12,63 +12,43 @@ import plumbing.interrupts  # noqa: F401, I001 - before the packages, whose impo
 import math
 import os
 import random
+import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import torch
 
 import loss
-from data import (
-    CONFLICTS,
-    REDUCTIONS,
-    TEMPLATES,
-    Batch,
-    Prompter,
-    TuningSet,
-    TwinPair,
-    micro_batches,
-)
+from data import CONFLICTS, REDUCTIONS, Batch, Prompter, TuningSet, TwinPair, micro_batches
 from model import LlamaForCausalLM, add_lora, build_model, merge_lora, save_model
-from plumbing import cli, distributed, planning
+from plumbing import cli, distributed
 from plumbing.adapters import LoraSettings, read_adapter
 from plumbing.cli import by_stage, option
 from plumbing.corpora import Corpus, read_corpus
 from plumbing.distributed import RANK, WORLD, progress_bar
 from plumbing.errors import require
 from plumbing.folders import ModelFolder, fingerprint
-from plumbing.meters import SpeedMeter, brief, trained_parameters
+from plumbing.languages import TEMPLATES
+from plumbing.meters import SpeedMeter, brief, describe
 from plumbing.optimizer import Optimizer, learning_rate
 from plumbing.progress import Checkpoint, Progress
 from plumbing.provenance import checksum, provenance, read_setting
+from plumbing.rehearsal import plan
 from plumbing.runs import Run
 from plumbing.tokenizer import Tokenizer
 
 FIRST_RUN = "runs/stage1"  # where stage 2 starts
-LINEARS = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
 
 
 @dataclass
-class Settings(cli.RunSettings):
+class Settings(cli.TuningSettings):
     stage: int = option(1, "1: MLE; 2: MLE + alpha * unlikelihood", choices=[1, 2])
     alpha: float = option(by_stage(0.0, 0.05), "weight of the unlikelihood (Eq. 3)", least=0)
     conflict: str = option("target", "twins' instruction: any, or other target", choices=CONFLICTS)
     loss_reduction: str = option("token", "mean over tokens, or over sentences", choices=REDUCTIONS)
-    model: str = option("", "base, a Hugging Face folder; left out: demo/base, or that of --init")
-    data: list = option(("demo/data/train.tsv",), "files: TSV, JSON, paired files (docs/data.md)")
-    directions: str = option("supervised", "en-it,it-en, supervised (with English), zero-shot, all")
-    skip_unknown: bool = option(False, "leave out rows without a certain direction and language")
     template: str = option("", "prompt; left out: that of --init, or alpaca", choices=TEMPLATES)
     pairs: int = option(by_stage(1200, 0), "sentence pairs per direction, 0 all", least=0)
-    init: str = option("", "run to start from; left out: none in stage 1, runs/stage1 in stage 2")
-    merge: bool = option(False, "no tuning: fold the adapter of --init into its base, in --out")
-    dev: list = option((), "files like --data: at each checkpoint loss and OTR in all directions")
-    best: str = option("", "end with the checkpoint best by this of --dev", choices=["mle", "otr"])
-    full: bool = option(False, "tune every weight instead of LoRA")
-    lora_rank: int = option(64, "rank r of LoRA", least=1)
-    lora_alpha: float = option(128.0, "LoRA's scale is lora_alpha / lora_rank")
-    lora_dropout: float = option(0.0, "dropout before lora_A")
-    lora_targets: str = option(LINEARS, "linear layers that get LoRA")
     lr: float = option(by_stage(2e-3, 5e-4), "peak learning rate", least=0)
     batch_size: int = option(
         by_stage(128, 32), "samples a step over all GPUs, no twins", least=1, most=10**6
@@ -86,23 +66,7 @@ class Settings(cli.RunSettings):
     )
 
     def __post_init__(self):
-        by_steps, by_epochs = (
-            bool(x) and not isinstance(x, by_stage) for x in (self.steps, self.epochs)
-        )
-        require(not (by_steps and by_epochs), "--steps and --epochs: choose one of them")
-        self.steps = 0 if by_epochs else self.steps
-        cli.resolve_stage(self)
-        self.init = self.init.rstrip("/") or (FIRST_RUN if self.stage == 2 else "")
-        made = f"{self.init}-merged" if self.merge else f"runs/stage{self.stage}"
-        self.out = os.path.normpath(self.out or made)
-        self.model = self.model or ("" if self.init else "demo/base")
-        if self.gpu and self.dtype == "auto":
-            self.dtype = "bf16"  # wherever the plan is made
-        require(self.dev or not self.best, "--best needs --dev")
-        other = self.merge or self.resume
-        require(not (self.plan and other), "--plan is of a whole run; leave out --merge, --resume")
-        require(self.save_every or not self.dev, "--dev needs --save-every")
-        require(self.steps or self.epochs or self.merge, "--epochs 0 without --steps: no training")
+        self.resolve(FIRST_RUN)
 
 
 def loss_sums(model: LlamaForCausalLM, batch: Batch, device: str, dtype: str) -> tuple:
@@ -196,9 +160,8 @@ def measure_dev(model: LlamaForCausalLM, dev: Dev, tokenizer: Tokenizer, s: Sett
     mle_sum, mle_weight = distributed.sum_over_processes(sums).tolist()
 
     bar = progress_bar(total=len(dev.prompts), desc="dev", unit="sentence", leave=False)
-    limits = evaluate.MAX_NEW_TOKENS, evaluate.BATCH_SIZE
     with cli.autocast(s.device, s.dtype), bar:  # by every process, since weights are sharded
-        texts = evaluate.translate(model, tokenizer, dev.prompts, *limits, bar)
+        texts = evaluate.translate(evaluate.Decoder(model), tokenizer, dev.prompts, bar)
     otr, _ = evaluate.off_target(texts, dev.directions, dev.identify)
     model.train()
     return {"dev_mle": mle_sum / mle_weight, "dev_otr": otr}
@@ -282,7 +245,7 @@ def train(s: Settings, run: Run) -> None:
     ids = [encoded[1:] for encoded in tuning_set.samples]  # of another tokenizer they are others
     made_of = model.lora, model.files.crc32, checksum(ids)
     progress = Progress.resume(checkpoint, *made_of, s.best)
-    print(describe(s, model, tuning_set, steps))
+    print(describe(s, model, len(tuning_set.samples), steps))
 
     optimizer = Optimizer(model.named_parameters(), s.weight_decay, s.dtype, s.device, checkpoint)
     run.begin(record, checkpoint)
@@ -322,59 +285,11 @@ def train(s: Settings, run: Run) -> None:
     run.finish(progress, s.best)
 
 
-def plan(s: Settings) -> None:
-    """Print what a run would need: from config.json, the tokenizer and the data, without weights.
-    Raises InputError."""
-    start = s.init or s.model
-    if start == FIRST_RUN and not os.path.isdir(start):  # a plan of stage 2 comes before stage 1
-        start = s.model or "demo/base"
-    folder = ModelFolder(start, s.model)
-    refuse_misfit(s, start, folder)
-    lora = folder.lora or lora_settings(s)
-    tokenizer = planning.tokenizer_of([folder.folder, folder.source], folder.config)
-    corpus, _ = read_corpus(s.data, s.directions, None, s.skip_unknown, pairs=s.pairs, seed=s.seed)
-    tuning_set = TuningSet(corpus, Prompter(tokenizer, s.template), s.max_length, s.pairs, s.seed)
-    visits = count_visits(s, tuning_set)
-    steps = math.ceil(visits / s.batch_size)
-    few = min(steps, planning.looked_at(s.batch_size))
-    first = [pairs_of_step(tuning_set, step, visits, s) for step in range(few)]
-
-    def make_model(layers: int) -> LlamaForCausalLM:
-        with planning.default_dtype(torch.float32 if s.full else cli.DTYPES[s.dtype]):
-            model = LlamaForCausalLM(replace(folder.config, num_hidden_layers=layers))
-        if not s.full:
-            add_lora(model, lora)
-        return model.train()
-
-    def make_shares(tokens: int, gpus: int) -> list[list[list[Batch]]]:
-        return [micro_batches(pairs, tokens, world=gpus) for pairs in first]
-
-    def find_loss(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
-        mle_sum, ul_sum = loss_sums(model, batch, "cpu", s.dtype)
-        return loss.language_aware(mle_sum, 1, ul_sum, 1, s.alpha)
-
-    layers, share = folder.config.num_hidden_layers, s.full or not lora.lora_dropout
-    planner = planning.Planner(make_model, make_shares, find_loss, layers, share)
-    print(f"plan of stage {s.stage}: {start} -> {s.out}, {'full' if s.full else 'LoRA'}, {s.dtype}")
-    print(planner.report(s, steps, len(tuning_set.samples)))
-
-
-def describe(s: Settings, model: LlamaForCausalLM, tuning_set: TuningSet, steps: int) -> str:
-    """What a run is, for its first lines."""
-    twins = f"twins with alpha {s.alpha:g}, --conflict {s.conflict}"
-    return (
-        f"stage {s.stage}: {s.init or s.model} -> {s.out}, {len(tuning_set.samples):,} samples, "
-        f"template {s.template}, {twins if s.alpha else 'MLE alone'}\n"
-        f"{trained_parameters(model)} parameters, {'full' if s.full else 'LoRA'}, {s.dtype} on "
-        f"{WORLD} {s.device}, {steps} steps of {s.batch_size}, rate {s.lr:g}"
-    )
-
-
 def main(s: Settings) -> None:
     """What the flags ask for: a run of either stage, or a merged model."""
     if s.plan:
         s.template = s.template or read_setting(s.init, "template", "alpaca")
-        return plan(s)
+        return plan(s, sys.modules[__name__])
     made = "make it with `python train.py --stage 1`, or choose --init"
     require(os.path.isdir(s.init or "."), f"{s.init}: no such run; {made}")
     run = Run(s.out, s.keep)

@@ -16,11 +16,11 @@ from benchmarks.sides import Ours, Padded, TheirLlama
 from data import EncodedSample, TwinPair
 from model import LlamaForCausalLM, add_lora
 from plumbing.adapters import LoraSettings
-from plumbing.cli import DTYPES
+from plumbing.cli import DTYPES, LINEARS
 from plumbing.errors import require
 from plumbing.folders import Config
 from plumbing.meters import SpeedMeter
-from train import LINEARS, Settings
+from train import Settings
 
 LLAMA_7B = dict(vocab_size=32000, hidden_size=4096, intermediate_size=11008)
 LLAMA_7B |= dict(num_hidden_layers=32, num_attention_heads=32, max_position_embeddings=4096)

@@ -1,4 +1,4 @@
-"""Make demo/data/{train,dev,test}.tsv: Chromium's messages in four languages, one a row.
+"""Make demo/data/{train,dev,test,shots}.tsv: Chromium's messages in four languages, one a row.
 
 Source: the .pak files of Debian's packages chromium-l10n and chromium-common (BSD 3-clause, see
 data/NOTICE). Run it on Debian or Ubuntu (`apt-get download` fetches the packages), or name a folder
@@ -26,6 +26,7 @@ PACKAGES = ["chromium-l10n", "chromium-common"]
 HELD_OUT = {"test": 200, "dev": 200}  # rows; drawn from messages of HELD_OUT_WORDS English words
 HELD_OUT_WORDS = range(6, 25)  # langid misjudges shorter messages too often
 TRAIN_WORDS = range(1, 41)  # words in every language
+SHOTS = 5  # demonstrations: rows of dev whose longest text is shortest
 NEAR = 0.6  # Jaccard similarity of the English word sets: a near-duplicate
 SEED = 1
 
@@ -112,6 +113,8 @@ def main():
         "dropped from train"
     )
 
+    distinct = [r for r in splits["dev"] if len(set(r.values())) == len(LANGUAGES)]
+    splits["shots"] = sorted(distinct, key=lambda r: max(map(len, r.values())))[:SHOTS]
     for name, part in splits.items():
         path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data", f"{name}.tsv")
         with open(path, "w", encoding="utf-8", newline="\n") as f:

@@ -78,6 +78,48 @@ class RunSettings(DeviceSettings):
     )
 
 
+LINEARS = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
+
+
+@dataclass
+class TuningSettings(RunSettings):
+    """What train.py starts from, and which of its weights it tunes."""
+
+    model: str = option("", "base, a Hugging Face folder; left out: demo/base, or that of --init")
+    data: list = option(("demo/data/train.tsv",), "files: TSV, JSON, paired files (docs/data.md)")
+    directions: str = option("supervised", "en-it,it-en, supervised (with English), zero-shot, all")
+    skip_unknown: bool = option(False, "leave out rows without a certain direction and language")
+    init: str = option("", "run to start from; left out: none in stage 1, runs/stage1 in stage 2")
+    merge: bool = option(False, "no tuning: fold the adapter of --init into its base, in --out")
+    dev: list = option((), "files like --data: at each checkpoint loss and OTR in all directions")
+    best: str = option("", "end with the checkpoint best by this of --dev", choices=["mle", "otr"])
+    full: bool = option(False, "tune every weight instead of LoRA")
+    lora_rank: int = option(64, "rank r of LoRA", least=1)
+    lora_alpha: float = option(128.0, "LoRA's scale is lora_alpha / lora_rank")
+    lora_dropout: float = option(0.0, "dropout before lora_A")
+    lora_targets: str = option(LINEARS, "linear layers that get LoRA")
+
+    def resolve(self, first_run: str) -> None:
+        """Put in what depends on other settings; first_run: where stage 2 starts. InputError."""
+        by_steps, by_epochs = (
+            bool(x) and not isinstance(x, by_stage) for x in (self.steps, self.epochs)
+        )
+        require(not (by_steps and by_epochs), "--steps and --epochs: choose one of them")
+        self.steps = 0 if by_epochs else self.steps
+        resolve_stage(self)
+        self.init = self.init.rstrip("/") or (first_run if self.stage == 2 else "")
+        made = f"{self.init}-merged" if self.merge else f"runs/stage{self.stage}"
+        self.out = os.path.normpath(self.out or made)
+        self.model = self.model or ("" if self.init else "demo/base")
+        if self.gpu and self.dtype == "auto":
+            self.dtype = "bf16"  # wherever the plan is made
+        require(self.dev or not self.best, "--best needs --dev")
+        other = self.merge or self.resume
+        require(not (self.plan and other), "--plan is of a whole run; leave out --merge, --resume")
+        require(self.save_every or not self.dev, "--dev needs --save-every")
+        require(self.steps or self.epochs or self.merge, "--epochs 0 without --steps: no training")
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, whose sentences are bounded too."""
 

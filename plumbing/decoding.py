@@ -8,28 +8,41 @@ are looked at, and the number of rows is rounded up to a power of two.
 import torch
 from torch import Tensor, nn
 
+from plumbing.cache import Paths
+
 ROUND = 64  # slots of a cache that is kept are a multiple of this
 
 
 class Decoder:
-    """A model with its KV cache and, where its steps are static, their graphs."""
+    """A model with its KV cache and, where its steps are static, their graphs.
 
-    def __init__(self, model: nn.Module, static: bool = False):
-        """static: keep shapes and memory from step to step, and on CUDA replay the steps."""
-        self.model, self.static = model, static
-        self.record = static and model.lm_head.weight.is_cuda
+    It decodes B sentences. Each has C rows of the cache, for its prompt and for those that it is
+    contrasted with, and n beams, which the rows have in common."""
+
+    def __init__(self, model: nn.Module, static: bool = False, beams: int = 1):
+        """static: keep shapes and memory from step to step, and on CUDA replay the steps; beams
+        have no such steps."""
+        self.model, self.n, self.static = model, beams, static and beams == 1
+        self.record = self.static and model.lm_head.weight.is_cuda
         self.cache, self.size, self.graphs = None, (0, 0), {}
+        self.computed = 0  # tokens that passed the network
 
-    def prefill(self, prompts: list[list[int]], max_new_tokens: int) -> Tensor:
-        """Logits [B, V] after each of B prompts, which then are rows 0 to B - 1."""
-        lengths = [len(prompt) for prompt in prompts]
-        self.reserve(len(prompts), max(lengths) + max_new_tokens)
-        ids = torch.tensor([i for prompt in prompts for i in prompt])  # [T]
-        last = torch.tensor(lengths).cumsum(0) - 1  # [B]
+    def prefill(
+        self, prompts: list[list[int]], max_new_tokens: int, others: tuple[list[list[int]]] = ()
+    ) -> Tensor:
+        """Logits [B, C, 1, V] after each of B prompts, then of the C - 1 others of its sentence,
+        each B prompts too."""
+        self.C = 1 + len(others)
+        together = [prompt for row in zip(prompts, *others, strict=True) for prompt in row]
+        lengths = [len(prompt) for prompt in together]
+        self.reserve(len(together), max(lengths) + self.n * max_new_tokens)
+        ids = torch.tensor([i for prompt in together for i in prompt])  # [T]
+        last = torch.tensor(lengths).cumsum(0) - 1  # [B C]
         logits = self.model(ids, lengths, self.cache, at=last)
+        self.computed += self.model.computed
         if self.static:
             self.cache.longest = self.size[1]  # from now on all slots are looked at
-        return logits
+        return logits.view(len(prompts), self.C, 1, -1)
 
     def reserve(self, rows: int, slots: int) -> None:
         """An empty cache of at least this size."""
@@ -42,8 +55,28 @@ class Decoder:
             self.cache, self.size = self.model.new_cache(*size), size
         self.cache.clear()
 
-    def step(self, new: list[int]) -> Tensor:
-        """Logits [B, V] after one more token in each of the first B rows."""
+    def drop(self, sentence: int, last: int) -> None:
+        """A sentence is finished: the last one takes its place."""
+        for row in range(self.C if sentence != last else 0):
+            self.cache.move(last * self.C + row, to=sentence * self.C + row)
+
+    def step(self, new: list[list[int]], parents: list[list[int]] | None = None) -> Tensor:
+        """Logits [B, C, n, V] after one more token in each beam of the first B sentences. parents:
+        which beam of before each goes on, where there are several."""
+        B = len(new)
+        tokens = [token for beams in new for _ in range(self.C) for token in beams]  # [B C n]
+        self.computed += len(tokens)
+        if self.n == 1:
+            return self.step_rows(tokens).view(B, self.C, 1, -1)
+        if self.cache.paths is None:
+            self.cache.paths = Paths(self.cache.used, self.n, self.cache.k.shape[3])
+        parents = torch.tensor(parents, device=self.cache.used.device)  # [B, n]
+        self.cache.paths.extend(parents.repeat_interleave(self.C, 0))
+        logits = self.model(torch.tensor(tokens), [self.n] * (B * self.C), self.cache)
+        return logits.view(B, self.C, self.n, -1)
+
+    def step_rows(self, new: list[int]) -> Tensor:
+        """Logits [B C, V] after one more token in each of as many rows."""
         B = len(new)
         if not self.static:
             return self.model(torch.tensor(new), [1] * B, self.cache)

@@ -114,19 +114,32 @@ class Layout:
 class CachedLayout:
     """Tokens that continue the sequences of a KV cache."""
 
-    def __init__(self, ids: Tensor, lengths: list[int], used: Tensor, slots: int, window=None):
+    def __init__(
+        self,
+        ids: Tensor,
+        lengths: list[int],
+        used: Tensor,
+        slots: int,
+        window: int | None = None,
+        paths=None,
+    ):
         """ids [T]: the new tokens of B rows, of each so many as lengths says. used [B or more]:
         how many tokens a row of the cache holds already; slots: so many of its slots are looked
-        at, no fewer than any row has tokens then. window: the sliding window's width."""
+        at, no fewer than any row has tokens then. window: the sliding window's width.
+        paths, of cache.py: the new tokens are those of beams, one each."""
         self.ids, self.slots = ids, slots
         self.whole = Ragged(lengths, ids.device)
         row, col, n = self.whole.row, self.whole.col, self.whole.n
-        self.position = used[row] + col  # [T]
+        self.slot = self.position = used[row] + col  # [T]
+        self.masks = {}
+        if paths:
+            self.position = paths.position(len(lengths)).flatten()
+            self.visible = paths.visible(len(lengths), slots, window)
+            return
         slot = torch.arange(slots, device=ids.device)  # [s]
         step = torch.arange(n, device=ids.device)
         query = used[: len(lengths), None, None] + step[None, :, None]  # [B, n, 1]
         self.visible = (slot <= query) & (slot > query - (window or slots))  # [B, n, s]
-        self.masks = {}
 
     def expand(self, x: Tensor) -> Tensor:
         return x  # nothing is shared

@@ -93,6 +93,17 @@ def brief(figures: dict, speed: dict) -> str:
     return ", ".join([*losses, f"{speed['tokens_per_s']:,.0f} tokens/s"])
 
 
+def describe(s: object, model: nn.Module, samples: int, steps: int) -> str:
+    """What a run with the Settings s of train.py is, for its first lines."""
+    twins = f"twins with alpha {s.alpha:g}, --conflict {s.conflict}"
+    return (
+        f"stage {s.stage}: {s.init or s.model} -> {s.out}, {samples:,} samples, "
+        f"template {s.template}, {twins if s.alpha else 'MLE alone'}\n"
+        f"{trained_parameters(model)} parameters, {'full' if s.full else 'LoRA'}, {s.dtype} on "
+        f"{WORLD} {s.device}, {steps} steps of {s.batch_size}, rate {s.lr:g}"
+    )
+
+
 class SpeedMeter:
     """Tokens per second, model FLOPs utilisation and peak memory of a step. Model FLOPs of a token
     and parameter: 2 forward, 2 for the gradients of activations, with --full 2 for those of weights

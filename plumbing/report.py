@@ -1,10 +1,11 @@
 """An evaluation's report: averages, versions, the Markdown table."""
 
-import os
 from collections import Counter
+from dataclasses import asdict
 from importlib.metadata import version
 
 from plumbing.corpora import Direction
+from plumbing.systems import System
 
 METRICS = ("bleu", "otr")
 KINDS = ("english", "source", "other", "empty")  # of off-target outputs
@@ -33,11 +34,12 @@ class Comparison:
             "zero-shot": [direction for direction in directions if direction not in supervised],
         }
 
-    def add(self, ckpt: str, results: dict[str, dict], seconds: float) -> dict:
-        """Add a checkpoint with its scores by direction; returns its report, for scores.json."""
+    def add(self, system: System, results: dict[str, dict], cost: dict) -> dict:
+        """Add a system with its scores by direction and what it cost, {"tokens", "seconds"};
+        returns its report, for scores.json."""
         for name, scores in results.items():
             if scores["sources_cut"]:
-                print(f"{ckpt}, {name}: {scores['sources_cut']:,} over-long sources cut")
+                print(f"{system.name}, {name}: {scores['sources_cut']:,} over-long sources cut")
         averages = {
             title: average([results["-".join(direction)] for direction in directions])
             for title, directions in self.parts.items()
@@ -46,13 +48,12 @@ class Comparison:
         report = {
             "directions": results,
             "average": averages,
-            "settings": self.settings,
-            "seconds": round(seconds, 1),
+            "settings": self.settings | asdict(system.settings),
+            "decoding": system.describe(),
             "versions": {name: version(name) for name in ("sacrebleu", "langid", "torch")},
         }
-        name = os.path.basename(os.path.normpath(ckpt))
-        self.reports[ckpt if name in self.reports else name] = report
-        return report
+        self.reports[system.name] = report | cost
+        return report | cost
 
     def __str__(self):
         """The table and what its figures rest on."""
@@ -60,8 +61,8 @@ class Comparison:
         signatures = " and ".join(sorted({row["signature"] for row in scores}))
         files, candidates = " ".join(self.settings["data"]), self.settings["candidates"]
         return (
-            f"{table(self.reports, self.parts)}\n\n{files}, greedy. SacreBLEU {signatures}. "
-            f"OTR in %, langid among {candidates}."
+            f"{table(self.reports, self.parts)}\n\n{costs(self.reports)}\n\n{files}. SacreBLEU "
+            f"{signatures}. OTR in %, langid among {candidates}."
         )
 
 
@@ -84,6 +85,15 @@ def table(reports: dict[str, dict], parts: Parts) -> str:
         lines += ["", "Off-target outputs in the zero-shot directions, % of all:"]
         lines += [off_target_line(name, r["average"]["zero-shot"]) for name, r in reports.items()]
     return "\n".join(lines)
+
+
+def costs(reports: dict[str, dict]) -> str:
+    """How each system decoded and what it cost."""
+    lines = [
+        f"- {name}: {r['decoding']}, {r['tokens']:,} tokens, {r['seconds']:.1f} s"
+        for name, r in reports.items()
+    ]
+    return "\n".join(["Decoding, tokens that passed the network, seconds:", *lines])
 
 
 def table_row(label: str, scores: list[dict]) -> list[str]:

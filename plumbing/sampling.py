@@ -35,3 +35,18 @@ def deal(items: list, sizes: list[int], world: int, turn: int = 0) -> list[list]
     order = sorted(range(len(items)), key=sizes.__getitem__)
     dealt = [items[i] for i in order]
     return [dealt[(rank - turn) % world :: world] for rank in range(world)]
+
+
+def whole_rows(samples: list) -> list[tuple]:
+    """(its number, the sample) of those without a blank side."""
+    return [(n, sample) for n, sample in enumerate(samples) if not sample.blank]
+
+
+def share_rows(corpus: dict, rank: int, world: int) -> dict:
+    """{direction: the numbers of a process's share of its rows without a blank side}."""
+    shares = {}
+    for turn, (direction, samples) in enumerate(corpus.items()):
+        rows = whole_rows(samples)
+        lengths = [len(sample.source) for _, sample in rows]
+        shares[direction] = deal([n for n, _ in rows], lengths, world, turn)[rank]
+    return shares

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import sacrebleu
-from conftest import ROOT, TEXT, script
+from conftest import ROOT, TEXT, TSV, script
 
 from evaluate import off_target, score
 from plumbing.corpora import Sample
@@ -138,3 +138,62 @@ def test_a_run_that_finishes_while_its_checkpoint_is_evaluated_is_not_in_the_way
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
     assert done.returncode == 0 and not (folder / "run.partial").exists(), done.stderr
     assert (folder / "run" / "step-000002" / "eval-train" / "scores.json").exists()
+
+
+ROWS = ["plain=model", "beam=model,beam=3", "ptl=model,template=ptl", "shot=model,shots=1"]
+ROWS += ["contrast=model,contrast-language=0.5,contrast-source=0.2", "all=model,shots=1,beam=2"]
+ROWS[-1] += ",contrast-source=0.5"
+
+
+def test_systems_are_columns_whatever_the_batch_size(folder):
+    (folder / "test.tsv").write_text("".join(TSV.splitlines(True)[:6]), encoding="utf-8")
+    (folder / "shots.tsv").write_text(TSV.splitlines(True)[0] + "un\tuna\teen\to\n")
+    args = ["--data", "test.tsv", "--directions", "it-nl,en-ro,nl-en", "--shots-from", "shots.tsv"]
+    found = {}
+    for size in (1, 7):
+        said = evaluated_systems(folder, *args, "--batch-size", size)
+        folders = {
+            name.partition("=")[0]: folder / "model" / f"eval-test.{name.partition('=')[0]}"
+            for name in ROWS
+        }
+        found[size] = {
+            name: [read_lines(place / f"{d}.txt") for d in ("it-nl", "en-ro", "nl-en")]
+            for name, place in folders.items()
+        }
+        assert all(f"{name} OTR" in said for name in folders)
+        assert "- all: beam 2, 1 shot, contrast-source 0.5, " in said
+    assert found[1] == found[7] and len({str(texts) for texts in found[1].values()}) == len(ROWS)
+    scores = read_json(folder / "model" / "eval-test.all" / "scores.json")
+    assert scores["settings"]["beam"] == 2 and scores["tokens"] > 100
+    two = evaluated_systems(folder, *args, processes=2)
+    assert [line for line in two.splitlines() if "→" in line] == [
+        line for line in said.splitlines() if "→" in line
+    ]
+
+
+def evaluated_systems(folder, *args, processes=1):
+    few = ["--systems", *ROWS, "--device", "cpu", "--max-new-tokens", 6]
+    result = script("evaluate.py", *few, *args, cwd=folder, processes=processes)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize(
+    "row, said",
+    [
+        ("a=model,shots=1", "it-nl 'apri il file 0 adesso' is in the test set too"),
+        ("a=model,shots=30", "leaves no room for the prompt"),
+        ("a=model,contrast-source=0.5", "needs a second source in it-nl"),
+        ("a=model,beam=0", "--beam 0"),
+    ],
+)
+def test_systems_that_cannot_work_are_refused_before_anything_is_decoded(folder, row, said):
+    lines = TSV.splitlines(True)
+    (folder / "test.tsv").write_text("".join(lines[:2]), encoding="utf-8")
+    shots = lines[:2] if "shots=1" in row else [lines[0], *lines[5:]]
+    (folder / "shots.tsv").write_text("".join(shots), encoding="utf-8")
+    args = ["--data", "test.tsv", "--directions", "it-nl", "--shots-from", "shots.tsv"]
+    few = ["--systems", "ok=model", row, "--device", "cpu", "--max-new-tokens", 6]
+    result = script("evaluate.py", *few, *args, cwd=folder)
+    assert result.returncode == 2 and said in result.stderr and "Traceback" not in result.stderr
+    assert "sentence/s" not in result.stderr

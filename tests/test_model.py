@@ -58,27 +58,6 @@ def test_logits_at_chosen_positions_are_those_of_all_positions():
     torch.testing.assert_close(model(ids, [9, 4], at=at), model(ids, [9, 4])[at])
 
 
-@pytest.mark.parametrize(
-    "chunks", [[[5, 2, 9]] + [[1, 1, 1]] * 4, [[3, 1, 4], [2, 5, 1], [1, 1, 1]]]
-)
-def test_cached_logits_equal_uncached_for_unequal_rows(chunks):
-    from model import KVCache
-
-    model = tiny()
-    totals = [sum(c[b] for c in chunks) for b in range(3)]
-    rows = ids_of(totals).split(totals)
-    full = [model(row, [len(row)]) for row in rows]
-    cache, done = KVCache(model.config, 3, max(totals)), [0, 0, 0]
-    for chunk in chunks:
-        ids = torch.cat([rows[b][done[b] : done[b] + chunk[b]] for b in range(3)])
-        out = model(ids, chunk, cache).split(chunk)
-        for b in range(3):
-            torch.testing.assert_close(
-                out[b], full[b][done[b] : done[b] + chunk[b]], rtol=1e-4, atol=1e-5
-            )
-            done[b] += chunk[b]
-
-
 def test_batched_greedy_decoding_equals_single_and_uncached():
     model, lengths = tiny(seed=3), [4, 17, 9, 1]
     prompts = [p.tolist() for p in ids_of(lengths, seed=1).split(lengths)]

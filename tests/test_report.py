@@ -1,6 +1,7 @@
 """Averages and tables."""
 
 from plumbing.report import Comparison, average, table
+from plumbing.systems import SystemSettings, read_systems
 
 
 def test_averages_are_over_directions_and_the_table_shows_every_checkpoint():
@@ -48,11 +49,14 @@ def test_reports_of_several_checkpoints_are_named_apart(capsys):
     scores |= {"signature": "sig", "sources_cut": 0}
     settings = {"data": ["a.tsv", "b.tsv"], "candidates": "en,it,nl"}
     comparison = Comparison([("it", "nl")], [("en", "it")], settings)
-    for ckpt in ("a/run", "b/run"):
-        report = comparison.add(ckpt, {"it-nl": scores | {"sources_cut": 2}}, 1.23)
+    s = SystemSettings(ckpt=["a/run", "b/run"])
+    for system in read_systems(s):
+        cost = {"tokens": 1234, "seconds": 1.2}
+        report = comparison.add(system, {"it-nl": scores | {"sources_cut": 2}}, cost)
     assert capsys.readouterr().out.count("it-nl: 2 over-long sources cut\n") == 2
     assert report["average"].keys() == {"zero-shot"} and report["seconds"] == 1.2
     assert set(report["versions"]) == {"sacrebleu", "langid", "torch"}
     said = str(comparison)
-    assert "run BLEU" in said and "b/run BLEU" in said
-    assert said.endswith("a.tsv b.tsv, greedy. SacreBLEU sig. OTR in %, langid among en,it,nl.")
+    assert "a/run BLEU" in said and "b/run BLEU" in said
+    assert "- b/run: greedy, 1,234 tokens, 1.2 s\n" in said
+    assert said.endswith("a.tsv b.tsv. SacreBLEU sig. OTR in %, langid among en,it,nl.")

@@ -1,0 +1,151 @@
+"""The systems that an evaluation compares: checkpoints, each with its own way of decoding."""
+
+import os
+import random
+import re
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
+
+from plumbing.cli import DeviceSettings, flag, option, require_bounds
+from plumbing.corpora import Corpus, Sample, read_corpus
+from plumbing.errors import InputError, require
+from plumbing.languages import TEMPLATES
+
+# Settings that a system may have of its own.
+OWN = ("template", "shots", "beam", "length_penalty", "contrast_language", "contrast_source")
+OWN += ("max_new_tokens", "model")
+
+
+@dataclass
+class SystemSettings(DeviceSettings):
+    """Which systems are compared, on which rows of which files, and how they decode."""
+
+    ckpt: list = option((), "run or model folders, compared side by side")
+    systems: list = option((), "rows: NAME=FOLDER or NAME=FOLDER,template=ptl,shots=5,beam=4,...")
+
+    model: str = option("", "base model of the adapters; left out: the one that each adapter names")
+    data: list = option(("demo/data/test.tsv",), "files: TSV, JSON, paired files (docs/data.md)")
+    directions: str = option("all", "en-it,it-en, supervised (the first run's), zero-shot, all")
+    rows: int = option(0, "use the first so many pairs of each direction; 0: all", least=0)
+    skip_unknown: bool = option(False, "leave out rows without a certain direction and language")
+    template: str = option("", "prompt; left out: that of the run, or alpaca", choices=TEMPLATES)
+    shots: int = option(0, "demonstrations before the prompt, of its direction", least=0)
+    shots_from: list = option((), "their files, like --data: the first pairs of each direction")
+    beam: int = option(1, "beams of beam search; 1: greedy", least=1, most=100)
+    length_penalty: float = option(1.0, "a beam's score: its sum / length to the power of this")
+    contrast_language: float = option(
+        0.0, "weight of the prompts for English and for the source language", least=0
+    )
+    contrast_source: float = option(0.0, "weight of the prompt with another source", least=0)
+
+
+class System(NamedTuple):
+    """A column of the table."""
+
+    name: str
+    ckpt: str
+    settings: object  # evaluate.py's, with its own ones in them
+    suffix: str = ""  # of the folder of its files
+
+    def describe(self) -> str:
+        """How it decodes."""
+        s = self.settings
+        parts = ["greedy" if s.beam == 1 else f"beam {s.beam}"]
+        if s.beam > 1 and s.length_penalty != 1:
+            parts.append(f"length penalty {s.length_penalty:g}")
+        parts += [f"--template {s.template}"] if s.template else []
+        parts += [f"{s.shots} shot{'s' * (s.shots > 1)}"] if s.shots else []
+        for what in ("language", "source"):
+            weight = getattr(s, f"contrast_{what}")
+            parts += [f"contrast-{what} {weight:g}"] if weight else []
+        return ", ".join(parts)
+
+
+def read_systems(s: object) -> list[System]:
+    """Those of --ckpt and --systems, in this order. Raises InputError."""
+    names = [os.path.basename(os.path.normpath(ckpt)) for ckpt in s.ckpt]
+    systems = [
+        System(ckpt if names.count(name) > 1 else name, ckpt, s)
+        for name, ckpt in zip(names, s.ckpt, strict=True)
+    ]
+    systems += [read_system(text, s) for text in s.systems]
+    require(systems, "nothing to evaluate: expected --ckpt FOLDER or --systems NAME=FOLDER")
+    for i, system in enumerate(systems):
+        again = system.name in [other.name for other in systems[:i]]
+        require(not again, f"{system.name}: two systems have this name")
+    return systems
+
+
+def read_system(text: str, s: object) -> System:
+    """NAME=FOLDER, perhaps followed by ,option=value. Raises InputError."""
+    first, *assignments = text.split(",")
+    name, _, ckpt = first.partition("=")
+    expected = "expected NAME=FOLDER or NAME=FOLDER,option=value with letters, digits, . + - _"
+    require(re.fullmatch(r"[\w.+-]+", name) and ckpt, f"--systems {text}: {expected}")
+    own = {}
+    for item in assignments:
+        key, _, value = item.partition("=")
+        field = next((f for f in fields(s) if f.name == key.replace("-", "_")), None)
+        known = " ".join(flag(x)[2:] for x in OWN)
+        require(field and field.name in OWN, f"--systems {text}: found {item!r}; known: {known}")
+        try:
+            own[field.name] = field.type(value)
+        except ValueError:
+            kind = {int: "a whole number", float: "a number"}[field.type]
+            raise InputError(f"--systems {text}: found {item!r}; expected {kind}") from None
+        choices = field.metadata.get("choices")
+        expected = f"found {item!r}; expected one of {' '.join(choices or ())}"
+        require(not choices or value in choices, f"--systems {text}: {expected}")
+        if field.type in (int, float):
+            require_bounds(flag(field.name), own[field.name], **field.metadata)
+    return System(name, ckpt, replace(s, **own), f".{name}")
+
+
+def check_contrast(systems: list[System], corpus: Corpus) -> None:
+    """Raise InputError where a system would contrast with another source, and there is none."""
+    if any(system.settings.contrast_source for system in systems):
+        for direction, samples in corpus.items():
+            sources = {sample.source for sample in samples if not sample.blank}
+            sentence = f"--contrast-source needs a second source in {'-'.join(direction)}"
+            require(len(sources) > 1, f"{sentence}; it has {len(sources)}")
+
+
+def contrasting(samples: list[Sample], sources: list[str], s: SystemSettings) -> list[tuple]:
+    """[(lambda, samples that ask for something else)], for samples of one direction: the same
+    sources in English and in their own language, where that is not the direction; and another of
+    the test set's sources for each."""
+    found = []
+    source, target = samples[0].direction
+    for language in sorted({"en", source} - {target}) if s.contrast_language else ():
+        others = [sample._replace(direction=(source, language)) for sample in samples]
+        found.append((s.contrast_language, others))
+    if s.contrast_source:
+        others = []
+        for sample in samples:
+            rng, other = random.Random(f"contrast {sample}"), sample.source
+            while other in (sample.source, ""):
+                other = rng.choice(sources)
+            others.append(sample._replace(source=other))
+        found.append((s.contrast_source, others))
+    return found
+
+
+def read_shots(paths: list[str], corpus: Corpus, count: int) -> Corpus:
+    """For each direction of a test set the first so many pairs of the files, the same for every
+    system and seed. Raises InputError where there are too few, or a pair of the test set."""
+    if not count:
+        return {}
+    require(paths, "--shots needs --shots-from FILE, which is not the test set")
+    directions = ",".join("-".join(direction) for direction in corpus)
+    found, _ = read_corpus(paths, directions)
+    shots = {}
+    for direction, samples in corpus.items():
+        name, of_test = "-".join(direction), {(x.source, x.target) for x in samples}
+        shared = next((x for x in found[direction] if (x.source, x.target) in of_test), None)
+        pair = f"{shared and shared.source!r:.60}"
+        sentence = f"--shots-from {' '.join(paths)}: {name} {pair} is in the test set too"
+        require(shared is None, f"{sentence}; choose files that share no pair with it")
+        shots[direction] = found[direction][:count]
+        few = f"--shots-from {' '.join(paths)}: {len(shots[direction])} pairs of {name}"
+        require(len(shots[direction]) == count, f"{few}; expected {count}")
+    return shots
