@@ -37,6 +37,7 @@ from plumbing.provenance import checksum, read_setting, tuned_directions
 from plumbing.results import Results
 from plumbing.sampling import share_rows, whole_rows
 from plumbing.systems import (
+    MAX_NEW_TOKENS,
     System,
     SystemSettings,
     check_contrast,
@@ -47,13 +48,12 @@ from plumbing.systems import (
 from plumbing.tokenizer import Tokenizer
 
 CANDIDATES = "cs,de,en,es,fr,hu,it,ja,nl,pl,pt,ro,ru,uk,zh"
-MAX_NEW_TOKENS, BATCH_SIZE = 128, 64
+BATCH_SIZE = 64
 
 
 @dataclass
 class Settings(SystemSettings):
     candidates: str = option(CANDIDATES, "what langid may answer, besides the data's languages")
-    max_new_tokens: int = option(MAX_NEW_TOKENS, "longest output", least=1)
     batch_size: int = option(BATCH_SIZE, "sentences decoded together", least=1)
 
 

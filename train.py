@@ -221,7 +221,7 @@ def count_visits(s: Settings, tuning_set: TuningSet) -> int:
 
 
 def pairs_of_step(tuning_set: TuningSet, step: int, visits: int, s: Settings) -> list[TwinPair]:
-    """A step's samples with their twins; neither stage 1 nor the control has any."""
+    """A step's samples, where alpha is not 0 with their twins."""
     samples = tuning_set.of_step(step, s.batch_size, visits, s.seed)
     conflict = s.conflict if s.alpha else None
     return tuning_set.with_twins(samples, conflict, random.Random(f"{s.seed} twins {step}"))

@@ -58,20 +58,20 @@ class Plan:
 
 
 def measure(
-    make_model: Callable, find_loss: Callable, layers: int, gpus: int, alone: bool = False
-) -> list[Plan]:
-    """[Plan, Plan with --recompute] of make_model(layers), split over so many GPUs, for a micro-
-    batch whose loss find_loss(model) is. alone: a step has no other, so that gradients come while
-    activations go."""
-    plans = []
+    make_model: Callable,
+    find_loss: Callable,
+    layers: int,
+    gpus: int,
+    recompute: bool,
+    alone: bool = False,
+) -> Plan:
+    """That of make_model(layers), split over so many GPUs, for a micro-batch whose loss
+    find_loss(model) is. alone: a step has no other, so that gradients come while activations go."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         small, larger = make_model(SMALL), make_model(SMALL + 1)
-        for recompute in (False, True):
-            small.recompute = larger.recompute = recompute
-            plan = try_small(small, find_loss, gpus, alone)
-            other = try_small(larger, find_loss, gpus, alone)
-            plans.append(plan.with_layers(other, layers))
-    return plans
+        small.recompute = larger.recompute = recompute
+        plan, other = (try_small(model, find_loss, gpus, alone) for model in (small, larger))
+    return plan.with_layers(other, layers)
 
 
 def try_small(model: nn.Module, find_loss: Callable, gpus: int, alone: bool) -> Plan:
@@ -152,8 +152,8 @@ class Planner:
         def find_loss(model: nn.Module) -> Tensor:
             return self.find_loss(model, work.largest)
 
-        plans = measure(self.make_model, find_loss, self.layers, gpus, work.alone)
-        return plans[recompute], work
+        plan = measure(self.make_model, find_loss, self.layers, gpus, recompute, work.alone)
+        return plan, work
 
     def report(self, s: object, steps: int, samples: int) -> str:
         """The plan as text. s: the settings micro_batch_tokens, recompute, gpus, gpu and mfu."""

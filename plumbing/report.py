@@ -1,7 +1,6 @@
 """An evaluation's report: averages, versions, the Markdown table."""
 
 from collections import Counter
-from dataclasses import asdict
 from importlib.metadata import version
 
 from plumbing.corpora import Direction
@@ -48,7 +47,7 @@ class Comparison:
         report = {
             "directions": results,
             "average": averages,
-            "settings": self.settings | asdict(system.settings),
+            "settings": self.settings | system.own(),
             "decoding": system.describe(),
             "versions": {name: version(name) for name in ("sacrebleu", "langid", "torch")},
         }

@@ -14,6 +14,7 @@ from plumbing.languages import TEMPLATES
 # Settings that a system may have of its own.
 OWN = ("template", "shots", "beam", "length_penalty", "contrast_language", "contrast_source")
 OWN += ("max_new_tokens", "model")
+MAX_NEW_TOKENS = 128
 
 
 @dataclass
@@ -31,6 +32,7 @@ class SystemSettings(DeviceSettings):
     template: str = option("", "prompt; left out: that of the run, or alpaca", choices=TEMPLATES)
     shots: int = option(0, "demonstrations before the prompt, of its direction", least=0)
     shots_from: list = option((), "their files, like --data: the first pairs of each direction")
+    max_new_tokens: int = option(MAX_NEW_TOKENS, "longest output", least=1)
     beam: int = option(1, "beams of beam search; 1: greedy", least=1, most=100)
     length_penalty: float = option(1.0, "a beam's score: its sum / length to the power of this")
     contrast_language: float = option(
@@ -46,6 +48,10 @@ class System(NamedTuple):
     ckpt: str
     settings: object  # evaluate.py's, with its own ones in them
     suffix: str = ""  # of the folder of its files
+
+    def own(self) -> dict:
+        """The settings that it may have of its own."""
+        return {name: getattr(self.settings, name) for name in OWN}
 
     def describe(self) -> str:
         """How it decodes."""

@@ -165,6 +165,8 @@ def test_systems_are_columns_whatever_the_batch_size(folder):
     assert found[1] == found[7] and len({str(texts) for texts in found[1].values()}) == len(ROWS)
     scores = read_json(folder / "model" / "eval-test.all" / "scores.json")
     assert scores["settings"]["beam"] == 2 and scores["tokens"] > 100
+    assert scores["settings"]["shots"] == 1 and scores["settings"]["rows"] == 0
+    assert f"langid among {scores['settings']['candidates']}." in said
     two = evaluated_systems(folder, *args, processes=2)
     assert [line for line in two.splitlines() if "→" in line] == [
         line for line in said.splitlines() if "→" in line

@@ -55,8 +55,13 @@ def loss_of(batch, dtype):
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_bytes_and_parameters_are_those_of_a_real_pass(batch, full, dtype):
     make_model, find_loss = maker(full, dtype), loss_of(batch, dtype)
-    plans = planning.measure(make_model, find_loss, 5, 1)
-    alone = planning.measure(make_model, find_loss, 5, 1, alone=True)
+    plans, alone = (
+        [
+            planning.measure(make_model, find_loss, 5, 1, recompute, alone)
+            for recompute in (False, True)
+        ]
+        for alone in (False, True)
+    )
     model = make_model(5)
     for recompute in (False, True):
         model.recompute = recompute
@@ -80,7 +85,8 @@ def test_bytes_and_parameters_are_those_of_a_real_pass(batch, full, dtype):
 def test_flops_are_those_that_the_layers_multiply(batch):
     """LoRA: 2 forward and 2 for the gradient of the input, of every weight and token; of A and B
     2 more for their own. What nothing trains before, the first block's input, has no gradient."""
-    plan, recompute = planning.measure(maker(False, "fp32"), loss_of(batch, "fp32"), 5, 1)
+    case = maker(False, "fp32"), loss_of(batch, "fp32"), 5, 1
+    plan, recompute = (planning.measure(*case, recompute) for recompute in (False, True))
     model = maker(False, "fp32")(5)
     logits = model(batch.ids, batch.lengths, at=batch.at)
     lora = sum(p.numel() for name, p in model.named_parameters() if "lora" in name)
@@ -96,7 +102,8 @@ def test_flops_are_those_that_the_layers_multiply(batch):
 
 def test_what_several_gpus_split_becomes_less_on_each(batch):
     one, four = (
-        planning.measure(maker(True, "fp32"), loss_of(batch, "fp32"), 5, gpus)[0] for gpus in (1, 4)
+        planning.measure(maker(True, "fp32"), loss_of(batch, "fp32"), 5, gpus, False)
+        for gpus in (1, 4)
     )
     assert four.moments == one.moments / 4 and four.gradients == one.gradients / 4
     assert one.weights / 4 < four.weights
