@@ -325,7 +325,7 @@ def evaluate(s: Settings) -> None:
     check_contrast(systems, corpus)
     shots = read_shots(s.shots_from, corpus, max(system.settings.shots for system in systems))
     prompters = [check(system, corpus, shots) for system in systems]
-    split = os.path.splitext(os.path.basename(s.data[0]))[0]
+    split = os.path.splitext(os.path.basename(s.data[0].removesuffix(".gz")))[0]
     places = [Results(x.ckpt, split + x.suffix, checksum(corpus)) for x in systems]
     comparison, troubles = Comparison(list(corpus), tuned, asdict(s)), []
     for system, prompter, place in zip(systems, prompters, places, strict=True):

@@ -1,25 +1,31 @@
 """JSON and lines of text: read with one sentence for what is wrong, written whole or not at all."""
 
+import gzip
+import io
 import json
 import os
 import pathlib
 import re
+import zlib
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from plumbing.errors import InputError, require
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # of the project
 NEW = ".train-py-new"  # ends the name of what is not whole yet
 MODEL_JSON = "a JSON object of a model folder in Hugging Face format"
+GZIP = b"\x1f\x8b"
 # How files begin that people take for text.
 PACKED = {
-    "gzip": rb"\x1f\x8b",
+    "gzip in gzip": re.escape(GZIP),
     "bzip2": rb"BZh\d1AY&SY",
     "xz": rb"\xfd7zXZ",
     "zstd": rb"\(\xb5/\xfd",
     "a zip archive": rb"PK\x03\x04",
     "Parquet": rb"PAR1[\0-\x1f]",
     "Arrow": rb"ARROW1\0",
+    "a tar archive": rb"(?s).{257}ustar",
 }
 
 
@@ -73,25 +79,33 @@ def stream_lines(path: str) -> Iterator[str]:
 
 
 def read_pieces(path: str, most: int = -1) -> Iterator[str]:
-    """The text of a UTF-8 file, a line with its end at a time, or of a longer one about `most`
-    bytes. Raises InputError."""
+    """The text of a UTF-8 file, perhaps of a gzip-compressed one, a line with its end at a time, or
+    of a longer one about `most` bytes. Raises InputError."""
     require_file(path, "a file of translations")
     number, encoding = 1, "utf-8-sig"
     try:
-        with open(path, "rb") as f:
-            refuse_packed(path, f.peek(10))
+        with open(path, "rb") as file, unpacked(file) as f:
+            refuse_packed(path, f.peek(300))
             while piece := f.readline(most):
                 for _ in range(3 if most > 0 and piece[-1] > 127 else 0):  # the rest of a character
                     if b"\x80" <= f.peek(1)[:1] < b"\xc0":
                         piece += f.read(1)
                 yield piece.decode(encoding)
                 number, encoding = number + piece.endswith(b"\n"), "utf-8"
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        sentence = f"{path}: damaged gzip, near line {number} ({error})"
+        raise InputError(f"{sentence}; copy the file again") from None
     except OSError as error:
         found = error.strerror.lower()
         raise InputError(f"{path}: {found}; expected a file of translations") from None
     except UnicodeDecodeError as error:
         place, byte = f"{path}, line {number}", error.object[error.start]
         raise InputError(f"{place}: byte {byte:#04x} is not UTF-8; convert the file") from None
+
+
+def unpacked(file: io.BufferedReader) -> BinaryIO:
+    """A file that was opened, decompressed while it is read where it is gzip."""
+    return gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == GZIP else file
 
 
 def refuse_packed(path: str, first: bytes) -> None:

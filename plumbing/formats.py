@@ -10,10 +10,11 @@ from typing import NamedTuple
 from plumbing.errors import InputError, plain, require
 from plumbing.files import read_pieces, stream_lines
 from plumbing.instructions import read_direction
+from plumbing.languages import LANGUAGES
 from plumbing.records import PIECE, array_records, line_records
 
 JSON = "translation JSON"
-PAIR_NAME = re.compile(r"([a-z]{2})-([a-z]{2})(\.src|\.ref(?:\.\w+)?)?\.(\1|\2)$")
+PAIR_NAME = re.compile(r"([a-z]{2})-([a-z]{2})(\.src|\.ref(?:\.\w+)?)?\.(\1|\2)(?:\.gz)?$")
 
 
 class Row(NamedTuple):
@@ -76,10 +77,11 @@ def expand(path: str) -> list[str]:
     if not name or name[3] != ".src":
         return [path]
     source, target, _, _ = name.groups()
-    ending = f".ref*.{target}"
-    found = sorted(glob.glob(glob.escape(path[: name.end(2)]) + ending))
+    ending, stem = f".ref*.{target}", glob.escape(path[: name.end(2)])
+    found = glob.glob(stem + ending)
+    found += [path for path in glob.glob(f"{stem}{ending}.gz") if path[:-3] not in found]
     require(found, f"{path}: its other side is missing; expected {path[: name.end(2)]}{ending}")
-    return found
+    return sorted(found)
 
 
 def read_file(path: str) -> TranslationFile:
@@ -96,14 +98,28 @@ def read_file(path: str) -> TranslationFile:
 
 def read_paired(path: str) -> TranslationFile:
     """tst2017it-nl.it, train.en-it.en or generaltest2022.en-cs.ref.A.cs with its other side."""
-    name = PAIR_NAME.search(path)
-    source, target, kind, here = name.groups()
+    source, target, kind, here = PAIR_NAME.search(path).groups()
     there = target if here == source else source
-    other = f"{path[: name.end(2)]}{'.src' if kind else ''}.{there}"
-    require(os.path.exists(other), f"{path}: its other side is missing; expected {other}")
+    other = find_other_side(path, there)
     rows = Rows(paired_rows, (path, other), (here, there), (source, target), kind is not None)
     paths = (other, path) if kind else tuple(sorted([path, other]))
     return TranslationFile("paired files", paths, rows)
+
+
+def find_other_side(path: str, there: str) -> str:
+    """The path of the other side, in the language `there`, of a paired file, gzip or not: beside
+    tst2017it-nl.it it is tst2017it-nl.nl; where that is absent the source of the other direction,
+    tst2017nl-it.nl, as IWSLT's talks are the same in both. Raises InputError."""
+    name = PAIR_NAME.search(path)
+    source, target, kind, _ = name.groups()
+    packings = [".gz", ""] if path.endswith(".gz") else ["", ".gz"]
+    names = [f"{path[: name.end(2)]}{'.src' if kind else ''}.{there}"]
+    if not kind:
+        names.append(f"{path[: name.start(1)]}{target}-{source}.{there}")
+    for other in (name + packing for name in names for packing in packings):
+        if os.path.exists(other):
+            return other
+    raise InputError(f"{path}: its other side is missing; expected {' or '.join(names)}")
 
 
 def paired_rows(paths: tuple, codes: tuple, order: tuple, directed: bool) -> Iterator[Row]:
@@ -129,14 +145,18 @@ def json_rows(path: str, read_records: Callable) -> Iterator[Row]:
 
 
 def read_record(path: str, where: str, record: object) -> Row:
-    """A row of {"translation": {code: text}}, or of Alpaca's instruction, input and output."""
+    """A row of {"translation": {code: text}} or of bare {code: text}, or of Alpaca's instruction,
+    input and output."""
     fields = record if isinstance(record, dict) else {}
     if isinstance(fields.get("translation"), dict):
         return Row(where, fields["translation"], directed=False)
+    named = fields.keys() & {"translation", "instruction"}
+    if not named and len(fields.keys() & LANGUAGES.keys()) > 1:
+        return Row(where, fields, directed=False)
     require(
-        "instruction" in fields and "translation" not in fields,
+        named == {"instruction"},
         f"{path}, {where}: {plain(str(record), 100)}; expected {{'translation': {{code: text}}}}, "
-        "or an instruction '... from English to Italian ...' with input and output",
+        "{code: text}, or an instruction '... from English to Italian ...' with input and output",
     )
     instruction = fields["instruction"]
     direction = read_direction(instruction)

@@ -42,7 +42,12 @@ def test_references_of_unequal_length_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "name, data, said",
     [
-        ("a.json.gz", gzip.compress(b"[]", mtime=0), "a.json.gz is gzip; expected text: unpack it"),
+        ("a.gz", gzip.compress(gzip.compress(b"[]", 9, mtime=0), 9, mtime=0), "is gzip in gzip"),
+        ("a.tar.gz", gzip.compress(b"\0" * 257 + b"ustar\0", mtime=0), "gz is a tar archive"),
+        ("a.tsv.gz", gzip.compress(b"en\tit\na\tb\n", mtime=0)[:-9], "damaged gzip, near line 3"),
+        ("b.tsv.gz", gzip.compress(b"en\tit\na\tb\n", mtime=0)[:12], "damaged gzip, near line 1"),
+        ("c.tsv.gz", gzip.compress(b"en\tit", mtime=0) + b"more", "damaged gzip"),
+        ("d.tsv.gz", gzip.compress(b"en\tit\n\xff\tb", mtime=0), "gz, line 2: byte 0xff is not"),
         ("a.parquet", b"PAR1\x15\x04\x15\x00 some PAR1", "a.parquet is Parquet; expected text"),
         ("a.zip", b"PK\x03\x04\x14\x00", "a.zip is a zip archive"),
         (
@@ -59,7 +64,81 @@ def test_what_is_no_text_is_named_for_what_it_is(tmp_path, name, data, said):
         assert len(list(read_files([str(tmp_path / name)])[0].rows)) == 1
     else:
         with pytest.raises(InputError, match=said):
-            read_files([str(tmp_path / name)])
+            list(read_files([str(tmp_path / name)])[0].rows)
+
+
+FILES = {
+    "a.tsv": "en\tit\nHi\tCiao\n",
+    "a.json": '[{"translation": {"en": "Hi", "it": "Ciao"}}]',
+    "b.json": '{"en": "Hi", "it": "Ciao"}\n',
+    "c.json": '[{"en": "Hi", "it": "Ciao"}]',
+    "train.en-it.en": "Hi\n",
+    "wmt.en-it.src.en": "Hi\n",
+}
+OTHER_SIDES = {"train.en-it.it": "Ciao\n", "wmt.en-it.ref.A.it": "Ciao\n"}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("packed", [0, 1, 2, 3])
+def test_any_file_may_be_compressed(tmp_path, name, packed):
+    """packed: 1 the file, 2 its other side, 3 both; more than one member is one text."""
+    for name_of, text in {**FILES, **OTHER_SIDES}.items():
+        data = text.encode()
+        if packed & (2 if name_of in OTHER_SIDES else 1):
+            name_of += ".gz"
+            data = gzip.compress(data[:5], mtime=0) + gzip.compress(data[5:], mtime=0)
+        (tmp_path / name_of).write_bytes(data)
+    (file,) = read_files([str(tmp_path / name) + ".gz" * (packed & 1)])
+    assert [row.texts for row in file.rows] == [{"en": "Hi", "it": "Ciao"}]
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_a_source_of_the_other_direction_is_the_other_side_where_there_is_none(tmp_path, ending):
+    def write(name, text):
+        data = gzip.compress(text.encode()) if ending else text.encode()
+        (tmp_path / (name + ending)).write_bytes(data)
+
+    write("tst2017it-nl.it", "ciao\n\n")
+    write("tst2017nl-it.nl", "hoi\nja\n")
+    paths = [f"{tmp_path}/tst2017{name}{ending}" for name in ("it-nl.it", "nl-it.nl")]
+    for named in (paths[:1], paths[1:], paths, paths[::-1]):
+        (file,) = read_files(named)
+        assert file.paths == tuple(paths)
+        pairs = [(row.texts["it"], row.texts["nl"]) for row in file.rows]
+        assert pairs == [("ciao", "hoi"), ("", "ja")]
+    write("tst2017it-nl.nl", "dag\nnee\n")
+    (file,) = read_files(paths[:1])
+    assert [row.texts["nl"] for row in file.rows] == ["dag", "nee"]
+    os.remove(paths[1])
+    os.remove(f"{tmp_path}/tst2017it-nl.nl{ending}")
+    with pytest.raises(InputError, match="side is missing; .*it-nl.nl or .*nl-it.nl$"):
+        read_files(paths[:1])
+
+
+def test_a_compressed_reference_is_not_read_twice(tmp_path):
+    stem = put(tmp_path, src_en=["a"], ref_A_cs=["x"])
+    with gzip.open(stem + "ref.A.cs.gz", "wt") as f:
+        f.write("x\n")
+    (file,) = read_files([stem + "src.en"])
+    assert [row.references for row in file.rows] == [()]
+
+
+@pytest.mark.parametrize(
+    "record, said",
+    [
+        ({"en": "a"}, "expected .*code: text"),
+        ({"en": "a", "it": "b", "instruction": "x"}, None),
+        ({"en": "a", "it": "b", "translation": None}, "expected .*code: text"),
+        ({"en": "a", "it": "b", "score": "c"}, "found en it score; expected some of"),
+        ({"en": "a", "it": 3}, "the it side is 3; expected text"),
+    ],
+)
+def test_a_bare_record_has_texts_of_languages_alone(tmp_path, record, said):
+    from plumbing.corpora import read_corpus
+
+    (tmp_path / "a.jsonl").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=said or "instruction 'x' names no certain direction"):
+        read_corpus([tmp_path / "a.jsonl"])
 
 
 def test_a_pipe_or_a_device_is_not_waited_for(tmp_path):
