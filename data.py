@@ -16,7 +16,8 @@ from plumbing.corpora import Corpus, Direction, Sample
 from plumbing.distributed import progress_bar
 from plumbing.drawing import Drawn, draw
 from plumbing.errors import require
-from plumbing.languages import LANGUAGES, TEMPLATES
+from plumbing.general import GENERAL, GeneralSample
+from plumbing.languages import template_of, write_general
 from plumbing.sampling import pack, visits
 from plumbing.tokenizer import Tokenizer
 
@@ -26,13 +27,7 @@ CONFLICTS, REDUCTIONS = ["any", "target"], ["token", "sentence"]
 def write_prompt(template: str, direction: Direction, source: str) -> str:
     """The prompt as text; a response follows its last character, then EOS. A template in several
     languages (ptl) speaks the target's and has its own names of the others. Raises InputError."""
-    sentence = f"--template {template}: prompts.json has no such; it has {' '.join(TEMPLATES)}"
-    require(template in TEMPLATES, sentence)
-    names, lines = LANGUAGES, TEMPLATES[template]
-    if isinstance(lines, dict):
-        sentence = f"no prompt for {'-'.join(direction)}; it has {' '.join(lines)}"
-        require({*direction} <= {*lines}, f"--template {template}: {sentence}")
-        names, lines = lines[direction[1]]["names"], lines[direction[1]]["prompt"]
+    names, lines = template_of(template, direction)
     source_name, target_name = (names[code] for code in direction)
     return "\n".join(lines).format(source=source_name, target=target_name, input=source)
 
@@ -43,29 +38,43 @@ class Prompter(NamedTuple):
     tokenizer: Tokenizer
     template: str
 
-    def demonstrate(self, shots: Sequence[Sample]) -> list[int]:
-        """Demonstrations as ids: prompts with their responses, in lines of their own, no EOS."""
-        ids = []
-        for shot in shots:
-            text = write_prompt(self.template, shot.direction, shot.source)
-            newline = "\n" if ids else ""
-            ids += self.tokenizer.encode(newline + text) + self.tokenizer.encode(shot.target)
+    def write(self, sample: Sample | GeneralSample, source: str) -> str:
+        """The prompt of a sample with this source."""
+        if sample.direction == GENERAL:
+            return write_general(self.template, sample.instruction, source)
+        return write_prompt(self.template, sample.direction, source)
+
+    def encode_turns(self, texts: list[str]) -> list[int]:
+        """BOS, then prompts and responses in turn, the last prompt's still to come, as ids: each
+        prompt in lines of its own, no EOS, or as the checkpoint's chat template has it."""
+        if self.template == "chat":
+            return self.tokenizer.chat.encode(texts)
+        ids = [*self.tokenizer.bos]
+        for n, text in enumerate(texts):
+            ids += self.tokenizer.encode("\n" + text if n and n % 2 == 0 else text)
         return ids
 
     def encode(
-        self, direction: Direction, source: str, room: int, before: Sequence[int] = ()
+        self, sample: Sample | GeneralSample, room: int, shots: Sequence[Sample] = ()
     ) -> tuple[list[int] | None, bool]:
-        """(BOS, the ids `before` it and the prompt as at most `room` ids, whether the source lost
-        its end for it). The ids are None where even the empty prompt is too long."""
-        kept, newline = self.tokenizer.head(source, room), "\n" if before else ""
+        """(the prompt of a sample behind demonstrations, as at most `room` ids; whether its source
+        lost its end for that). The ids are None where even the empty prompt is too long."""
+        before = [text for shot in shots for text in (self.write(shot, shot.source), shot.target)]
+        kept = self.tokenizer.head(sample.source, room)
         while True:
-            text = newline + write_prompt(self.template, direction, kept)
-            ids = self.tokenizer.bos + [*before] + self.tokenizer.encode(text)
+            ids = self.encode_turns([*before, self.write(sample, kept)])
             if len(ids) <= room or not kept:
                 break
             shorter = self.tokenizer.decode(self.tokenizer.encode(kept)[: -(len(ids) - room)])
             kept = shorter.rstrip("\ufffd")[: len(kept) - 1]  # no half character; always shorter
-        return (ids if len(ids) <= room else None), kept != source
+        return (ids if len(ids) <= room else None), kept != sample.source
+
+    def encode_response(self, text: str) -> list[int]:
+        """What follows a prompt, with EOS; tokenized apart: no token straddles the border."""
+        encode = self.tokenizer.encode
+        if self.template == "chat":
+            encode = self.tokenizer.chat.encode_response
+        return encode(text) + [self.tokenizer.eos]
 
 
 def draw_conflict(direction: Direction, instructions: dict, mode: str, rng: Random) -> Direction:
@@ -82,9 +91,9 @@ def draw_conflict(direction: Direction, instructions: dict, mode: str, rng: Rand
 
 
 class EncodedSample(NamedTuple):
-    """A sample as ids; prompt and response are tokenized apart: no token straddles the border."""
+    """A sample as ids."""
 
-    sample: Sample
+    sample: Sample | GeneralSample
     prompt: list[int]  # BOS, instruction I, input x
     response: list[int]  # output y, EOS
 
@@ -97,7 +106,7 @@ class TwinPair(NamedTuple):
     """A sample and its conflicting twin: the same x (cut if I~ is long) and y under a wrong I~."""
 
     positive: EncodedSample
-    twin: EncodedSample | None  # None where alpha is 0, or its prompt does not fit
+    twin: EncodedSample | None  # None: alpha is 0, its prompt does not fit, or there is no I~
 
     @property
     def tokens(self) -> int:
@@ -106,10 +115,12 @@ class TwinPair(NamedTuple):
 
 class TuningSet:
     """The encoded samples of a corpus, `pairs` of each direction, drawn without replacement (0: all
-    of them) unless read_corpus has done so, that fit max_length, tokens of prompt and response.
-    Raises InputError."""
+    of them) unless read_corpus has done so, and the general ones, which have no twins; those that
+    fit max_length, tokens of prompt and response. Raises InputError."""
 
-    def __init__(self, corpus: Corpus, prompter: Prompter, max_length: int, pairs=0, seed=0):
+    def __init__(
+        self, corpus: Corpus, prompter: Prompter, max_length: int, pairs=0, seed=0, general=()
+    ):
         self.prompter, self.max_length = prompter, max_length
         drawn = []
         for direction, samples in corpus.items():
@@ -117,17 +128,18 @@ class TuningSet:
                 samples = [samples[n] for n in draw(len(samples), pairs, seed, direction)]
             drawn += samples
         self.samples = self._encode(drawn)
+        self.general = self._encode(general) if general else []
         self.instructions = Counter(encoded.sample.direction for encoded in self.samples)
 
-    def _encode(self, samples: list[Sample]) -> list[EncodedSample]:
+    def _encode(self, samples: Sequence[Sample | GeneralSample]) -> list[EncodedSample]:
         """Those that fit, as ids; the others, and sources that were cut, are counted aloud. A
         response is never cut: that would teach the model to stop mid-sentence."""
-        encoded, notes, tokenizer = [], Counter(), self.prompter.tokenizer
+        encoded, notes, prompter = [], Counter(), self.prompter
         for sample in progress_bar(samples, desc="tokenizing", unit="pair", leave=False, delay=3):
-            head = tokenizer.head(sample.target, self.max_length)
-            response = tokenizer.encode(head) + [tokenizer.eos]
+            head = prompter.tokenizer.head(sample.target, self.max_length)
+            response = prompter.encode_response(head)
             room = self.max_length - len(response) if head == sample.target else 0
-            prompt, cut = self.prompter.encode(sample.direction, sample.source, room)
+            prompt, cut = prompter.encode(sample, room)
             if prompt:
                 encoded.append(EncodedSample(sample, prompt, response))
             if cut:
@@ -139,9 +151,16 @@ class TuningSet:
             print(f"  {direction}: {n:,} over-long {what}")
         return encoded
 
-    def of_step(self, step: int, batch_size: int, total: int, seed: int) -> list[EncodedSample]:
-        """The samples of one step, out of `total` visits to samples in epochs of all of them."""
-        return [self.samples[i] for i in visits(step, batch_size, total, len(self.samples), seed)]
+    def of_step(self, step: int, size: int, total: int, seed: int, share: float = 0.0):
+        """The samples of one step, `size` out of `total` visits to samples in epochs of all of
+        them; general ones come on top, so that they are this share of all."""
+        first, last = step * size, min((step + 1) * size, total)
+        samples = [self.samples[i] for i in visits(range(first, last), len(self.samples), seed)]
+        if self.general:
+            first, last = (round(n * share / (1 - share)) for n in (first, last))
+            more = visits(range(first, last), len(self.general), f"{seed} general")
+            samples += [self.general[i] for i in more]
+        return samples
 
     def with_twins(self, samples: list[EncodedSample], conflict=None, rng=None) -> list[TwinPair]:
         """Each sample, shortest first, with its twin under an instruction drawn anew. conflict: the
@@ -152,11 +171,13 @@ class TuningSet:
         return [TwinPair(positive, self._twin(positive, conflict, rng)) for positive in ordered]
 
     def _twin(self, positive: EncodedSample, conflict: str, rng: Random):
-        """The conflicting twin of a sample, or None where its prompt does not fit."""
+        """The conflicting twin of a sample, or None where there is none, or it does not fit."""
+        if positive.sample.direction == GENERAL:
+            return None
         wrong = draw_conflict(positive.sample.direction, self.instructions, conflict, rng)
         room = self.max_length - len(positive.response)
-        prompt, _ = self.prompter.encode(wrong, positive.sample.source, room)
         sample = positive.sample._replace(direction=wrong)
+        prompt, _ = self.prompter.encode(sample, room)
         return EncodedSample(sample, prompt, positive.response) if prompt else None
 
 

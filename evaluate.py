@@ -12,7 +12,6 @@ short text.
 import plumbing.interrupts  # noqa: F401, I001 - before the packages, whose import takes seconds
 
 import math
-import os
 import time
 from collections import ChainMap, Counter
 from collections.abc import Sequence
@@ -21,34 +20,29 @@ from itertools import zip_longest
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from data import Prompter
+from data import EncodedSample, Prompter, TwinPair, micro_batches
 from model import LlamaForCausalLM, build_model, load_model, merge_lora
 from plumbing.cli import DTYPES, option, run_script
-from plumbing.corpora import Corpus, Direction, Sample, first_rows, read_corpus
+from plumbing.corpora import Direction, Sample
 from plumbing.decoding import Decoder
 from plumbing.distributed import RANK, WORLD, gather_from_processes, progress_bar
 from plumbing.errors import InputError, require
-from plumbing.metrics import Identify, bleu_metric, checked_identifier
-from plumbing.report import Comparison
-from plumbing.provenance import checksum, read_setting, tuned_directions
+from plumbing.general import GENERAL
+from plumbing.metrics import Identify, bleu_metric, perplexity
+from plumbing.provenance import checksum, read_setting
+from plumbing.report import compare
 from plumbing.results import Results
 from plumbing.sampling import share_rows, whole_rows
-from plumbing.systems import (
-    MAX_NEW_TOKENS,
-    System,
-    SystemSettings,
-    check_contrast,
-    contrasting,
-    read_shots,
-    read_systems,
-)
+from plumbing.systems import MAX_NEW_TOKENS, System, SystemSettings, contrasting, read_systems
+from plumbing.testset import TestSet, read_test_set
 from plumbing.tokenizer import Tokenizer
 
 CANDIDATES = "cs,de,en,es,fr,hu,it,ja,nl,pl,pt,ro,ru,uk,zh"
-BATCH_SIZE = 64
+BATCH_SIZE, REFERENCE_TOKENS = 64, 1024
 
 
 @dataclass
@@ -68,15 +62,13 @@ def contrast(logits: Tensor, variants: list[Variants]) -> Tensor:
     """Scores [B, n, V] from logits [B, C, n, V], of the right prompt and C - 1 variants:
     log(p(right) - sum_i lambda_i p(variant_i)), -inf where that is not positive; where no token is
     left, log p(right). Contrastive decoding, Sennrich et al. 2024, arXiv 2309.07098."""
-    log_p = logits[:, 0].float().log_softmax(-1)
+    log_p = logits.float().log_softmax(-1)
     if not variants:
-        return log_p
-    p = logits.float().softmax(-1)
-    rest = p[:, 0]
-    for i, variant in enumerate(variants, start=1):
-        rest = rest - variant.weight * p[:, i]
+        return log_p[:, 0]
+    p = log_p.exp()
+    rest = p[:, 0] - sum(variant.weight * p[:, i] for i, variant in enumerate(variants, start=1))
     nothing = (rest <= 0).all(-1, keepdim=True)
-    return torch.where(nothing, log_p, rest.clamp(min=0).log())
+    return torch.where(nothing, log_p[:, 0], rest.clamp(min=0).log())
 
 
 @torch.inference_mode()
@@ -170,21 +162,17 @@ def encode_prompts(
     samples: list[Sample],
     positions: int,
     max_new_tokens: int,
-    before: Sequence[int] = (),
+    shots: Sequence[Sample] = (),
 ) -> tuple[list[list[int]], int]:
-    """(the prompts of the samples, how many sources were cut to leave room for as many new tokens
-    in the model's positions). before: ids that each prompt follows. Raises InputError where there
-    is no room for a prompt."""
-    prompts, cuts = [], 0
+    """(the prompts of the samples, each behind the demonstrations `shots`; how many sources were
+    cut to leave room for as many new tokens in the model's positions). Raises InputError where
+    there is no room for a prompt."""
+    room = positions - max_new_tokens
+    encoded = [prompter.encode(sample, room, shots) for sample in samples]
     sentence = f"decoding {max_new_tokens} tokens leaves no room for the prompt in {positions}"
     advice = "positions; evaluate.py can lower --max-new-tokens or --shots, train.py not"
-    for sample in samples:
-        room = positions - max_new_tokens
-        prompt, cut = prompter.encode(sample.direction, sample.source, room, before)
-        require(prompt, f"{sentence} {advice}")
-        prompts.append(prompt)
-        cuts += int(cut)
-    return prompts, cuts
+    require(all(prompt for prompt, _ in encoded), f"{sentence} {advice}")
+    return [prompt for prompt, _ in encoded], sum(cut for _, cut in encoded)
 
 
 def translate(
@@ -212,7 +200,7 @@ def translate(
         else:
             outputs = greedy(*batch, rest)
         for i, ids in zip(chosen, outputs, strict=True):
-            hypotheses[i] = " ".join(tokenizer.decode(ids).split())
+            hypotheses[i] = tokenizer.decode(ids).strip()
         bar.update(len(chosen))
     return hypotheses
 
@@ -248,16 +236,16 @@ def score(hypotheses: list[str], samples: list[Sample], identify: Identify) -> d
 def encode(prompter, samples: list[Sample], sources: list[str], shots, limits, s: Settings):
     """(prompts of some samples of a direction, their Variants, how many sources were cut). sources:
     all of the direction. limits: positions, new tokens. Raises InputError."""
-    before = prompter.demonstrate(shots[samples[0].direction][: s.shots]) if s.shots else []
-    prompts, cuts = encode_prompts(prompter, samples, *limits, before)
+    shots = shots[samples[0].direction][: s.shots] if s.shots else []
+    prompts, cuts = encode_prompts(prompter, samples, *limits, shots)
     variants = [
-        Variants(weight, encode_prompts(prompter, others, *limits, before)[0])
+        Variants(weight, encode_prompts(prompter, others, *limits, shots)[0])
         for weight, others in contrasting(samples, sources, s)
     ]
     return prompts, variants, cuts
 
 
-def check(system: System, corpus: Corpus, shots: Corpus) -> Prompter:
+def check(system: System, test: TestSet) -> Prompter:
     """The prompts of a system: as its checkpoint was tuned on them, unless it says otherwise.
     Raises InputError for what would fail after hours, or after another system's: no whole weights,
     no tokenizer, no room for a prompt."""
@@ -266,14 +254,15 @@ def check(system: System, corpus: Corpus, shots: Corpus) -> Prompter:
     template = s.template or read_setting(system.ckpt, "template", "alpaca")
     prompter = Prompter(Tokenizer([system.ckpt, model.source], model.config), template)
     limits = model.config.max_position_embeddings, s.max_new_tokens
-    for direction in corpus:
-        encode(prompter, [Sample(direction, "", "")], ["another"], shots, limits, s)
+    for direction, samples in test.corpus.items():
+        tried = samples if direction == GENERAL else [Sample(direction, "", "")]
+        encode(prompter, tried, ["another"], test.shots, limits, s)
     return prompter
 
 
-def decode(system: System, prompter: Prompter, corpus: Corpus, shots: Corpus):
+def decode(system: System, prompter: Prompter, test: TestSet):
     """({(direction, row): hypothesis} of this process's share of each direction's rows, {direction:
-    sources cut}, tokens that passed the network)."""
+    sources cut}, tokens that passed the network, reference_loss of other instructions)."""
     s = system.settings
     model = load_model(system.ckpt, DTYPES[s.dtype], s.device, s.model).to(DTYPES[s.dtype]).eval()
     if s.dtype == "fp32":  # 16 bits would round much of the adapter's small change away
@@ -281,33 +270,58 @@ def decode(system: System, prompter: Prompter, corpus: Corpus, shots: Corpus):
     decoder = Decoder(model, s.device.startswith("cuda"), s.beam)
     limits = model.config.max_position_embeddings, s.max_new_tokens
     how = s.max_new_tokens, s.batch_size, s.length_penalty
-    shares, found, cuts = share_rows(corpus, RANK, WORLD), {}, Counter()
+    corpus, found, cuts, losses = test.corpus, {}, Counter(), (0.0, 0)
+    shares = share_rows(corpus, RANK, WORLD)
     total = sum(map(len, shares.values()))
     with progress_bar(total=total, desc=system.name, unit="sentence") as bar:
         for d, mine in shares.items():
             samples, sources = [corpus[d][n] for n in mine], [x.source for x in corpus[d]]
-            if not mine:
-                continue
-            prompts, variants, cuts[d] = encode(prompter, samples, sources, shots, limits, s)
+            prompts, variants, cuts[d] = encode(prompter, samples, sources, test.shots, limits, s)
             texts = translate(decoder, prompter.tokenizer, prompts, bar, *how, variants)
+            if d == GENERAL:
+                losses = reference_loss(model, prompter, prompts, samples)
+            else:
+                texts = [" ".join(text.split()) for text in texts]
             found |= {(d, n): text for n, text in zip(mine, texts, strict=True)}
-    return found, cuts, decoder.computed
+    return found, cuts, decoder.computed, losses
 
 
-def evaluate_system(
-    system: System, prompter: Prompter, corpus: Corpus, shots: Corpus, identify: Identify
-):
+@torch.inference_mode()
+def reference_loss(
+    model: LlamaForCausalLM, prompter: Prompter, prompts: list[list[int]], samples: list
+) -> tuple[float, int]:
+    """(nats, tokens) of the samples' responses behind these prompts, as Eq. 1 sums them; of one
+    that is longer than the model's positions, of its beginning."""
+    pairs = []
+    for prompt, sample in zip(prompts, samples, strict=True):
+        room = model.config.max_position_embeddings - len(prompt)
+        response = prompter.encode_response(prompter.tokenizer.head(sample.target, room))[:room]
+        if sample.target:
+            pairs.append(TwinPair(EncodedSample(sample, prompt, response), None))
+    nats, tokens = 0.0, 0
+    for batch in micro_batches(pairs, REFERENCE_TOKENS)[0] if pairs else ():
+        logits = model(batch.ids, batch.lengths, at=batch.at)
+        nats += F.cross_entropy(logits.float(), batch.y.to(logits.device), reduction="sum").item()
+        tokens += len(batch.y)
+    return nats, tokens
+
+
+def evaluate_system(system: System, prompter: Prompter, test: TestSet):
     """({direction: its scores}, {direction: a hypothesis for each row, empty where a side of the
     row is blank}, {"tokens", "seconds"}). The processes share the sentences of each direction, then
     the scoring."""
-    started = time.time()
-    parts = gather_from_processes(decode(system, prompter, corpus, shots))
-    found, cuts, computed = zip(*parts, strict=True)
+    started, corpus = time.time(), test.corpus
+    parts = gather_from_processes(decode(system, prompter, test))
+    found, cuts, computed, losses = zip(*parts, strict=True)
     cost = {"tokens": sum(computed), "seconds": round(time.time() - started, 1)}
     found, cuts, results = ChainMap(*found), sum(cuts, Counter()), {}
     for d in sorted(corpus, key=lambda d: -len(corpus[d]))[RANK::WORLD]:
         texts, samples = zip(*((found[d, n], x) for n, x in whole_rows(corpus[d])), strict=True)
-        results["-".join(d)] = score(list(texts), samples, identify) | {"sources_cut": cuts[d]}
+        if d == GENERAL:
+            scores = perplexity(texts, losses)
+        else:
+            scores = score(list(texts), samples, test.identify)
+        results["-".join(d)] = scores | {"sources_cut": cuts[d]}
     results = ChainMap(*gather_from_processes(results))
     texts = {"-".join(d): [found.get((d, n), "") for n in range(len(corpus[d]))] for d in corpus}
     return {name: results[name] for name in texts}, texts, cost
@@ -316,24 +330,16 @@ def evaluate_system(
 def evaluate(s: Settings) -> None:
     """Every system on the same test set: a report beside each checkpoint, one table of all."""
     systems = read_systems(s)
-    tuned = tuned_directions([system.ckpt for system in systems])
-    corpus, tuned = read_corpus(s.data, s.directions, tuned, s.skip_unknown, keep_blank=True)
-    corpus = {direction: first_rows(samples, s.rows) for direction, samples in corpus.items()}
-    s.candidates, identify = checked_identifier(s.candidates, corpus)
-    for _, target in corpus:
-        bleu_metric(target)  # what it lacks is said before hours of decoding
-    check_contrast(systems, corpus)
-    shots = read_shots(s.shots_from, corpus, max(system.settings.shots for system in systems))
-    prompters = [check(system, corpus, shots) for system in systems]
-    split = os.path.splitext(os.path.basename(s.data[0].removesuffix(".gz")))[0]
-    places = [Results(x.ckpt, split + x.suffix, checksum(corpus)) for x in systems]
-    comparison, troubles = Comparison(list(corpus), tuned, asdict(s)), []
+    test = read_test_set(s, systems)
+    prompters = [check(system, test) for system in systems]
+    places = [Results(x.ckpt, test.name + x.suffix, checksum(test.corpus)) for x in systems]
+    comparison, troubles = compare(test, asdict(s)), []
     for system, prompter, place in zip(systems, prompters, places, strict=True):
-        results, texts, cost = evaluate_system(system, prompter, corpus, shots, identify)
+        results, texts, cost = evaluate_system(system, prompter, test)
         report = comparison.add(system, results, cost)
         try:
-            written = place.write(corpus, texts, report) if RANK == 0 else ""
-            print(f"hypotheses, sources, references and scores.json: {written}")
+            written = place.write(test.corpus, texts, report) if RANK == 0 else ""
+            print(f"{system.name}: its texts and scores.json are in {written}")
         except (InputError, OSError) as error:  # the table comes first
             troubles.append(str(error))
     print(comparison)

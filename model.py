@@ -24,7 +24,7 @@ from plumbing.attention import attend
 from plumbing.cache import KVCache
 from plumbing.folders import LLAMA3_ROPE, Config, ModelFolder, copy_companions, write_model
 from plumbing.gemm import linear
-from plumbing.layout import CachedLayout, Layout
+from plumbing.layout import CachedLayout, Layout, lay_out
 
 
 class RMSNorm(nn.Module):
@@ -158,7 +158,11 @@ class LlamaForCausalLM(nn.Module):
         ints that sum to T. cache: its first B rows these tokens continue and are added to. at [R]:
         the positions in 0..T-1 whose logits are wanted (default: all); the vocabulary projection, a
         step's largest tensor, is computed there alone."""
-        layout = self.lay_out(ids, lengths, cache)
+        device, window = self.model.embed_tokens.weight.device, self.config.sliding_window
+        # Dropout is drawn for each sequence apart, as if nothing were shared.
+        dropout = self.training and self.lora and self.lora.lora_dropout
+        share = self.share_prefixes and not dropout
+        layout = lay_out(ids, lengths, device, window, share, cache)
         self.computed = len(layout.ids)
         rope = rope_table(self.config, layout.position)
         recompute = self.recompute and torch.is_grad_enabled()
@@ -174,22 +178,6 @@ class LlamaForCausalLM(nn.Module):
         """An empty cache for B sequences of at most so many tokens."""
         weight = self.lm_head.weight
         return KVCache(self.config, B, slots, weight.device, weight.dtype)
-
-    def lay_out(self, ids: Tensor, lengths: list[int], cache: KVCache | None):
-        """The Layout of sequences that begin, or the CachedLayout of those that go on."""
-        device, window = self.model.embed_tokens.weight.device, self.config.sliding_window
-        if cache is not None and cache.longest:
-            slots = min(cache.longest + max(lengths), cache.k.shape[3])
-            cached = cache.used, slots, window, cache.paths
-            layout = CachedLayout(ids.to(device), lengths, *cached)
-        else:
-            # Dropout is drawn for each sequence apart, as if nothing were shared.
-            dropout = self.training and self.lora and self.lora.lora_dropout
-            layout = Layout(ids, lengths, device, window, self.share_prefixes and not dropout)
-        if cache is not None:
-            cache.used[: len(lengths)] += layout.whole.sizes
-            cache.longest += max(lengths)
-        return layout
 
 
 def add_lora(model: LlamaForCausalLM, settings: LoraSettings) -> None:

@@ -9,7 +9,6 @@ python train.py --merge --init runs/stage2  # no tuning: the adapter in its base
 
 import plumbing.interrupts  # noqa: F401, I001 - before the packages, whose import takes seconds
 
-import math
 import os
 import random
 import sys
@@ -23,12 +22,12 @@ import loss
 from data import CONFLICTS, REDUCTIONS, Batch, Prompter, TuningSet, TwinPair, micro_batches
 from model import LlamaForCausalLM, add_lora, build_model, merge_lora, save_model
 from plumbing import cli, distributed
-from plumbing.adapters import LoraSettings, read_adapter
-from plumbing.cli import by_stage, option
+from plumbing.adapters import read_adapter
+from plumbing.cli import option
 from plumbing.corpora import Corpus, read_corpus
 from plumbing.distributed import RANK, WORLD, progress_bar
 from plumbing.errors import require
-from plumbing.folders import ModelFolder, fingerprint
+from plumbing.general import general_part, read_general
 from plumbing.languages import TEMPLATES
 from plumbing.meters import SpeedMeter, brief, describe
 from plumbing.optimizer import Optimizer, learning_rate
@@ -37,12 +36,13 @@ from plumbing.provenance import checksum, provenance, read_setting
 from plumbing.rehearsal import plan
 from plumbing.runs import Run
 from plumbing.tokenizer import Tokenizer
+from plumbing.tuning import TuningSettings, by_stage
 
 FIRST_RUN = "runs/stage1"  # where stage 2 starts
 
 
 @dataclass
-class Settings(cli.TuningSettings):
+class Settings(TuningSettings):
     stage: int = option(1, "1: MLE; 2: MLE + alpha * unlikelihood", choices=[1, 2])
     alpha: float = option(by_stage(0.0, 0.05), "weight of the unlikelihood (Eq. 3)", least=0)
     conflict: str = option("target", "twins' instruction: any, or other target", choices=CONFLICTS)
@@ -86,14 +86,7 @@ class StepResult(NamedTuple):
     figures: dict[str, float | None]  # "loss", "mle", "ul" (None without twins), "grad_norm"
     computed: int  # tokens that passed the network; what sequences share does so once
     updated: bool  # False: fp16's loss scale was too large
-    exploded: list[Batch]  # those to blame where something is not finite; then nothing is updated
-
-    def describe(self) -> tuple[str, str]:
-        """(the figures, the samples to blame) of a step that exploded, for a sentence."""
-        samples = [sample for batch in self.exploded for sample in batch.samples]
-        texts = (f"{'-'.join(x.direction)} {x.source:.40}" for x in samples)
-        figures = f"loss {self.figures['loss']}, gradient norm {self.figures['grad_norm']}"
-        return figures, " | ".join(texts)
+    blamed: list  # the samples where something is not finite; then nothing is updated
 
 
 def train_step(model, shares: list, optimizer: Optimizer, s: Settings) -> StepResult:
@@ -113,13 +106,14 @@ def train_step(model, shares: list, optimizer: Optimizer, s: Settings) -> StepRe
     distributed.sum_over_processes(sums)  # each has filled its own rows
     norm = optimizer.clip(s.clip)
 
-    exploded = [batches[row] for row in optimizer.rows_to_blame(sums, norm)]
-    updated = False if exploded else optimizer.step()
+    to_blame = optimizer.rows_to_blame(sums, norm)
+    blamed = [sample for row in to_blame for sample in batches[row].samples]
+    updated = False if to_blame else optimizer.step()
     mle = sums[:, 0].sum().item() / mle_weight
     ul = sums[:, 1].sum().item() / ul_weight if ul_weight else None
     mean = loss.language_aware(mle, 1, ul or 0.0, 1, s.alpha)
     figures = {"loss": mean, "mle": mle, "ul": ul, "grad_norm": norm}
-    return StepResult(figures, int(sums[:, 2].sum()), updated, exploded)
+    return StepResult(figures, int(sums[:, 2].sum()), updated, blamed)
 
 
 class Dev(NamedTuple):
@@ -162,24 +156,10 @@ def measure_dev(model: LlamaForCausalLM, dev: Dev, tokenizer: Tokenizer, s: Sett
     bar = progress_bar(total=len(dev.prompts), desc="dev", unit="sentence", leave=False)
     with cli.autocast(s.device, s.dtype), bar:  # by every process, since weights are sharded
         texts = evaluate.translate(evaluate.Decoder(model), tokenizer, dev.prompts, bar)
+    texts = [" ".join(text.split()) for text in texts]
     otr, _ = evaluate.off_target(texts, dev.directions, dev.identify)
     model.train()
     return {"dev_mle": mle_sum / mle_weight, "dev_otr": otr}
-
-
-def lora_settings(s: Settings) -> LoraSettings:
-    targets = s.lora_targets.split(",")
-    return LoraSettings(s.lora_rank, s.lora_alpha, targets, s.lora_dropout)
-
-
-def refuse_misfit(s: Settings, start: str, found: LlamaForCausalLM | ModelFolder) -> None:
-    """Raise InputError for settings that do not go with what a run starts from."""
-    if s.full:
-        expected = "expected a full model for --full (--merge makes one)"
-        require(not found.lora, f"{start} is a LoRA run; {expected}")
-    most = found.config.max_position_embeddings
-    fits = s.merge or s.max_length <= most
-    require(fits, f"--max-length {s.max_length}: the model has {most} positions")
 
 
 def prepare(s: Settings, checkpoint: Checkpoint | None = None):
@@ -189,13 +169,13 @@ def prepare(s: Settings, checkpoint: Checkpoint | None = None):
     model = build_model(checkpoint.folder if checkpoint else start, s.model)
     if s.merge:
         require(model.lora, f"{start} is a full model; expected --init with a LoRA run for --merge")
-    refuse_misfit(s, start, model)
+    s.refuse_misfit(start, model)
 
     torch.manual_seed(s.seed)
     device, dtype = ("cpu", None) if s.merge else (s.device, cli.DTYPES[s.dtype])
     if not s.full and not model.lora:
         with torch.device(device):
-            add_lora(model, lora_settings(s))
+            add_lora(model, s.adapter())
     if WORLD > 1 and not s.merge:
         distributed.shard([*model.model.layers, model], device)
     weights_dtype = torch.float32 if s.full else dtype  # fp32 master weights
@@ -215,14 +195,9 @@ def merge(s: Settings, run: Run) -> None:
     run.publish()
 
 
-def count_visits(s: Settings, tuning_set: TuningSet) -> int:
-    """How many samples a run visits, each as often as it comes."""
-    return s.steps * s.batch_size if s.steps else math.ceil(s.epochs * len(tuning_set.samples))
-
-
 def pairs_of_step(tuning_set: TuningSet, step: int, visits: int, s: Settings) -> list[TwinPair]:
     """A step's samples, where alpha is not 0 with their twins."""
-    samples = tuning_set.of_step(step, s.batch_size, visits, s.seed)
+    samples = tuning_set.of_step(step, s.batch_size, visits, s.seed, s.general_share)
     conflict = s.conflict if s.alpha else None
     return tuning_set.with_twins(samples, conflict, random.Random(f"{s.seed} twins {step}"))
 
@@ -231,21 +206,23 @@ def train(s: Settings, run: Run) -> None:
     """A run of either stage: read, begin or go on, take the steps, finish."""
     corpus, _ = read_corpus(s.data, s.directions, None, s.skip_unknown, pairs=s.pairs, seed=s.seed)
     dev_corpus = read_corpus(s.dev, skip_unknown=s.skip_unknown)[0] if s.dev else None
-    record = provenance(asdict(s), fingerprint(s.init or s.model, s.model), corpus, dev_corpus)
+    general = read_general(s.general, tuning=True)
+    record = provenance(asdict(s), corpus, dev_corpus, general)
     if s.resume and run.is_finished(record):
         return print(f"{s.out} is finished, there is nothing to resume")
     checkpoint = run.find_checkpoint(record) if s.resume else None
 
     model, tokenizer = prepare(s, checkpoint)
     prompter = Prompter(tokenizer, s.template)
-    tuning_set = TuningSet(corpus, prompter, s.max_length, s.pairs, s.seed)
+    tuning_set = TuningSet(corpus, prompter, s.max_length, s.pairs, s.seed, general)
     dev = prepare_dev(model, dev_corpus, prompter, s) if s.dev else None
-    visits = count_visits(s, tuning_set)
-    steps = math.ceil(visits / s.batch_size)
-    ids = [encoded[1:] for encoded in tuning_set.samples]  # of another tokenizer they are others
+    visits, steps = s.visits(len(tuning_set.samples))
+    ids = [
+        x[1:] for x in tuning_set.samples + tuning_set.general
+    ]  # of another tokenizer they are others
     made_of = model.lora, model.files.crc32, checksum(ids)
     progress = Progress.resume(checkpoint, *made_of, s.best)
-    print(describe(s, model, len(tuning_set.samples), steps))
+    print(describe(s, model, len(tuning_set.samples), len(tuning_set.general), steps))
 
     optimizer = Optimizer(model.named_parameters(), s.weight_decay, s.dtype, s.device, checkpoint)
     run.begin(record, checkpoint)
@@ -264,8 +241,8 @@ def train(s: Settings, run: Run) -> None:
         pairs = pairs_of_step(tuning_set, step, visits, s)
         shares = micro_batches(pairs, s.micro_batch_tokens, s.loss_reduction, WORLD)
         result = train_step(model, shares, optimizer, s)
-        if result.exploded:
-            raise run.explosion(progress, *result.describe(), s.lr)
+        if result.blamed:
+            raise run.explosion(progress, result.figures, result.blamed, s.lr)
 
         run.prune(progress)
         batches = [batch for share in shares for batch in share if batch.samples]  # none idle
@@ -273,6 +250,7 @@ def train(s: Settings, run: Run) -> None:
         progress.advance(tokens, result.updated)
         row = {"step": progress.step} | result.figures | {"lr": rate}
         row |= {"response_tokens": sum(b.positives for b in batches), "tokens": progress.seen}
+        row |= general_part([pair.positive for pair in pairs])
         speed = meter.stop(progress.step, tokens, supervised, result.computed)
         run.logs.write(row, speed)
         bar.set_postfix_str(brief(row, speed))

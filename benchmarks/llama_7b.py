@@ -16,10 +16,11 @@ from benchmarks.sides import Ours, Padded, TheirLlama
 from data import EncodedSample, TwinPair
 from model import LlamaForCausalLM, add_lora
 from plumbing.adapters import LoraSettings
-from plumbing.cli import DTYPES, LINEARS
+from plumbing.cli import DTYPES
 from plumbing.errors import require
 from plumbing.folders import Config
 from plumbing.meters import SpeedMeter
+from plumbing.tuning import LINEARS
 from train import Settings
 
 LLAMA_7B = dict(vocab_size=32000, hidden_size=4096, intermediate_size=11008)

@@ -29,7 +29,7 @@ from plumbing.corpora import read_corpus
 from plumbing.errors import require
 from plumbing.folders import Config
 from plumbing.tokenizer import Tokenizer
-from train import Settings, count_visits, pairs_of_step, prepare
+from train import Settings, pairs_of_step, prepare
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = str(ROOT / "demo/data/train.tsv")
@@ -63,7 +63,7 @@ def measured(model: str, flags: list[str], gaps: bool) -> float:
     network, _ = prepare(s)
     ours = Ours(network, s)
     for step in range(2):
-        ours.step(pairs_of_step(tuning_set, step, count_visits(s, tuning_set), s))
+        ours.step(pairs_of_step(tuning_set, step, s.visits(len(tuning_set.samples))[0], s))
     return (common.resident("VmHWM") - before) / 2**30
 
 

@@ -14,7 +14,6 @@ from safetensors import SafetensorError
 from plumbing import interrupts, streams
 from plumbing.distributed import RANK, end_process, join_processes, leave_processes
 from plumbing.errors import InputError, plain, require
-from plumbing.meters import PEAK
 
 BOUNDS = ("least", "most")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -27,97 +26,12 @@ def option(default: object, help: str, **extra):
     return field(default=default, metadata={"help": help, **extra})
 
 
-@dataclass(frozen=True)
-class by_stage:
-    """A default that the setting `stage`, 1 or 2, decides."""
-
-    first: float
-    second: float
-
-    def __str__(self):
-        return f"{self.first} in stage 1, {self.second} in stage 2"
-
-
-def resolve_stage(s: object) -> None:
-    """Put the right one of two defaults into the settings that were left to the stage."""
-    for f in fields(s):
-        value = getattr(s, f.name)
-        if isinstance(value, by_stage):
-            setattr(s, f.name, value.first if s.stage == 1 else value.second)
-
-
 @dataclass
 class DeviceSettings:
     """Settings of every script that computes."""
 
     dtype: str = option("auto", "auto: bf16 on CUDA, fp32 on CPU", choices=["auto", *DTYPES])
     device: str = option("auto", "auto: cuda where there is one")
-
-
-@dataclass
-class RunSettings(DeviceSettings):
-    """Settings of every script that trains: its run's folder, its update, its memory."""
-
-    out: str = option("", "run folder to make; left out: runs/stage1, runs/stage2 or INIT-merged")
-    resume: bool = option(False, "go on with the stopped run of --out from its last checkpoint")
-    save_every: int = option(100, "steps between checkpoints; 0: none", least=0)
-    keep: int = option(2, "how many checkpoints stay, the newest", least=1)
-    clip: float = option(1.0, "largest gradient norm; 0: any", least=0)
-    weight_decay: float = option(0.0, "AdamW's weight decay", least=0)
-    micro_batch_tokens: int = option(
-        4096, "tokens, twins included, in one forward pass of one GPU", least=1
-    )
-    recompute: bool = option(
-        False, "activation checkpointing: less memory, about a third more time"
-    )
-    plan: bool = option(False, "no training: print memory, FLOPs and time that it would take")
-    gpus: int = option(1, "of --plan: how many share the work", least=1, most=100_000)
-    gpu: str = option("", "of --plan: which", choices=list(PEAK))
-    mfu: float = option(
-        0.35, "of --plan: the share of its peak that is reached", least=0.01, most=1
-    )
-
-
-LINEARS = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
-
-
-@dataclass
-class TuningSettings(RunSettings):
-    """What train.py starts from, and which of its weights it tunes."""
-
-    model: str = option("", "base, a Hugging Face folder; left out: demo/base, or that of --init")
-    data: list = option(("demo/data/train.tsv",), "files: TSV, JSON, paired files (docs/data.md)")
-    directions: str = option("supervised", "en-it,it-en, supervised (with English), zero-shot, all")
-    skip_unknown: bool = option(False, "leave out rows without a certain direction and language")
-    init: str = option("", "run to start from; left out: none in stage 1, runs/stage1 in stage 2")
-    merge: bool = option(False, "no tuning: fold the adapter of --init into its base, in --out")
-    dev: list = option((), "files like --data: at each checkpoint loss and OTR in all directions")
-    best: str = option("", "end with the checkpoint best by this of --dev", choices=["mle", "otr"])
-    full: bool = option(False, "tune every weight instead of LoRA")
-    lora_rank: int = option(64, "rank r of LoRA", least=1)
-    lora_alpha: float = option(128.0, "LoRA's scale is lora_alpha / lora_rank")
-    lora_dropout: float = option(0.0, "dropout before lora_A")
-    lora_targets: str = option(LINEARS, "linear layers that get LoRA")
-
-    def resolve(self, first_run: str) -> None:
-        """Put in what depends on other settings; first_run: where stage 2 starts. InputError."""
-        by_steps, by_epochs = (
-            bool(x) and not isinstance(x, by_stage) for x in (self.steps, self.epochs)
-        )
-        require(not (by_steps and by_epochs), "--steps and --epochs: choose one of them")
-        self.steps = 0 if by_epochs else self.steps
-        resolve_stage(self)
-        self.init = self.init.rstrip("/") or (first_run if self.stage == 2 else "")
-        made = f"{self.init}-merged" if self.merge else f"runs/stage{self.stage}"
-        self.out = os.path.normpath(self.out or made)
-        self.model = self.model or ("" if self.init else "demo/base")
-        if self.gpu and self.dtype == "auto":
-            self.dtype = "bf16"  # wherever the plan is made
-        require(self.dev or not self.best, "--best needs --dev")
-        other = self.merge or self.resume
-        require(not (self.plan and other), "--plan is of a whole run; leave out --merge, --resume")
-        require(self.save_every or not self.dev, "--dev needs --save-every")
-        require(self.steps or self.epochs or self.merge, "--epochs 0 without --steps: no training")
 
 
 class Parser(argparse.ArgumentParser):
@@ -129,7 +43,8 @@ class Parser(argparse.ArgumentParser):
 
 def parse(settings: type, argv: list[str] | None = None):
     """Fill a settings dataclass from the command line: every field is a flag. The type of a field
-    is its flag's: a bool is a switch, a list takes several texts. An unknown flag or a wrong type
+    is its flag's: a bool is a switch, a list takes several texts. Its PRESETS, if it has some, are
+    the defaults that --preset NAME puts in the place of others. An unknown flag or a wrong type
     ends the script as argparse does; a value that is out of bounds or not finite, or a device that
     is not there, raises InputError. 'auto' is resolved."""
     script = sys.modules[settings.__module__]
@@ -142,12 +57,15 @@ def parse(settings: type, argv: list[str] | None = None):
         if default not in (None, "") and f.type is not bool:
             extra["help"] += f" (default: {default})"
         if f.type is bool:
-            extra["action"] = "store_true"
+            extra.setdefault("action", "store_true")
         elif f.type is list:
             extra |= {"type": str, "nargs": "+", "default": f.default}
         else:
             extra |= {"type": f.type, "default": f.default}
         parser.add_argument(flag(f.name), **extra)
+    if presets := getattr(settings, "PRESETS", {}):  # a flag that is given counts all the same
+        chosen, _ = parser.parse_known_args(argv)
+        parser.set_defaults(**presets.get(chosen.preset, {}))
     s = settings(**vars(parser.parse_args(argv)))
     for f in fields(s):
         texts = getattr(s, f.name)
@@ -228,7 +146,8 @@ def users_sentence(error: BaseException, settings: type) -> str:
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and "alloc" in words and "memory" in words
     ):
-        smaller = "--micro-batch-tokens" if issubclass(settings, RunSettings) else "--batch-size"
+        trains = "micro_batch_tokens" in (f.name for f in fields(settings))
+        smaller = "--micro-batch-tokens" if trains else "--batch-size"
         return plain(f"out of memory: {words}; lower {smaller}, or take a smaller model", 600)
     if not isinstance(error, USERS_ERRORS):
         return ""

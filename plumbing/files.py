@@ -61,8 +61,8 @@ def write_whole(path: str, text: str) -> None:
         raise
 
 
-def write_json(path: str, value: dict) -> None:
-    """Write a JSON object, one field a line."""
+def write_json(path: str, value: dict | list) -> None:
+    """Write JSON, one field a line."""
     write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -157,3 +157,20 @@ class CachedLayout:
 def to_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
     zeros = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
     return zeros.masked_fill(~visible, -torch.inf)
+
+
+def lay_out(
+    ids: Tensor, lengths: list[int], device: torch.device, window: int | None, share: bool, cache
+) -> Layout | CachedLayout:
+    """The Layout of sequences that begin, where `share` is what they begin with in common computed
+    once; or the CachedLayout of those that go on from a cache, whose use it counts."""
+    if cache is not None and cache.longest:
+        slots = min(cache.longest + max(lengths), cache.k.shape[3])
+        cached = cache.used, slots, window, cache.paths
+        layout = CachedLayout(ids.to(device), lengths, *cached)
+    else:
+        layout = Layout(ids, lengths, device, window, share)
+    if cache is not None:
+        cache.used[: len(lengths)] += layout.whole.sizes
+        cache.longest += max(lengths)
+    return layout

@@ -93,15 +93,19 @@ def brief(figures: dict, speed: dict) -> str:
     return ", ".join([*losses, f"{speed['tokens_per_s']:,.0f} tokens/s"])
 
 
-def describe(s: object, model: nn.Module, samples: int, steps: int) -> str:
-    """What a run with the Settings s of train.py is, for its first lines."""
+def describe(s: object, model: nn.Module, samples: int, general: int, steps: int) -> str:
+    """What a run with the Settings s of train.py is, for its first lines. general: of how many
+    other instructions it draws --general-share."""
     twins = f"twins with alpha {s.alpha:g}, --conflict {s.conflict}"
-    return (
-        f"stage {s.stage}: {s.init or s.model} -> {s.out}, {samples:,} samples, "
-        f"template {s.template}, {twins if s.alpha else 'MLE alone'}\n"
+    mixed = f", {100 * s.general_share:g} % of a step out of {general:,} other instructions"
+    lines = [
+        s.describe_preset(),
+        f"stage {s.stage}: {s.init or s.model} -> {s.out}, {samples:,} samples"
+        f"{mixed if general else ''}, template {s.template}, {twins if s.alpha else 'MLE alone'}",
         f"{trained_parameters(model)} parameters, {'full' if s.full else 'LoRA'}, {s.dtype} on "
-        f"{WORLD} {s.device}, {steps} steps of {s.batch_size}, rate {s.lr:g}"
-    )
+        f"{WORLD} {s.device}, {steps} steps of {s.batch_size}, rate {s.lr:g}",
+    ]
+    return "\n".join(filter(None, lines))
 
 
 class SpeedMeter:

@@ -1,5 +1,6 @@
 """SacreBLEU and langid, set up for a language and checked before any work is done."""
 
+import math
 from collections.abc import Callable, Iterable
 
 import langid.langid
@@ -41,3 +42,16 @@ def checked_identifier(candidates: str, directions: Iterable[Direction]) -> tupl
     require(more, f"--candidates {candidates}: {expected}")
     languages |= more
     return ",".join(sorted(languages)), identifier(languages)
+
+
+def perplexity(answers: list[str], losses: list[tuple[float, int]]) -> dict:
+    """Of answers to other instructions: how many, how many are empty, words of one; of the
+    references, whose (nats, tokens) the processes have found, the perplexity, null without any."""
+    nats, tokens = (sum(column) for column in zip(*losses, strict=True))
+    return {
+        "perplexity": math.exp(min(nats / tokens, 700)) if tokens else None,
+        "response_tokens": tokens,
+        "sentences": len(answers),
+        "empty": sum(not answer for answer in answers),
+        "words": sum(len(answer.split()) for answer in answers) / len(answers),
+    }

@@ -13,13 +13,14 @@ from plumbing.distributed import WORLD, require_agreement
 from plumbing.drawing import Checksum, Drawn
 from plumbing.errors import plain, require
 from plumbing.files import ROOT, read_json
+from plumbing.folders import fingerprint
 
 SETTINGS = "settings.json"
 # What may be another when a run is gone on with ...
 MAY_CHANGE = {"resume", "save_every", "keep", "device", "recompute", "micro_batch_tokens"}
 MAY_CHANGE |= {"lr", "dtype", "versions", "plan", "gpus", "gpu", "mfu"}
 # ... and where things lie: what lies there is compared.
-MAY_CHANGE |= {"out", "model", "init", "data", "dev"}
+MAY_CHANGE |= {"out", "model", "init", "data", "dev", "general"}
 
 
 def read_setting(folder: str, name: str, default: object) -> object:
@@ -42,14 +43,16 @@ def tuned_directions(folders: list[str]) -> list[tuple[str, str]]:
     return [tuple(str(name).split("-")) for name in next(filter(None, tuned), [])]
 
 
-def provenance(settings: dict, start: int, corpus: Corpus, dev: Corpus | None) -> dict:
-    """What a run is made of: settings, directions, checksums of their data and of the model that it
-    starts from, versions. Raises InputError where a node has other data or another model."""
+def provenance(settings: dict, corpus: Corpus, dev: Corpus | None, general: list) -> dict:
+    """What a run is made of: settings, directions, checksums of their data, of other instructions
+    and of the model that it starts from, versions. Raises InputError where a node has other data
+    or another model."""
     record = json.loads(json.dumps(settings)) | {
-        "start_crc32": start,
+        "start_crc32": fingerprint(settings["init"] or settings["model"], settings["model"]),
         "supervised": ["-".join(direction) for direction in corpus],
         "data_crc32": corpus_checksums(corpus),
         "dev_crc32": corpus_checksums(dev or {}),
+        "general_crc32": Checksum(general).value(),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -57,7 +60,7 @@ def provenance(settings: dict, start: int, corpus: Corpus, dev: Corpus | None) -
             "git": git_commit(),
         },
     }
-    for name in ("start_crc32", "data_crc32", "dev_crc32"):
+    for name in ("start_crc32", "data_crc32", "dev_crc32", "general_crc32"):
         require_agreement(name, record[name])
     return record
 

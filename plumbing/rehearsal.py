@@ -3,7 +3,6 @@
 train is the module train.py, which is handed in: plumbing imports none of the five.
 """
 
-import math
 import os
 from dataclasses import replace
 from types import ModuleType
@@ -15,6 +14,7 @@ from plumbing import planning
 from plumbing.cli import DTYPES
 from plumbing.corpora import read_corpus
 from plumbing.folders import ModelFolder
+from plumbing.general import read_general
 
 
 def plan(s: object, train: ModuleType) -> None:
@@ -26,14 +26,14 @@ def plan(s: object, train: ModuleType) -> None:
     ):  # a plan of stage 2 comes before stage 1
         start = s.model or "demo/base"
     folder = ModelFolder(start, s.model)
-    train.refuse_misfit(s, start, folder)
-    lora = folder.lora or train.lora_settings(s)
+    s.refuse_misfit(start, folder)
+    lora = folder.lora or s.adapter()
     tokenizer = planning.tokenizer_of([folder.folder, folder.source], folder.config)
     corpus, _ = read_corpus(s.data, s.directions, None, s.skip_unknown, pairs=s.pairs, seed=s.seed)
+    general = read_general(s.general, tuning=True)
     prompter = train.Prompter(tokenizer, s.template)
-    tuning_set = train.TuningSet(corpus, prompter, s.max_length, s.pairs, s.seed)
-    visits = train.count_visits(s, tuning_set)
-    steps = math.ceil(visits / s.batch_size)
+    tuning_set = train.TuningSet(corpus, prompter, s.max_length, s.pairs, s.seed, general)
+    visits, steps = s.visits(len(tuning_set.samples))
     few = min(steps, planning.looked_at(s.batch_size))
     first = [train.pairs_of_step(tuning_set, step, visits, s) for step in range(few)]
 

@@ -4,7 +4,9 @@ from collections import Counter
 from importlib.metadata import version
 
 from plumbing.corpora import Direction
+from plumbing.general import GENERAL
 from plumbing.systems import System
+from plumbing.testset import TestSet
 
 METRICS = ("bleu", "otr")
 KINDS = ("english", "source", "other", "empty")  # of off-target outputs
@@ -20,14 +22,52 @@ def average(rows: list[dict]) -> dict:
     return means | {"off_target": dict(off_target), "sentences": sentences}
 
 
-class Comparison:
-    """The reports of several checkpoints on one test set, side by side.
+class Reports:
+    """The reports of several checkpoints on one test set. settings: those of evaluate.py."""
 
-    supervised: the directions that count as such, perhaps more than were translated. settings:
-    those of evaluate.py."""
+    def __init__(self, settings: dict):
+        self.reports, self.settings = {}, settings
+
+    def report(self, system: System, findings: dict, cost: dict) -> dict:
+        """A system's report, for scores.json, with what it cost, {"tokens", "seconds"}."""
+        report = findings | {
+            "name": system.name,
+            "settings": self.settings | system.own(),
+            "decoding": system.describe(),
+            "versions": {name: version(name) for name in ("sacrebleu", "langid", "torch")},
+        }
+        self.reports[system.name] = report | cost
+        return report | cost
+
+
+class Answers(Reports):
+    """Of answers to other instructions than translations."""
+
+    def add(self, system: System, results: dict[str, dict], cost: dict) -> dict:
+        """Add a system with its {"general": scores}; returns its report."""
+        return self.report(system, results, cost)
+
+    def __str__(self):
+        """A line a system: the references' perplexity, and what the answers are like."""
+        rows = [["", "perplexity", "answers", "empty", "words each"], ["---"] + ["---:"] * 4]
+        for name, report in self.reports.items():
+            scores = report["general"]
+            ppl = "-" if scores["perplexity"] is None else f"{scores['perplexity']:.2f}"
+            counts = f"{scores['sentences']:,}", f"{scores['empty']:,}", f"{scores['words']:.1f}"
+            rows.append([name, ppl, *counts])
+        files, tokens = " ".join(self.settings["general"]), scores["response_tokens"]
+        return (
+            f"{chr(10).join(align(rows))}\n\n{costs(self.reports)}\n\n{files}. Perplexity of the "
+            f"references, {tokens:,} tokens with their ends."
+        )
+
+
+class Comparison(Reports):
+    """Of translations, side by side. supervised: the directions that count as such, perhaps more
+    than were translated."""
 
     def __init__(self, directions: list[Direction], supervised: list[Direction], settings: dict):
-        self.reports, self.settings = {}, settings
+        super().__init__(settings)
         self.parts = {
             "supervised": [direction for direction in directions if direction in supervised],
             "zero-shot": [direction for direction in directions if direction not in supervised],
@@ -44,15 +84,7 @@ class Comparison:
             for title, directions in self.parts.items()
             if directions
         }
-        report = {
-            "directions": results,
-            "average": averages,
-            "settings": self.settings | system.own(),
-            "decoding": system.describe(),
-            "versions": {name: version(name) for name in ("sacrebleu", "langid", "torch")},
-        }
-        self.reports[system.name] = report | cost
-        return report | cost
+        return self.report(system, {"directions": results, "average": averages}, cost)
 
     def __str__(self):
         """The table and what its figures rest on."""
@@ -63,6 +95,14 @@ class Comparison:
             f"{table(self.reports, self.parts)}\n\n{costs(self.reports)}\n\n{files}. SacreBLEU "
             f"{signatures}. OTR in %, langid among {candidates}."
         )
+
+
+def compare(test: TestSet, settings: dict) -> Reports:
+    """The reports to be, of what evaluate.py with these settings has read."""
+    if GENERAL in test.corpus:
+        return Answers(settings)
+    settings = settings | {"candidates": test.candidates}
+    return Comparison(list(test.corpus), test.supervised, settings)
 
 
 def table(reports: dict[str, dict], parts: Parts) -> str:

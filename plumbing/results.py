@@ -7,6 +7,7 @@ from plumbing.corpora import Corpus
 from plumbing.distributed import require_agreement
 from plumbing.errors import InputError, require
 from plumbing.files import NEW, read_json, write_json, write_lines
+from plumbing.general import GENERAL
 from plumbing.removal import publish_folder, remove_made
 
 
@@ -47,8 +48,13 @@ class Results:
         aside = f"{folder}{NEW}{os.getpid()}"  # two evaluations may write at once
         os.mkdir(aside)
         try:
-            for (source, target), samples in corpus.items():
-                name = f"{source}-{target}"
+            for direction, samples in corpus.items():
+                name = "-".join(direction)
+                if direction == GENERAL:
+                    answers = zip(samples, hypotheses[name], strict=True)
+                    records = [x.answered(text, report["name"]) for x, text in answers]
+                    write_json(os.path.join(aside, "model_outputs.json"), records)
+                    continue
                 self.write_texts(aside, f"{name}.txt", hypotheses[name])
                 self.write_texts(aside, f"{name}.src.txt", [x.source for x in samples])
                 self.write_texts(aside, f"{name}.ref.txt", [x.target for x in samples])

@@ -194,9 +194,10 @@ class Run:
                     remove_folder(old)
         self.pruned = True
 
-    def explosion(self, progress: Progress, found: str, samples: str, lr: float) -> InputError:
-        """The sentence for a loss or gradient that is not finite after the last step of progress. A
-        checkpoint of that step is set aside: its weights are what is not well."""
+    def explosion(self, progress: Progress, figures: dict, blamed: list, lr: float) -> InputError:
+        """The sentence for a loss or gradient that is not finite after the last step of progress,
+        with the samples to blame. A checkpoint of that step is set aside: its weights are what is
+        not well."""
         newest = self.step_folder(progress.step)
         if RANK == 0 and os.path.isdir(newest):
             os.rename(newest, free_name(newest + NOT_FINITE))
@@ -206,6 +207,8 @@ class Run:
         advice = begin.format(f"{lr:g}")
         if older:
             advice = resume.format(older[-1], f"{lr:g}") + "then --resume goes on from there"
+        found = f"loss {figures['loss']}, gradient norm {figures['grad_norm']}"
+        samples = " | ".join(f"{'-'.join(x.direction)} {x.source:.40}" for x in blamed)
         return InputError(f"step {progress.step + 1}: {found}; {advice}; samples: {samples:.300}")
 
     def finish(self, progress: Progress, best_by: str) -> None:

@@ -4,14 +4,13 @@ import functools
 import random
 
 
-def visits(step: int, batch_size: int, total: int, n: int, seed: int) -> list[int]:
-    """Which of n samples one step visits, out of `total` visits. Every epoch is a new permutation;
-    the last step is shorter."""
-    numbers = range(step * batch_size, min((step + 1) * batch_size, total))
+def visits(numbers: range, n: int, seed: object) -> list[int]:
+    """Which of n samples the visits of these numbers are to; every n of them are an epoch, a new
+    permutation."""
     return [permutation(n, f"{seed} epoch {i // n}")[i % n] for i in numbers]
 
 
-@functools.lru_cache(2)
+@functools.lru_cache(4)
 def permutation(n: int, seed: str) -> list[int]:
     return random.Random(seed).sample(range(n), n)
 
@@ -43,10 +42,12 @@ def whole_rows(samples: list) -> list[tuple]:
 
 
 def share_rows(corpus: dict, rank: int, world: int) -> dict:
-    """{direction: the numbers of a process's share of its rows without a blank side}."""
+    """{direction: the numbers of a process's share of its rows without a blank side}, of those that
+    it has some of."""
     shares = {}
     for turn, (direction, samples) in enumerate(corpus.items()):
         rows = whole_rows(samples)
         lengths = [len(sample.source) for _, sample in rows]
-        shares[direction] = deal([n for n, _ in rows], lengths, world, turn)[rank]
+        if share := deal([n for n, _ in rows], lengths, world, turn)[rank]:
+            shares[direction] = share
     return shares

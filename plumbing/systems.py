@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 from plumbing.cli import DeviceSettings, flag, option, require_bounds
-from plumbing.corpora import Corpus, Sample, read_corpus
+from plumbing.corpora import Sample
 from plumbing.errors import InputError, require
 from plumbing.languages import TEMPLATES
 
@@ -26,6 +26,7 @@ class SystemSettings(DeviceSettings):
 
     model: str = option("", "base model of the adapters; left out: the one that each adapter names")
     data: list = option(("demo/data/test.tsv",), "files: TSV, JSON, paired files (docs/data.md)")
+    general: list = option((), "instead of --data: instructions to answer (AlpacaEval's JSON)")
     directions: str = option("all", "en-it,it-en, supervised (the first run's), zero-shot, all")
     rows: int = option(0, "use the first so many pairs of each direction; 0: all", least=0)
     skip_unknown: bool = option(False, "leave out rows without a certain direction and language")
@@ -107,21 +108,12 @@ def read_system(text: str, s: object) -> System:
     return System(name, ckpt, replace(s, **own), f".{name}")
 
 
-def check_contrast(systems: list[System], corpus: Corpus) -> None:
-    """Raise InputError where a system would contrast with another source, and there is none."""
-    if any(system.settings.contrast_source for system in systems):
-        for direction, samples in corpus.items():
-            sources = {sample.source for sample in samples if not sample.blank}
-            sentence = f"--contrast-source needs a second source in {'-'.join(direction)}"
-            require(len(sources) > 1, f"{sentence}; it has {len(sources)}")
-
-
 def contrasting(samples: list[Sample], sources: list[str], s: SystemSettings) -> list[tuple]:
     """[(lambda, samples that ask for something else)], for samples of one direction: the same
     sources in English and in their own language, where that is not the direction; and another of
     the test set's sources for each."""
     found = []
-    source, target = samples[0].direction
+    source, target = samples[0].direction if s.contrast_language else ("", "")
     for language in sorted({"en", source} - {target}) if s.contrast_language else ():
         others = [sample._replace(direction=(source, language)) for sample in samples]
         found.append((s.contrast_language, others))
@@ -134,24 +126,3 @@ def contrasting(samples: list[Sample], sources: list[str], s: SystemSettings) ->
             others.append(sample._replace(source=other))
         found.append((s.contrast_source, others))
     return found
-
-
-def read_shots(paths: list[str], corpus: Corpus, count: int) -> Corpus:
-    """For each direction of a test set the first so many pairs of the files, the same for every
-    system and seed. Raises InputError where there are too few, or a pair of the test set."""
-    if not count:
-        return {}
-    require(paths, "--shots needs --shots-from FILE, which is not the test set")
-    directions = ",".join("-".join(direction) for direction in corpus)
-    found, _ = read_corpus(paths, directions)
-    shots = {}
-    for direction, samples in corpus.items():
-        name, of_test = "-".join(direction), {(x.source, x.target) for x in samples}
-        shared = next((x for x in found[direction] if (x.source, x.target) in of_test), None)
-        pair = f"{shared and shared.source!r:.60}"
-        sentence = f"--shots-from {' '.join(paths)}: {name} {pair} is in the test set too"
-        require(shared is None, f"{sentence}; choose files that share no pair with it")
-        shots[direction] = found[direction][:count]
-        few = f"--shots-from {' '.join(paths)}: {len(shots[direction])} pairs of {name}"
-        require(len(shots[direction]) == count, f"{few}; expected {count}")
-    return shots

@@ -1,5 +1,6 @@
 """Text to ids and back, BOS and EOS: SentencePiece, or the tokenizers library."""
 
+import functools
 import json
 import os
 import re
@@ -7,6 +8,7 @@ from collections.abc import Callable
 
 import sentencepiece
 
+from plumbing.chat import ChatTemplate, Special, without_prefix
 from plumbing.errors import InputError, require
 from plumbing.files import read_json, require_file
 from plumbing.folders import Config
@@ -19,7 +21,8 @@ class Tokenizer:
     """tokenizer.model (SentencePiece) or tokenizer.json of the first folder that has one.
     encode(text) gives ids without BOS and EOS, and special tokens inside a text ("</s>") stay text;
     decode(ids) gives the text. bos: the ids that the folder's own configuration puts before a text,
-    perhaps none; eos: the id that ends a response. Raises InputError."""
+    perhaps none; eos: the id that ends a response. special: the special tokens of a chat template,
+    and behind_special(text) gives the ids of a text behind one of them. Raises InputError."""
 
     def __init__(self, folders: list[str], config: Config):
         path = find_tokenizer(folders)
@@ -36,8 +39,12 @@ class Tokenizer:
                 add_bos = tokenizer_config.get("add_bos_token", True)
                 special |= {bos, eos} - {None}
                 self._load_sentencepiece(path, added, bos, eos, add_bos, special, config)
+                # As transformers does, where the file does not ask for its older behaviour.
+                if not tokenizer_config.get("legacy", False):
+                    self.behind_special = without_prefix(self.encode)
             else:
                 self._load_tokenizers(path, eos, config.eos_token_id)
+            self.names = special_names(tokenizer_config)
         except Exception as error:  # both libraries raise bare Exceptions
             found = " ".join(str(error).split())[:200]
             hint = "copy it and tokenizer_config.json again"
@@ -54,6 +61,13 @@ class Tokenizer:
     def head(self, text: str, tokens: int) -> str:
         """The beginning of a text, more than so many tokens of it: to encode 100 MB takes hours."""
         return text[: max(0, tokens) * self.longest * MARGIN]
+
+    @functools.cached_property
+    def chat(self) -> ChatTemplate:
+        """The folder's chat template. Raises InputError where it has none."""
+        names = {"bos_token": self.beginning, "eos_token": self.ending} | self.names
+        encoders = self.encode, self.behind_special, without_prefix(self.encode)
+        return ChatTemplate(self.folder, self.special, *encoders, names)
 
     def _load_sentencepiece(
         self,
@@ -76,7 +90,11 @@ class Tokenizer:
         self.eos = ids.get(eos, pieces.eos_id())
         special |= {texts[i] for i in {self.eos, *config.eos_token_id} if 0 <= i < self.size}
         special |= {text for text in texts if re.fullmatch(r"<\|.*\|>", text)}
-        self.encode = without_special(pieces, special & {*texts})
+        self.encode = self.behind_special = without_special(pieces, special & {*texts})
+        by_id = {i: text for text, i in ids.items()}
+        self.beginning, self.ending = (by_id.get(i, "") for i in (pieces.bos_id(), self.eos))
+        names = {*added, bos, eos, self.beginning, self.ending} - {None, ""}
+        self.special = {t: Special(ids[t], re.escape(t)) for t in names if t in ids}
 
     def _load_tokenizers(self, path: str, eos: str | None, eos_token_id: list[int]) -> None:
         import tokenizers  # optional: only for a folder without tokenizer.model
@@ -97,6 +115,28 @@ class Tokenizer:
         self.bos = framed[: framed.index(self.encode("a")[0])]
         self.eos = bpe.token_to_id(eos) if eos else (eos_token_id or [-1])[0]
         require(self.eos is not None, f"tokenizer_config.json's eos_token {eos} is not in it")
+        self._load_special(bpe)
+
+    def _load_special(self, bpe) -> None:
+        """What the tokenizers library parses as special tokens, and how it goes on behind them."""
+        self.special = {}
+        for i, token in bpe.get_added_tokens_decoder().items():
+            if token.special:
+                before, after = (
+                    r"\s*" if strips else "" for strips in (token.lstrip, token.rstrip)
+                )
+                pattern = before + re.escape(token.content) + after
+                self.special[token.content] = Special(i, pattern)
+        self.beginning, self.ending = (
+            bpe.id_to_token(i) if i >= 0 else "" for i in ((*self.bos, -1)[0], self.eos)
+        )
+        self.behind_special = self.encode
+        for text in list(self.special)[:1]:
+            bpe.encode_special_tokens = False
+            parsed = bpe.encode(f"{text}a", add_special_tokens=False).ids
+            bpe.encode_special_tokens = True
+            if parsed[1:] != self.encode("a"):
+                self.behind_special = without_prefix(self.encode)
 
 
 def find_tokenizer(folders: list[str]) -> str:
@@ -146,6 +186,13 @@ def with_special(tokenizer: dict, texts: set[str | None]) -> str:
     for token in tokenizer["added_tokens"]:
         token["special"] = token["special"] or token["content"] in texts
     return json.dumps(tokenizer)
+
+
+def special_names(tokenizer_config: dict) -> dict[str, str]:
+    """{"bos_token": text, ...}, as a chat template may name them."""
+    names = [name for name in tokenizer_config if name.endswith("_token")]
+    texts = {name: token_text(tokenizer_config, name) for name in names}
+    return {name: text for name, text in texts.items() if isinstance(text, str)}
 
 
 def token_text(tokenizer_config: dict, name: str) -> str | None:

@@ -14,7 +14,7 @@ sys.path.insert(0, ROOT)
 os.environ["HF_HUB_OFFLINE"] = "1"
 from data import Prompter, TuningSet  # noqa: E402
 from model import LlamaForCausalLM, save_model  # noqa: E402
-from plumbing.corpora import read_corpus  # noqa: E402
+from plumbing.corpora import Sample, read_corpus  # noqa: E402
 from plumbing.folders import Config  # noqa: E402
 from plumbing.tokenizer import Tokenizer  # noqa: E402
 
@@ -98,7 +98,7 @@ def log(run, name="log.jsonl"):
 
 def prompt_of(tokenizer, direction, text, room, template="alpaca"):
     """(ids or None, whether the text was cut), as for training and decoding."""
-    return Prompter(tokenizer, template).encode(direction, text, room)
+    return Prompter(tokenizer, template).encode(Sample(direction, text, ""), room)
 
 
 def tuning_set(corpus, tokenizer, max_length, pairs=0, seed=0):

@@ -12,17 +12,9 @@ from conftest import ROOT, script
 
 import evaluate
 import train
-from plumbing.cli import (
-    DTYPES,
-    DeviceSettings,
-    autocast,
-    by_stage,
-    option,
-    parse,
-    resolve_stage,
-    users_sentence,
-)
+from plumbing.cli import DTYPES, DeviceSettings, autocast, option, parse, users_sentence
 from plumbing.errors import InputError
+from plumbing.tuning import by_stage, resolve_stage
 
 
 @dataclass
@@ -42,16 +34,6 @@ def test_every_field_is_a_flag_and_what_is_left_out_has_its_default():
     s = parse(Settings, ["--stage", "2", "--names", "x", "y", "z", "--dry"])
     assert (s.stage, s.rate, s.names, s.dry) == (2, 0.25, ["x", "y", "z"], True)
     assert parse(Settings, ["--stage", "2", "--rate", "3"]).rate == 3.0
-
-
-def test_a_default_of_the_stage_holds_only_where_nothing_was_said():
-    for settings in (train.Settings(stage=1), train.Settings(stage=2)):
-        assert not any(isinstance(getattr(settings, f.name), by_stage) for f in fields(settings))
-    assert train.Settings(stage=2, batch_size=7).batch_size == 7
-    assert train.Settings(stage=2).steps == 100 and train.Settings(stage=2, steps=7).steps == 7
-    assert train.Settings(stage=2, epochs=3).steps == train.Settings(stage=1).steps == 0
-    assert [train.Settings(stage=stage).alpha > 0 for stage in (1, 2)] == [False, True]
-    assert train.Settings(stage=1).batch_size != train.Settings(stage=2).batch_size
 
 
 @pytest.mark.parametrize(

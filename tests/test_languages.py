@@ -17,7 +17,7 @@ PTL = ["en", "it", "nl", "ro", "de", "zh", "cs", "ja", "ru", "uk", "fr", "ko"]
 
 
 def test_every_template_names_both_languages_and_holds_the_text_once():
-    assert set(TEMPLATES) == {"alpaca", "post-instruction", "alma", "ptl"}
+    assert set(TEMPLATES) == {"alpaca", "post-instruction", "alma", "chat", "ptl"}
     assert set(TEMPLATES["ptl"]) == set(PTL)
     for source in PTL:
         for target in set(PTL) - {source}:

@@ -9,8 +9,9 @@ import loss
 from model import LlamaForCausalLM, add_lora
 from plumbing import planning
 from plumbing.adapters import LoraSettings
-from plumbing.cli import DTYPES, LINEARS
+from plumbing.cli import DTYPES
 from plumbing.folders import Config
+from plumbing.tuning import LINEARS
 from train import loss_sums
 
 CONFIG = Config(500, 64, 160, 5, 4, num_key_value_heads=2, tie_word_embeddings=True)

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 
-from conftest import ROOT
+from conftest import BASE, ROOT
 
 from plumbing.corpora import Sample
 from plumbing.files import write_json
@@ -16,7 +16,8 @@ SAMPLES = [Sample(("en", "it"), "open", "apri")]
 
 def test_other_data_has_another_checksum_and_its_place_has_none():
     def record(samples):
-        return provenance({"data": ("a.tsv",)}, 1, {("en", "it"): samples}, None)["data_crc32"]
+        settings = {"data": ("a.tsv",), "init": "", "model": BASE}
+        return provenance(settings, {("en", "it"): samples}, None, [])["data_crc32"]
 
     assert record(SAMPLES) == record(SAMPLES[:]) != record(SAMPLES * 2)
     assert record(SAMPLES) != record([SAMPLES[0]._replace(target="apre")])

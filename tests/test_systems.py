@@ -5,7 +5,7 @@ import pytest
 from evaluate import Settings
 from plumbing.corpora import Sample
 from plumbing.errors import InputError
-from plumbing.systems import check_contrast, contrasting, read_shots, read_systems
+from plumbing.systems import contrasting, read_systems
 
 
 def test_a_system_has_its_own_options_and_the_others_of_the_evaluation():
@@ -57,23 +57,6 @@ def corpus_of(*rows):
     return {("it", "nl"): [Sample(("it", "nl"), *row) for row in rows]}
 
 
-def test_demonstrations_are_the_first_of_the_file_and_not_of_the_test(tmp_path):
-    path = tmp_path / "shots.tsv"
-    path.write_text("it\tnl\nuno\teen\ndue\ttwee\ntre\tdrie\n")
-    shots = read_shots([str(path)], corpus_of(("quattro", "vier")), 2)
-    assert [x.source for x in shots["it", "nl"]] == ["uno", "due"]
-    assert read_shots([], corpus_of(("quattro", "vier")), 0) == {}
-    for args, said in [
-        (([str(path)], corpus_of(("tre", "drie")), 1), "'tre' is in the test set too"),
-        (([str(path)], corpus_of(("quattro", "vier")), 4), "3 pairs of it-nl; expected 4"),
-        (([], corpus_of(("quattro", "vier")), 1), "--shots needs --shots-from"),
-        (([str(path)], {("it", "ro"): [Sample(("it", "ro"), "a", "b")]}, 1), "it-ro"),
-    ]:
-        with pytest.raises(InputError) as error:
-            read_shots(*args)
-        assert said in str(error.value)
-
-
 def test_what_a_sentence_is_contrasted_with():
     s = Settings(contrast_language=0.5, contrast_source=0.7)
     samples = corpus_of(("uno", "een"), ("due", "twee"))["it", "nl"]
@@ -98,10 +81,3 @@ def test_what_a_sentence_is_contrasted_with():
     found = contrasting(from_english, [], Settings(contrast_language=1))
     assert [x[0].direction for _, x in found] == [("en", "en")]
     assert contrasting(samples, sources, Settings()) == []
-
-
-def test_another_source_must_exist():
-    systems = read_systems(Settings(systems=["a=b,contrast-source=0.7"]))
-    check_contrast(systems, corpus_of(("uno", "een"), ("due", "twee")))
-    with pytest.raises(InputError, match="needs a second source in it-nl"):
-        check_contrast(systems, corpus_of(("uno", "een"), ("uno", "een"), ("due", "")))

@@ -13,11 +13,12 @@ from data import EncodedSample, TwinPair, collate, micro_batches
 from evaluate import greedy
 from model import LlamaForCausalLM, add_lora, load_model, save_model
 from plumbing.adapters import LoraSettings
-from plumbing.cli import DTYPES, LINEARS
+from plumbing.cli import DTYPES
 from plumbing.corpora import read_corpus
 from plumbing.files import write_json
 from plumbing.folders import Config
 from plumbing.tokenizer import Tokenizer
+from plumbing.tuning import LINEARS
 from train import loss_sums
 
 FAST = ["--pairs", "20", "--steps", "3", "--batch-size", "8", "--lora-rank", "4", "--device", "cpu"]
