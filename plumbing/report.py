@@ -39,12 +39,19 @@ class Reports:
         self.reports[system.name] = report | cost
         return report | cost
 
+    def say_cuts(self, system: System, results: dict[str, dict]) -> None:
+        """Where a system did not get the whole of a source."""
+        for name, scores in results.items():
+            if scores["sources_cut"]:
+                print(f"{system.name}, {name}: {scores['sources_cut']:,} over-long sources cut")
+
 
 class Answers(Reports):
     """Of answers to other instructions than translations."""
 
     def add(self, system: System, results: dict[str, dict], cost: dict) -> dict:
         """Add a system with its {"general": scores}; returns its report."""
+        self.say_cuts(system, results)
         return self.report(system, results, cost)
 
     def __str__(self):
@@ -76,9 +83,7 @@ class Comparison(Reports):
     def add(self, system: System, results: dict[str, dict], cost: dict) -> dict:
         """Add a system with its scores by direction and what it cost, {"tokens", "seconds"};
         returns its report, for scores.json."""
-        for name, scores in results.items():
-            if scores["sources_cut"]:
-                print(f"{system.name}, {name}: {scores['sources_cut']:,} over-long sources cut")
+        self.say_cuts(system, results)
         averages = {
             title: average([results["-".join(direction)] for direction in directions])
             for title, directions in self.parts.items()

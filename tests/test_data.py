@@ -9,7 +9,15 @@ import torch
 from conftest import TSV, prompt_of, tuning_set
 
 import data
-from data import EncodedSample, TwinPair, collate, draw_conflict, micro_batches, write_prompt
+from data import (
+    EncodedSample,
+    Prompter,
+    TwinPair,
+    collate,
+    draw_conflict,
+    micro_batches,
+    write_prompt,
+)
 from plumbing.corpora import Sample, read_corpus
 from plumbing.errors import InputError
 
@@ -30,6 +38,22 @@ def test_the_prompt_is_the_papers(tokenizer):
         "Translate the following sentences from Italian to Dutch.\n\n"
         "### Input:\nApri il file\n\n### Response:"
     )
+
+
+@pytest.mark.parametrize("template", ["alpaca", "ptl", "post-instruction", "alma"])
+def test_demonstrations_are_whole_prompts_with_their_responses_in_lines_before(tokenizer, template):
+    shots = [Sample(("it", "nl"), "Ciao", "Hoi"), Sample(("it", "nl"), "Apri", "Openen")]
+    sample = Sample(("it", "nl"), "Chiudi il file", "Bestand sluiten")
+    prompter = Prompter(tokenizer, template)
+    ids, cut = prompter.encode(sample, 999, shots)
+    parts = [write_prompt(template, x.direction, x.source) + x.target for x in shots]
+    prompt = write_prompt(template, sample.direction, sample.source)
+    assert tokenizer.decode(ids) == "\n".join([*parts, prompt]) and not cut
+    assert ids[0] == tokenizer.bos[0] and tokenizer.eos not in ids and ids.count(ids[0]) == 1
+    alone, _ = prompter.encode(sample, 999)
+    shorter, cut = prompter.encode(sample, len(ids) - 1, shots)
+    assert cut and tokenizer.decode(shorter).startswith("\n".join(parts))  # the source alone
+    assert prompter.encode(sample, len(ids) - len(alone), shots) == (None, True)
 
 
 def test_only_the_response_and_its_eos_are_supervised_literal_ids():
