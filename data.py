@@ -12,9 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from plumbing.chat import ChatTemplate
 from plumbing.corpora import Corpus, Direction, Sample
 from plumbing.distributed import progress_bar
-from plumbing.drawing import Drawn, draw
+from plumbing.drawing import draw_all
 from plumbing.errors import require
 from plumbing.general import GENERAL, GeneralSample
 from plumbing.languages import template_of, write_general
@@ -38,43 +39,39 @@ class Prompter(NamedTuple):
     tokenizer: Tokenizer
     template: str
 
+    @property
+    def way(self) -> Tokenizer | ChatTemplate:
+        """How texts become ids: as they are, or by the checkpoint's own chat template."""
+        return self.tokenizer.chat if self.template == "chat" else self.tokenizer
+
     def write(self, sample: Sample | GeneralSample, source: str) -> str:
         """The prompt of a sample with this source."""
         if sample.direction == GENERAL:
             return write_general(self.template, sample.instruction, source)
         return write_prompt(self.template, sample.direction, source)
 
-    def encode_turns(self, texts: list[str]) -> list[int]:
-        """BOS, then prompts and responses in turn, the last prompt's still to come, as ids: each
-        prompt in lines of its own, no EOS, or as the checkpoint's chat template has it."""
-        if self.template == "chat":
-            return self.tokenizer.chat.encode(texts)
-        ids = [*self.tokenizer.bos]
-        for n, text in enumerate(texts):
-            ids += self.tokenizer.encode("\n" + text if n and n % 2 == 0 else text)
-        return ids
-
     def encode(
         self, sample: Sample | GeneralSample, room: int, shots: Sequence[Sample] = ()
-    ) -> tuple[list[int] | None, bool]:
-        """(the prompt of a sample behind demonstrations, as at most `room` ids; whether its source
-        lost its end for that). The ids are None where even the empty prompt is too long."""
+    ) -> tuple[list[int] | None, str]:
+        """(the prompt of a sample behind demonstrations, as at most `room` ids; what it lost for
+        that: "", "shots" or "source"). The first demonstrations go first, then the source's end.
+        The ids are None where even the empty prompt is too long."""
         before = [text for shot in shots for text in (self.write(shot, shot.source), shot.target)]
-        kept = self.tokenizer.head(sample.source, room)
+        kept, all_of_them = self.tokenizer.head(sample.source, room), before
         while True:
-            ids = self.encode_turns([*before, self.write(sample, kept)])
-            if len(ids) <= room or not kept:
+            ids = self.way.encode_turns([*before, self.write(sample, kept)])
+            if len(ids) <= room or not (kept or before):
                 break
-            shorter = self.tokenizer.decode(self.tokenizer.encode(kept)[: -(len(ids) - room)])
-            kept = shorter.rstrip("\ufffd")[: len(kept) - 1]  # no half character; always shorter
-        return (ids if len(ids) <= room else None), kept != sample.source
+            if before:
+                before = before[2:]
+            else:
+                kept = self.tokenizer.shorten(kept, len(ids) - room)
+        lost = "source" if kept != sample.source else "shots" if before != all_of_them else ""
+        return (ids if len(ids) <= room else None), lost
 
     def encode_response(self, text: str) -> list[int]:
-        """What follows a prompt, with EOS; tokenized apart: no token straddles the border."""
-        encode = self.tokenizer.encode
-        if self.template == "chat":
-            encode = self.tokenizer.chat.encode_response
-        return encode(text) + [self.tokenizer.eos]
+        """What follows a prompt, with its end; tokenized apart: no token straddles the border."""
+        return [*self.way.encode_response(text), self.way.end]
 
 
 def draw_conflict(direction: Direction, instructions: dict, mode: str, rng: Random) -> Direction:
@@ -114,20 +111,15 @@ class TwinPair(NamedTuple):
 
 
 class TuningSet:
-    """The encoded samples of a corpus, `pairs` of each direction, drawn without replacement (0: all
-    of them) unless read_corpus has done so, and the general ones, which have no twins; those that
-    fit max_length, tokens of prompt and response. Raises InputError."""
+    """The encoded samples of a corpus, and general ones, which have no twins. pairs: how many of
+    each direction are drawn, without replacement, unless read_corpus has done so; 0: all. Those are
+    left out that have more than max_length tokens, prompt and response. Raises InputError."""
 
     def __init__(
         self, corpus: Corpus, prompter: Prompter, max_length: int, pairs=0, seed=0, general=()
     ):
         self.prompter, self.max_length = prompter, max_length
-        drawn = []
-        for direction, samples in corpus.items():
-            if not isinstance(samples, Drawn):
-                samples = [samples[n] for n in draw(len(samples), pairs, seed, direction)]
-            drawn += samples
-        self.samples = self._encode(drawn)
+        self.samples = self._encode(draw_all(corpus, pairs, seed))
         self.general = self._encode(general) if general else []
         self.instructions = Counter(encoded.sample.direction for encoded in self.samples)
 
@@ -139,10 +131,10 @@ class TuningSet:
             head = prompter.tokenizer.head(sample.target, self.max_length)
             response = prompter.encode_response(head)
             room = self.max_length - len(response) if head == sample.target else 0
-            prompt, cut = prompter.encode(sample, room)
+            prompt, lost = prompter.encode(sample, room)
             if prompt:
                 encoded.append(EncodedSample(sample, prompt, response))
-            if cut:
+            if lost:
                 what = "sources cut" if prompt else "pairs left out for their response"
                 notes["-".join(sample.direction), what] += 1
         sentence = f"none of {len(samples)} samples fits --max-length {self.max_length}; raise it"
@@ -150,6 +142,11 @@ class TuningSet:
         for (direction, what), n in notes.items():
             print(f"  {direction}: {n:,} over-long {what}")
         return encoded
+
+    def require_conflicts(self, mode: str) -> None:
+        """Raise InputError where a direction of the samples has no conflicting instruction."""
+        for direction in self.instructions:
+            draw_conflict(direction, self.instructions, mode, Random(0))
 
     def of_step(self, step: int, size: int, total: int, seed: int, share: float = 0.0):
         """The samples of one step, `size` out of `total` visits to samples in epochs of all of
@@ -178,6 +175,9 @@ class TuningSet:
         room = self.max_length - len(positive.response)
         sample = positive.sample._replace(direction=wrong)
         prompt, _ = self.prompter.encode(sample, room)
+        names = " and ".join("-".join(d) for d in (positive.sample.direction, wrong))
+        sentence = f"--template {self.prompter.template} has one prompt for {names}"
+        require(prompt != positive.prompt, f"{sentence}; expected one that names the target")
         return EncodedSample(sample, prompt, positive.response) if prompt else None
 
 

@@ -1,7 +1,7 @@
 """Translate a test set with checkpoints, report SacreBLEU and the off-target ratio (OTR).
 
     python evaluate.py --ckpt demo/base runs/stage1 runs/stage2  # side by side in one table
-    python evaluate.py --systems mt=runs/stage1 ptl=runs/stage1,template=ptl  # rows by name
+    python evaluate.py --systems mt=runs/stage1 ptl=runs/stage1,template=ptl  # by name
     torchrun --nproc-per-node 4 evaluate.py --ckpt runs/stage2  # each GPU a share of the sentences
 
 An output is off-target when langid, choosing among --candidates, does not name the target language;
@@ -32,7 +32,7 @@ from plumbing.decoding import Decoder
 from plumbing.distributed import RANK, WORLD, gather_from_processes, progress_bar
 from plumbing.errors import InputError, require
 from plumbing.general import GENERAL
-from plumbing.metrics import Identify, bleu_metric, perplexity
+from plumbing.metrics import Identify, bleu_metric, score_answers
 from plumbing.provenance import checksum, read_setting
 from plumbing.report import compare
 from plumbing.results import Results
@@ -163,21 +163,21 @@ def encode_prompts(
     positions: int,
     max_new_tokens: int,
     shots: Sequence[Sample] = (),
-) -> tuple[list[list[int]], int]:
-    """(the prompts of the samples, each behind the demonstrations `shots`; how many sources were
-    cut to leave room for as many new tokens in the model's positions). Raises InputError where
-    there is no room for a prompt."""
+) -> tuple[list[list[int]], Counter]:
+    """(the prompts of the samples, each behind the demonstrations `shots`; how many of them lost
+    "shots", or the end of their "source", to leave room for as many new tokens in the model's
+    positions). Raises InputError where there is no room for a prompt."""
     room = positions - max_new_tokens
     encoded = [prompter.encode(sample, room, shots) for sample in samples]
     sentence = f"decoding {max_new_tokens} tokens leaves no room for the prompt in {positions}"
     advice = "positions; evaluate.py can lower --max-new-tokens or --shots, train.py not"
     require(all(prompt for prompt, _ in encoded), f"{sentence} {advice}")
-    return [prompt for prompt, _ in encoded], sum(cut for _, cut in encoded)
+    return [prompt for prompt, _ in encoded], Counter(lost for _, lost in encoded if lost)
 
 
 def translate(
     decoder: Decoder,
-    tokenizer: Tokenizer,
+    prompter: Prompter,
     prompts: list[list[int]],
     bar: tqdm,
     max_new_tokens: int = MAX_NEW_TOKENS,
@@ -187,7 +187,7 @@ def translate(
 ) -> list[str]:
     """The hypotheses of the prompts in their order, decoded in batches of similar length, with
     beams where the decoder has them; `bar` counts sentences."""
-    ends = {tokenizer.eos, *decoder.model.config.eos_token_id}
+    ends = {prompter.way.end, prompter.tokenizer.eos, *decoder.model.config.eos_token_id}
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     hypotheses = [""] * len(prompts)
     for start in range(0, len(order), batch_size):
@@ -200,7 +200,7 @@ def translate(
         else:
             outputs = greedy(*batch, rest)
         for i, ids in zip(chosen, outputs, strict=True):
-            hypotheses[i] = tokenizer.decode(ids).strip()
+            hypotheses[i] = prompter.tokenizer.decode(ids).strip()
         bar.update(len(chosen))
     return hypotheses
 
@@ -218,6 +218,7 @@ def off_target(texts: list[str], directions: list[Direction], identify: Identify
 
 def score(hypotheses: list[str], samples: list[Sample], identify: Identify) -> dict:
     """BLEU with its signature, OTR, the references' OTR and what is off-target, of a direction."""
+    hypotheses = [" ".join(text.split()) for text in hypotheses]
     directions = [sample.direction for sample in samples]
     references = [(sample.target, *sample.others) for sample in samples]
     otr, kinds = off_target(hypotheses, directions, identify)
@@ -233,16 +234,16 @@ def score(hypotheses: list[str], samples: list[Sample], identify: Identify) -> d
     }
 
 
-def encode(prompter, samples: list[Sample], sources: list[str], shots, limits, s: Settings):
-    """(prompts of some samples of a direction, their Variants, how many sources were cut). sources:
-    all of the direction. limits: positions, new tokens. Raises InputError."""
+def encode(prompter, samples: list[Sample], sources: list[str], shots, positions, s: Settings):
+    """(prompts of some samples of a direction, their Variants, what how many of them lost).
+    sources: all of the direction. positions: of the model. Raises InputError."""
     shots = shots[samples[0].direction][: s.shots] if s.shots else []
-    prompts, cuts = encode_prompts(prompter, samples, *limits, shots)
+    prompts, losses = encode_prompts(prompter, samples, positions, s.max_new_tokens, shots)
     variants = [
-        Variants(weight, encode_prompts(prompter, others, *limits, shots)[0])
+        Variants(weight, encode_prompts(prompter, others, positions, s.max_new_tokens, shots)[0])
         for weight, others in contrasting(samples, sources, s)
     ]
-    return prompts, variants, cuts
+    return prompts, variants, losses
 
 
 def check(system: System, test: TestSet) -> Prompter:
@@ -251,39 +252,40 @@ def check(system: System, test: TestSet) -> Prompter:
     no tokenizer, no room for a prompt."""
     s = system.settings
     model = build_model(system.ckpt, s.model)
-    template = s.template or read_setting(system.ckpt, "template", "alpaca")
-    prompter = Prompter(Tokenizer([system.ckpt, model.source], model.config), template)
-    limits = model.config.max_position_embeddings, s.max_new_tokens
+    s.template = s.template or read_setting(system.ckpt, "template", "alpaca")
+    prompter = Prompter(Tokenizer([system.ckpt, model.source], model.config), s.template)
+    positions = model.config.max_position_embeddings
     for direction, samples in test.corpus.items():
         tried = samples if direction == GENERAL else [Sample(direction, "", "")]
-        encode(prompter, tried, ["another"], test.shots, limits, s)
+        *_, lost = encode(prompter, tried, ["another"], test.shots, positions, s)
+        sentence = f"{system.name}: --shots {s.shots} leaves no room for the prompt"
+        require(not lost["shots"], sentence)
     return prompter
 
 
 def decode(system: System, prompter: Prompter, test: TestSet):
     """({(direction, row): hypothesis} of this process's share of each direction's rows, {direction:
-    sources cut}, tokens that passed the network, reference_loss of other instructions)."""
+    what how many prompts lost}, tokens that passed the network, reference_loss of other
+    instructions)."""
     s = system.settings
     model = load_model(system.ckpt, DTYPES[s.dtype], s.device, s.model).to(DTYPES[s.dtype]).eval()
     if s.dtype == "fp32":  # 16 bits would round much of the adapter's small change away
         merge_lora(model)
     decoder = Decoder(model, s.device.startswith("cuda"), s.beam)
-    limits = model.config.max_position_embeddings, s.max_new_tokens
+    limit = model.config.max_position_embeddings
     how = s.max_new_tokens, s.batch_size, s.length_penalty
-    corpus, found, cuts, losses = test.corpus, {}, Counter(), (0.0, 0)
+    corpus, found, lost, losses = test.corpus, {}, {}, (0.0, 0)
     shares = share_rows(corpus, RANK, WORLD)
     total = sum(map(len, shares.values()))
     with progress_bar(total=total, desc=system.name, unit="sentence") as bar:
         for d, mine in shares.items():
             samples, sources = [corpus[d][n] for n in mine], [x.source for x in corpus[d]]
-            prompts, variants, cuts[d] = encode(prompter, samples, sources, test.shots, limits, s)
-            texts = translate(decoder, prompter.tokenizer, prompts, bar, *how, variants)
+            prompts, variants, lost[d] = encode(prompter, samples, sources, test.shots, limit, s)
+            texts = translate(decoder, prompter, prompts, bar, *how, variants)
             if d == GENERAL:
                 losses = reference_loss(model, prompter, prompts, samples)
-            else:
-                texts = [" ".join(text.split()) for text in texts]
             found |= {(d, n): text for n, text in zip(mine, texts, strict=True)}
-    return found, cuts, decoder.computed, losses
+    return found, lost, decoder.computed, losses
 
 
 @torch.inference_mode()
@@ -294,10 +296,10 @@ def reference_loss(
     that is longer than the model's positions, of its beginning."""
     pairs = []
     for prompt, sample in zip(prompts, samples, strict=True):
-        room = model.config.max_position_embeddings - len(prompt)
-        response = prompter.encode_response(prompter.tokenizer.head(sample.target, room))[:room]
         if sample.target:
-            pairs.append(TwinPair(EncodedSample(sample, prompt, response), None))
+            room = model.config.max_position_embeddings - len(prompt)
+            response = prompter.encode_response(prompter.tokenizer.head(sample.target, room))
+            pairs.append(TwinPair(EncodedSample(sample, prompt, response[:room]), None))
     nats, tokens = 0.0, 0
     for batch in micro_batches(pairs, REFERENCE_TOKENS)[0] if pairs else ():
         logits = model(batch.ids, batch.lengths, at=batch.at)
@@ -312,16 +314,18 @@ def evaluate_system(system: System, prompter: Prompter, test: TestSet):
     the scoring."""
     started, corpus = time.time(), test.corpus
     parts = gather_from_processes(decode(system, prompter, test))
-    found, cuts, computed, losses = zip(*parts, strict=True)
+    found, lost, computed, losses = zip(*parts, strict=True)
     cost = {"tokens": sum(computed), "seconds": round(time.time() - started, 1)}
-    found, cuts, results = ChainMap(*found), sum(cuts, Counter()), {}
+    found, results = ChainMap(*found), {}
     for d in sorted(corpus, key=lambda d: -len(corpus[d]))[RANK::WORLD]:
         texts, samples = zip(*((found[d, n], x) for n, x in whole_rows(corpus[d])), strict=True)
         if d == GENERAL:
-            scores = perplexity(texts, losses)
+            scores = score_answers(texts, losses)
         else:
             scores = score(list(texts), samples, test.identify)
-        results["-".join(d)] = scores | {"sources_cut": cuts[d]}
+        shortened = sum((part.get(d, Counter()) for part in lost), Counter())
+        scores |= {"sources_cut": shortened["source"], "shots_left_out": shortened["shots"]}
+        results["-".join(d)] = scores
     results = ChainMap(*gather_from_processes(results))
     texts = {"-".join(d): [found.get((d, n), "") for n in range(len(corpus[d]))] for d in corpus}
     return {name: results[name] for name in texts}, texts, cost
@@ -339,7 +343,7 @@ def evaluate(s: Settings) -> None:
         report = comparison.add(system, results, cost)
         try:
             written = place.write(test.corpus, texts, report) if RANK == 0 else ""
-            print(f"{system.name}: its texts and scores.json are in {written}")
+            print(f"{comparison.files} and scores.json: {written}")
         except (InputError, OSError) as error:  # the table comes first
             troubles.append(str(error))
     print(comparison)

@@ -140,7 +140,7 @@ def prepare_dev(model: LlamaForCausalLM, corpus: Corpus, prompter: Prompter, s: 
 
 
 @torch.no_grad()
-def measure_dev(model: LlamaForCausalLM, dev: Dev, tokenizer: Tokenizer, s: Settings):
+def measure_dev(model: LlamaForCausalLM, dev: Dev, s: Settings):
     """{"dev_mle": nats per response token, "dev_otr": % of greedy translations} over --dev."""
     import evaluate
 
@@ -155,7 +155,8 @@ def measure_dev(model: LlamaForCausalLM, dev: Dev, tokenizer: Tokenizer, s: Sett
 
     bar = progress_bar(total=len(dev.prompts), desc="dev", unit="sentence", leave=False)
     with cli.autocast(s.device, s.dtype), bar:  # by every process, since weights are sharded
-        texts = evaluate.translate(evaluate.Decoder(model), tokenizer, dev.prompts, bar)
+        decoder, prompter = evaluate.Decoder(model), dev.tuning_set.prompter
+        texts = evaluate.translate(decoder, prompter, dev.prompts, bar)
     texts = [" ".join(text.split()) for text in texts]
     otr, _ = evaluate.off_target(texts, dev.directions, dev.identify)
     model.train()
@@ -215,12 +216,12 @@ def train(s: Settings, run: Run) -> None:
     model, tokenizer = prepare(s, checkpoint)
     prompter = Prompter(tokenizer, s.template)
     tuning_set = TuningSet(corpus, prompter, s.max_length, s.pairs, s.seed, general)
+    if s.alpha:
+        tuning_set.require_conflicts(s.conflict)
     dev = prepare_dev(model, dev_corpus, prompter, s) if s.dev else None
     visits, steps = s.visits(len(tuning_set.samples))
-    ids = [
-        x[1:] for x in tuning_set.samples + tuning_set.general
-    ]  # of another tokenizer they are others
-    made_of = model.lora, model.files.crc32, checksum(ids)
+    ids = [x[1:] for x in tuning_set.samples + tuning_set.general]
+    made_of = model.lora, model.files.crc32, checksum(ids)  # another tokenizer gives other ids
     progress = Progress.resume(checkpoint, *made_of, s.best)
     print(describe(s, model, len(tuning_set.samples), len(tuning_set.general), steps))
 
@@ -228,7 +229,7 @@ def train(s: Settings, run: Run) -> None:
     run.begin(record, checkpoint)
     run.open(checkpoint, lambda out: save_model(model, out, tokenizer.folder), optimizer)
     if dev and checkpoint:  # which was saved before --dev was looked at
-        progress.compare(run.logs.extend(measure_dev(model, dev, tokenizer, s)), s.best)
+        progress.compare(run.logs.extend(measure_dev(model, dev, s)), s.best)
     meter = SpeedMeter(model.model.layers, model.lm_head, s.full, s.device)
     bar = distributed.progress_steps(progress.step, steps, f"stage {s.stage}")
 
@@ -259,7 +260,7 @@ def train(s: Settings, run: Run) -> None:
         # The last step's serves --dev: without it run.finish writes the same weights.
         saved = due and (progress.step < steps or dev) and run.save(progress)
         if saved and dev:  # in this order, since decoding may run out of memory
-            progress.compare(run.logs.extend(measure_dev(model, dev, tokenizer, s)), s.best)
+            progress.compare(run.logs.extend(measure_dev(model, dev, s)), s.best)
     run.finish(progress, s.best)
 
 

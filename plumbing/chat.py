@@ -23,24 +23,28 @@ class Special(NamedTuple):
 
 
 class ChatTemplate:
-    """The chat_template of a folder, rendered by jinja2. special: {text: its token}; encode: of a
-    text in which they stay text; behind_special, continued: of one that goes on behind a special
-    token, or behind other text. names: {"bos_token": text, ...}, for the template. Raises
-    InputError."""
+    """The chat_template of a folder, rendered by jinja2. Raises InputError.
+
+    special: the special tokens by their texts. eos: ends a response where the template has no
+    special token behind it. encode, behind_special, continued: text to ids, of what begins a
+    conversation, stands behind a special token, or goes on behind other text; what reads like a
+    special token stays text. names: {"bos_token": text, ...}, which the template may use."""
 
     def __init__(
         self,
         folder: str,
         special: dict[str, Special],
+        eos: int,
         encode: Callable[[str], list[int]],
         behind_special: Callable[[str], list[int]],
         continued: Callable[[str], list[int]],
         names: dict[str, str],
     ):
-        self.special, self.names = special, names
+        self.special, self.eos, self.names = special, eos, names
         self.encode_first, self.behind_special, self.continued = encode, behind_special, continued
         longest_first = sorted(special, key=len, reverse=True)
-        self.any_special = re.compile(f"({'|'.join(special[x].pattern for x in longest_first)})")
+        patterns = [special[text].pattern for text in longest_first] or ["(?!)"]  # which is nowhere
+        self.any_special = re.compile(f"({'|'.join(patterns)})")
         self.path, text = read_template(folder)
         self.template = self.compile(text)
 
@@ -75,7 +79,7 @@ class ChatTemplate:
 
     def errors(self):
         """Turns what goes wrong in a template into one sentence."""
-        return sentences(f"{self.path}: the chat template fails")
+        return template_errors(f"{self.path}: the chat template fails")
 
     @functools.cache  # noqa: B019 - a template lives as long as its tokenizer
     def render(self, turns: int) -> str:
@@ -93,18 +97,28 @@ class ChatTemplate:
         require(found == [*range(turns)], f"{self.path}: found turns {found}; {expected}")
         return text
 
-    def encode(self, texts: list[str]) -> list[int]:
-        """The ids of a conversation: messages of the user and answers in turn, up to where the
-        model answers the last one. BOS is there where the template has it."""
+    def encode_turns(self, texts: list[str]) -> list[int]:
+        """The ids of [message, answer, message, ..., message] up to where the model answers. BOS is
+        there where the template has it."""
         ids = []
         for part in self.any_special.split(self.render(len(texts))):
-            token = self.special.get(part) or self.special.get(part.strip())
-            if token:
+            if token := self.find_special(part):
                 ids.append(token.id)
             elif part:
                 text = MARKED.sub(lambda mark: texts[int(mark[1])], part)
                 ids += self.behind_special(text) if ids else self.encode_first(text)
         return ids
+
+    def find_special(self, part: str) -> Special | None:
+        """The special token that a part of a rendering is, perhaps with its white space."""
+        return self.special.get(part) or self.special.get(part.strip())
+
+    @functools.cached_property
+    def end(self) -> int:
+        """The id that ends a response: the first special token that the template puts behind it."""
+        *_, after = MARKED.split(self.render(2))
+        parts = map(self.find_special, self.any_special.split(after))
+        return next((token.id for token in parts if token), self.eos)
 
     def encode_response(self, text: str) -> list[int]:
         """The ids of an answer, without the end of its turn: with what the template has before it,
@@ -119,7 +133,7 @@ class ChatTemplate:
         return self.continued(before + text) if last else self.behind_special(before + text)
 
 
-class sentences:
+class template_errors:
     """Any exception inside becomes an InputError that begins with these words: templates are
     programs of strangers, and may raise whatever Python can."""
 

@@ -57,7 +57,7 @@ def parse(settings: type, argv: list[str] | None = None):
         if default not in (None, "") and f.type is not bool:
             extra["help"] += f" (default: {default})"
         if f.type is bool:
-            extra.setdefault("action", "store_true")
+            extra = {"action": "store_true", "default": f.default} | extra
         elif f.type is list:
             extra |= {"type": str, "nargs": "+", "default": f.default}
         else:

@@ -39,6 +39,17 @@ def draw(n: int, pairs: int, seed: int, direction: tuple[str, str]) -> array:
     return numbers[: pairs or None]
 
 
+def draw_all(corpus: dict[tuple, list], pairs: int, seed: int) -> list:
+    """`pairs` samples of each direction (0: all of them) in the order of the draw, unless they have
+    been drawn."""
+    drawn = []
+    for direction, samples in corpus.items():
+        if not isinstance(samples, Drawn):
+            samples = [samples[n] for n in draw(len(samples), pairs, seed, direction)]
+        drawn += samples
+    return drawn
+
+
 class Tally:
     """A direction's samples as the first pass over the files finds them: counted; hashed, where
     the direction is chosen; and then kept, or where some will be drawn, only their checksum."""

@@ -14,12 +14,13 @@ EXPECTED = 'expected JSON of {"instruction": text, "input": text or "", "output"
 
 
 class GeneralSample(NamedTuple):
-    """An instruction with its response. source: its input; of one without input, the instruction
-    itself, which is "" then."""
+    """An instruction with its response. What may be cut is always `source`: the input, or, where
+    there is none, the instruction itself, and then `instruction` is ""."""
 
     instruction: str
     source: str
     target: str
+    original: tuple[str, str] = ("", "")  # instruction and input, as the file has them
     dataset: str = ""
 
     direction = GENERAL
@@ -31,8 +32,8 @@ class GeneralSample(NamedTuple):
 
     def answered(self, output: str, generator: str) -> dict:
         """As AlpacaEval reads what a model answered."""
-        record = {"instruction": self.instruction or self.source}
-        record |= {"input": self.source} if self.instruction else {}
+        instruction, source = self.original
+        record = {"instruction": instruction} | ({"input": source} if source else {})
         record |= {"dataset": self.dataset} if self.dataset else {}
         return record | {"output": output, "generator": generator}
 
@@ -74,11 +75,12 @@ def read_sample(where: str, record: object) -> GeneralSample:
         text = "" if fields.get(name) is None else fields[name]
         if not isinstance(text, str) or (not text.isprintable() and UNREADABLE.search(text)):
             raise InputError(f"{where}: {name} is {text!r:.60}; expected text without NUL")
-        texts.append(text.strip())
-    instruction, source, target, dataset = texts
+        texts.append(text)
+    original, dataset = (texts[0], texts[1]), texts[3]
+    instruction, source, target, _ = (text.strip() for text in texts)
     if not source:
         instruction, source = "", instruction
-    return GeneralSample(instruction, source, target, dataset)
+    return GeneralSample(instruction, source, target, original, dataset)
 
 
 def general_part(encoded: list) -> dict[str, int]:

@@ -89,8 +89,7 @@ def write_general(template: str, instruction: str, source: str) -> str:
     if template == "chat":
         return "\n\n".join(filter(None, [instruction, source]))
     require(GENERAL_PROMPTS, "prompts.json has no general prompts; copy the repository's")
-    slots = (
-        {"instruction": instruction, "input": source} if instruction else {"instruction": source}
-    )
-    lines = GENERAL_PROMPTS["with input" if instruction else "without input"]
-    return "\n".join(lines).format(**slots)
+    if instruction:
+        lines = GENERAL_PROMPTS["with input"]
+        return "\n".join(lines).format(instruction=instruction, input=source)
+    return "\n".join(GENERAL_PROMPTS["without input"]).format(instruction=source)

@@ -44,7 +44,7 @@ def checked_identifier(candidates: str, directions: Iterable[Direction]) -> tupl
     return ",".join(sorted(languages)), identifier(languages)
 
 
-def perplexity(answers: list[str], losses: list[tuple[float, int]]) -> dict:
+def score_answers(answers: list[str], losses: list[tuple[float, int]]) -> dict:
     """Of answers to other instructions: how many, how many are empty, words of one; of the
     references, whose (nats, tokens) the processes have found, the perplexity, null without any."""
     nats, tokens = (sum(column) for column in zip(*losses, strict=True))

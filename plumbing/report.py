@@ -44,10 +44,14 @@ class Reports:
         for name, scores in results.items():
             if scores["sources_cut"]:
                 print(f"{system.name}, {name}: {scores['sources_cut']:,} over-long sources cut")
+            if left_out := scores.get("shots_left_out"):
+                print(f"{system.name}, {name}: {left_out:,} prompts with fewer shots, to fit")
 
 
 class Answers(Reports):
     """Of answers to other instructions than translations."""
+
+    files = "model_outputs.json"
 
     def add(self, system: System, results: dict[str, dict], cost: dict) -> dict:
         """Add a system with its {"general": scores}; returns its report."""
@@ -56,22 +60,23 @@ class Answers(Reports):
 
     def __str__(self):
         """A line a system: the references' perplexity, and what the answers are like."""
-        rows = [["", "perplexity", "answers", "empty", "words each"], ["---"] + ["---:"] * 4]
+        header = ["", "perplexity", "its tokens", "answers", "empty", "words each"]
+        rows = [header, ["---"] + ["---:"] * 5]
         for name, report in self.reports.items():
             scores = report["general"]
             ppl = "-" if scores["perplexity"] is None else f"{scores['perplexity']:.2f}"
-            counts = f"{scores['sentences']:,}", f"{scores['empty']:,}", f"{scores['words']:.1f}"
-            rows.append([name, ppl, *counts])
-        files, tokens = " ".join(self.settings["general"]), scores["response_tokens"]
-        return (
-            f"{chr(10).join(align(rows))}\n\n{costs(self.reports)}\n\n{files}. Perplexity of the "
-            f"references, {tokens:,} tokens with their ends."
-        )
+            counts = (scores[key] for key in ("response_tokens", "sentences", "empty"))
+            rows.append([name, ppl, *(f"{n:,}" for n in counts), f"{scores['words']:.1f}"])
+        files, lines = " ".join(self.settings["general"]), "\n".join(align(rows))
+        about = "Perplexity of a token of the references, of its own tokenizer; ends count."
+        return f"{lines}\n\n{costs(self.reports)}\n\n{files}. {about}"
 
 
 class Comparison(Reports):
     """Of translations, side by side. supervised: the directions that count as such, perhaps more
     than were translated."""
+
+    files = "hypotheses, sources, references"
 
     def __init__(self, directions: list[Direction], supervised: list[Direction], settings: dict):
         super().__init__(settings)
@@ -137,7 +142,7 @@ def costs(reports: dict[str, dict]) -> str:
         f"- {name}: {r['decoding']}, {r['tokens']:,} tokens, {r['seconds']:.1f} s"
         for name, r in reports.items()
     ]
-    return "\n".join(["Decoding, tokens that passed the network, seconds:", *lines])
+    return "\n".join(["Decoding, tokens that passed the network, seconds with loading:", *lines])
 
 
 def table_row(label: str, scores: list[dict]) -> list[str]:

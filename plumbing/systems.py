@@ -22,7 +22,7 @@ class SystemSettings(DeviceSettings):
     """Which systems are compared, on which rows of which files, and how they decode."""
 
     ckpt: list = option((), "run or model folders, compared side by side")
-    systems: list = option((), "rows: NAME=FOLDER or NAME=FOLDER,template=ptl,shots=5,beam=4,...")
+    systems: list = option((), "NAME=FOLDER or NAME=FOLDER,template=ptl,shots=5,beam=4,...")
 
     model: str = option("", "base model of the adapters; left out: the one that each adapter names")
     data: list = option(("demo/data/test.tsv",), "files: TSV, JSON, paired files (docs/data.md)")
@@ -32,10 +32,12 @@ class SystemSettings(DeviceSettings):
     skip_unknown: bool = option(False, "leave out rows without a certain direction and language")
     template: str = option("", "prompt; left out: that of the run, or alpaca", choices=TEMPLATES)
     shots: int = option(0, "demonstrations before the prompt, of its direction", least=0)
-    shots_from: list = option((), "their files, like --data: the first pairs of each direction")
+    shots_from: list = option((), "files of --shots, like --data: each direction's first pairs")
     max_new_tokens: int = option(MAX_NEW_TOKENS, "longest output", least=1)
     beam: int = option(1, "beams of beam search; 1: greedy", least=1, most=100)
-    length_penalty: float = option(1.0, "a beam's score: its sum / length to the power of this")
+    length_penalty: float = option(
+        1.0, "a beam's score: its sum / length to the power of this", least=-10, most=10
+    )
     contrast_language: float = option(
         0.0, "weight of the prompts for English and for the source language", least=0
     )
@@ -60,7 +62,7 @@ class System(NamedTuple):
         parts = ["greedy" if s.beam == 1 else f"beam {s.beam}"]
         if s.beam > 1 and s.length_penalty != 1:
             parts.append(f"length penalty {s.length_penalty:g}")
-        parts += [f"--template {s.template}"] if s.template else []
+        parts += [f"template {s.template}"] if s.template else []
         parts += [f"{s.shots} shot{'s' * (s.shots > 1)}"] if s.shots else []
         for what in ("language", "source"):
             weight = getattr(s, f"contrast_{what}")
@@ -72,7 +74,7 @@ def read_systems(s: object) -> list[System]:
     """Those of --ckpt and --systems, in this order. Raises InputError."""
     names = [os.path.basename(os.path.normpath(ckpt)) for ckpt in s.ckpt]
     systems = [
-        System(ckpt if names.count(name) > 1 else name, ckpt, s)
+        System(ckpt if names.count(name) > 1 else name, ckpt, replace(s))
         for name, ckpt in zip(names, s.ckpt, strict=True)
     ]
     systems += [read_system(text, s) for text in s.systems]
@@ -112,11 +114,12 @@ def contrasting(samples: list[Sample], sources: list[str], s: SystemSettings) ->
     """[(lambda, samples that ask for something else)], for samples of one direction: the same
     sources in English and in their own language, where that is not the direction; and another of
     the test set's sources for each."""
-    found = []
-    source, target = samples[0].direction if s.contrast_language else ("", "")
-    for language in sorted({"en", source} - {target}) if s.contrast_language else ():
-        others = [sample._replace(direction=(source, language)) for sample in samples]
-        found.append((s.contrast_language, others))
+    variants = []
+    if s.contrast_language:
+        source, target = samples[0].direction
+        for language in sorted({"en", source} - {target}):
+            others = [sample._replace(direction=(source, language)) for sample in samples]
+            variants.append((s.contrast_language, others))
     if s.contrast_source:
         others = []
         for sample in samples:
@@ -124,5 +127,5 @@ def contrasting(samples: list[Sample], sources: list[str], s: SystemSettings) ->
             while other in (sample.source, ""):
                 other = rng.choice(sources)
             others.append(sample._replace(source=other))
-        found.append((s.contrast_source, others))
-    return found
+        variants.append((s.contrast_source, others))
+    return variants

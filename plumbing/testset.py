@@ -38,7 +38,7 @@ def read_test_set(s: object, systems: list[System]) -> TestSet:
         bleu_metric(target)
     check_contrast(systems, corpus)
     most = max(system.settings.shots for system in systems)
-    shots = read_shots(s.shots_from, corpus, most)
+    shots = read_shots(s.shots_from, corpus, most, s.skip_unknown)
     return TestSet(name, corpus, tuned, shots, candidates, identify)
 
 
@@ -59,22 +59,22 @@ def check_contrast(systems: list[System], corpus: Corpus) -> None:
             require(len(sources) > 1, f"{sentence}; it has {len(sources)}")
 
 
-def read_shots(paths: list[str], corpus: Corpus, count: int) -> Corpus:
+def read_shots(paths: list[str], corpus: Corpus, count: int, skip_unknown: bool = False) -> Corpus:
     """For each direction of a test set the first so many pairs of the files, the same for every
     system and seed. Raises InputError where there are too few, or a pair of the test set."""
     if not count:
         return {}
     require(paths, "--shots needs --shots-from FILE, which is not the test set")
-    directions = ",".join("-".join(direction) for direction in corpus)
-    found, _ = read_corpus(paths, directions)
+    found, _ = read_corpus(paths, skip_unknown=skip_unknown)
     shots = {}
     for direction, samples in corpus.items():
         name, of_test = "-".join(direction), {(x.source, x.target) for x in samples}
-        shared = next((x for x in found[direction] if (x.source, x.target) in of_test), None)
+        possible = found.get(direction, [])
+        shared = next((x for x in possible if (x.source, x.target) in of_test), None)
         pair = f"{shared and shared.source!r:.60}"
         sentence = f"--shots-from {' '.join(paths)}: {name} {pair} is in the test set too"
         require(shared is None, f"{sentence}; choose files that share no pair with it")
-        shots[direction] = found[direction][:count]
+        shots[direction] = possible[:count]
         few = f"--shots-from {' '.join(paths)}: {len(shots[direction])} pairs of {name}"
         require(len(shots[direction]) == count, f"{few}; expected {count}")
     return shots

@@ -21,8 +21,9 @@ class Tokenizer:
     """tokenizer.model (SentencePiece) or tokenizer.json of the first folder that has one.
     encode(text) gives ids without BOS and EOS, and special tokens inside a text ("</s>") stay text;
     decode(ids) gives the text. bos: the ids that the folder's own configuration puts before a text,
-    perhaps none; eos: the id that ends a response. special: the special tokens of a chat template,
-    and behind_special(text) gives the ids of a text behind one of them. Raises InputError."""
+    perhaps none; eos: the id that ends a response. continued(text) gives the ids of a text that
+    goes on behind another, behind_special(text) of one behind a special token of a chat template;
+    `special` has these. Raises InputError."""
 
     def __init__(self, folders: list[str], config: Config):
         path = find_tokenizer(folders)
@@ -44,6 +45,7 @@ class Tokenizer:
                     self.behind_special = without_prefix(self.encode)
             else:
                 self._load_tokenizers(path, eos, config.eos_token_id)
+            self.continued = without_prefix(self.encode)
             self.names = special_names(tokenizer_config)
         except Exception as error:  # both libraries raise bare Exceptions
             found = " ".join(str(error).split())[:200]
@@ -58,6 +60,28 @@ class Tokenizer:
             f"model with a vocabulary of {config.vocab_size:,}",
         )
 
+    def encode_turns(self, texts: list[str]) -> list[int]:
+        """The ids of [prompt, response, prompt, ..., prompt] behind BOS. Each prompt begins a line;
+        there is no EOS."""
+        ids = [*self.bos, *self.encode(texts[0])]
+        for response, prompt in zip(texts[1::2], texts[2::2], strict=True):
+            ids += self.encode(response) + self.continued("\n" + prompt)
+        return ids
+
+    def encode_response(self, text: str) -> list[int]:
+        """The ids of a response, without its end."""
+        return self.encode(text)
+
+    @property
+    def end(self) -> int:
+        """The id that ends a response."""
+        return self.eos
+
+    def shorten(self, text: str, tokens: int) -> str:
+        """A text without its last so many tokens; always shorter, with no half character."""
+        shorter = self.decode(self.encode(text)[:-tokens])
+        return shorter.rstrip("\ufffd")[: len(text) - 1]
+
     def head(self, text: str, tokens: int) -> str:
         """The beginning of a text, more than so many tokens of it: to encode 100 MB takes hours."""
         return text[: max(0, tokens) * self.longest * MARGIN]
@@ -66,8 +90,8 @@ class Tokenizer:
     def chat(self) -> ChatTemplate:
         """The folder's chat template. Raises InputError where it has none."""
         names = {"bos_token": self.beginning, "eos_token": self.ending} | self.names
-        encoders = self.encode, self.behind_special, without_prefix(self.encode)
-        return ChatTemplate(self.folder, self.special, *encoders, names)
+        encoders = self.encode, self.behind_special, self.continued
+        return ChatTemplate(self.folder, self.special, self.eos, *encoders, names)
 
     def _load_sentencepiece(
         self,

@@ -90,12 +90,14 @@ class TuningSettings(RunSettings):
     skip_unknown: bool = option(False, "leave out rows without a certain direction and language")
     general: list = option((), "files of other instructions, Alpaca JSON: samples without twins")
     general_share: float = option(
-        0.2, "of a step's samples, with --general: on top of --batch-size", least=0, most=0.95
+        0.2, "of a step's samples, with --general: on top of --batch-size", least=1e-4, most=0.95
     )
     preset: str = option(
         "", "paper: its settings for the stage; other flags still count", choices=["paper"]
     )
-    init: str = option("", "run to start from; left out: none in stage 1, runs/stage1 in stage 2")
+    init: str = option(
+        "", "run or model to start from; left out: none in stage 1, runs/stage1 in stage 2"
+    )
     merge: bool = option(False, "no tuning: fold the adapter of --init into its base, in --out")
     dev: list = option((), "files like --data: at each checkpoint loss and OTR in all directions")
     best: str = option("", "end with the checkpoint best by this of --dev", choices=["mle", "otr"])

@@ -98,7 +98,8 @@ def log(run, name="log.jsonl"):
 
 def prompt_of(tokenizer, direction, text, room, template="alpaca"):
     """(ids or None, whether the text was cut), as for training and decoding."""
-    return Prompter(tokenizer, template).encode(Sample(direction, text, ""), room)
+    ids, lost = Prompter(tokenizer, template).encode(Sample(direction, text, ""), room)
+    return ids, lost == "source"
 
 
 def tuning_set(corpus, tokenizer, max_length, pairs=0, seed=0):

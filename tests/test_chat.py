@@ -121,9 +121,9 @@ def test_ids_of_a_conversation_are_those_of_transformers(tmp_path, kind, templat
         expected = theirs.apply_chat_template(
             messages, add_generation_prompt=True, return_dict=False
         )
-        assert tokenizer.chat.encode([text.strip() for text in texts]) == expected
+        assert tokenizer.chat.encode_turns([text.strip() for text in texts]) == expected
         # A byte-level tokenizer may merge two newlines that end a prompt, and not in a whole text.
-        prompt = tokenizer.chat.encode(texts[:1])
+        prompt = tokenizer.chat.encode_turns(texts[:1])
         messages = [messages[0], {"role": "assistant", "content": "Apri"}]
         whole = theirs.apply_chat_template(messages, return_dict=False)
         if (kind, template) != ("byte-level", "llama3"):
@@ -135,7 +135,7 @@ def test_ids_of_a_conversation_are_those_of_transformers(tmp_path, kind, templat
 def test_special_tokens_in_a_text_stay_text_and_bos_is_there_once(tmp_path, kind):
     tokenizer = make(tmp_path / "model", kind, "inst")
     text = "</s> <|im_end|> <s>[INST] a"
-    ids = tokenizer.chat.encode([text])
+    ids = tokenizer.chat.encode_turns([text])
     bos, eos = tokenizer.special["<s>"].id, tokenizer.special["</s>"].id
     assert ids.count(bos) == 1 and ids[0] == bos and eos not in ids
     assert text in tokenizer.decode(ids)
@@ -147,15 +147,17 @@ def test_a_prompt_of_a_sample_is_the_message_and_is_cut_where_it_must(tmp_path):
     sample = Sample(("it", "nl"), "Apri il file", "Open het bestand")
     ids, cut = prompter.encode(sample, 500)
     message = "Translate the following sentences from Italian to Dutch.\n\nApri il file"
-    assert ids == tokenizer.chat.encode([message]) and not cut
+    assert ids == tokenizer.chat.encode_turns([message]) and not cut
     assert prompter.encode_response("a") == tokenizer.chat.encode_response("a") + [tokenizer.eos]
     shorter, cut = prompter.encode(sample, len(ids) - 2)
     assert len(shorter) <= len(ids) - 2 and cut
     general = GeneralSample("Count the words.", "a b c", "3")
-    assert prompter.encode(general, 500)[0] == tokenizer.chat.encode(["Count the words.\n\na b c"])
+    assert prompter.encode(general, 500)[0] == tokenizer.chat.encode_turns(
+        ["Count the words.\n\na b c"]
+    )
     shots = [Sample(("it", "nl"), "Ciao", "Hoi")]
     turns = [message.replace("Apri il file", "Ciao"), "Hoi", message]
-    assert prompter.encode(sample, 500, shots)[0] == tokenizer.chat.encode(turns)
+    assert prompter.encode(sample, 500, shots)[0] == tokenizer.chat.encode_turns(turns)
 
 
 @pytest.mark.parametrize(
@@ -179,23 +181,23 @@ def test_a_prompt_of_a_sample_is_the_message_and_is_cut_where_it_must(tmp_path):
 def test_a_template_that_fails_is_one_sentence_that_names_its_file(tmp_path, template, said):
     tokenizer = make(tmp_path / "model", "byte-level", "none", chat_template=template)
     with pytest.raises(InputError, match=said) as error:
-        tokenizer.chat.encode(["x"])
+        tokenizer.chat.encode_turns(["x"])
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_file_of_its_own_and_a_list_of_templates(tmp_path):
     several = [{"name": "default", "template": "<s>{{ messages[0].content }}"}]
     tokenizer = make(tmp_path / "model", "byte-level", "none", chat_template=several)
-    assert tokenizer.decode(tokenizer.chat.encode(["open"])[1:]) == "open"
+    assert tokenizer.decode(tokenizer.chat.encode_turns(["open"])[1:]) == "open"
     (tmp_path / "model" / "chat_template.jinja").write_text("{{ messages[0].content }} !")
     tokenizer = Tokenizer([str(tmp_path / "model")], Config(5000, 8, 8, 1, 1))
-    assert tokenizer.decode(tokenizer.chat.encode(["open"])) == "open !"
+    assert tokenizer.decode(tokenizer.chat.encode_turns(["open"])) == "open !"
 
 
 def test_a_day_in_a_template_is_always_the_same(tmp_path):
     template = "{{ strftime_now('%d %b %Y') }} {{ messages[0].content }}"
     tokenizer = make(tmp_path / "model", "byte-level", "none", chat_template=template)
-    assert tokenizer.decode(tokenizer.chat.encode(["x"])) == "26 Jul 2024 x"
+    assert tokenizer.decode(tokenizer.chat.encode_turns(["x"])) == "26 Jul 2024 x"
 
 
 def test_without_jinja2_the_sentence_says_what_to_install(tmp_path, monkeypatch):
@@ -208,7 +210,7 @@ def test_without_jinja2_the_sentence_says_what_to_install(tmp_path, monkeypatch)
 
     monkeypatch.setattr(builtins, "__import__", absent)
     with pytest.raises(InputError, match="pip install jinja2"):
-        tokenizer.chat.encode(["x"])
+        tokenizer.chat.encode_turns(["x"])
 
 
 def test_a_text_behind_another_has_no_space_of_its_own():

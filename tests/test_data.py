@@ -45,15 +45,19 @@ def test_demonstrations_are_whole_prompts_with_their_responses_in_lines_before(t
     shots = [Sample(("it", "nl"), "Ciao", "Hoi"), Sample(("it", "nl"), "Apri", "Openen")]
     sample = Sample(("it", "nl"), "Chiudi il file", "Bestand sluiten")
     prompter = Prompter(tokenizer, template)
-    ids, cut = prompter.encode(sample, 999, shots)
-    parts = [write_prompt(template, x.direction, x.source) + x.target for x in shots]
+    ids, lost = prompter.encode(sample, 999, shots)
+    # The space is SentencePiece's, which begins a response in training too.
+    parts = [f"{write_prompt(template, x.direction, x.source)} {x.target}" for x in shots]
     prompt = write_prompt(template, sample.direction, sample.source)
-    assert tokenizer.decode(ids) == "\n".join([*parts, prompt]) and not cut
+    assert tokenizer.decode(ids) == "\n".join([*parts, prompt]) and not lost
     assert ids[0] == tokenizer.bos[0] and tokenizer.eos not in ids and ids.count(ids[0]) == 1
     alone, _ = prompter.encode(sample, 999)
-    shorter, cut = prompter.encode(sample, len(ids) - 1, shots)
-    assert cut and tokenizer.decode(shorter).startswith("\n".join(parts))  # the source alone
-    assert prompter.encode(sample, len(ids) - len(alone), shots) == (None, True)
+    fewer, lost = prompter.encode(sample, len(ids) - 1, shots)
+    assert lost == "shots" and tokenizer.decode(fewer) == "\n".join([parts[1], prompt])
+    assert prompter.encode(sample, len(alone), shots) == (alone, "shots")
+    shorter, lost = prompter.encode(sample, len(alone) - 1, shots)
+    assert lost == "source" and len(shorter) < len(alone)
+    assert prompter.encode(sample, 3, shots) == (None, "source")
 
 
 def test_only_the_response_and_its_eos_are_supervised_literal_ids():

@@ -161,7 +161,7 @@ def test_systems_are_columns_whatever_the_batch_size(folder):
             for name, place in folders.items()
         }
         assert all(f"{name} OTR" in said for name in folders)
-        assert "- all: beam 2, 1 shot, contrast-source 0.5, " in said
+        assert "- all: beam 2, template alpaca, 1 shot, contrast-source 0.5, " in said
     assert found[1] == found[7] and len({str(texts) for texts in found[1].values()}) == len(ROWS)
     scores = read_json(folder / "model" / "eval-test.all" / "scores.json")
     assert scores["settings"]["beam"] == 2 and scores["tokens"] > 100

@@ -155,7 +155,7 @@ def test_a_run_counts_them_apart_and_goes_on_to_the_same_weights(place):
 
 
 def test_a_file_is_answered_with_the_perplexity_of_its_references(place):
-    more = [{"instruction": "Is there a reference?", "dataset": "mine"}, {"instruction": " "}]
+    more = [{"instruction": " Is there one? ", "dataset": "mine"}, {"instruction": " "}]
     put(place, RECORDS + more)
     save_model(tiny(seed=3), place / "other", BASE)
     args = ["--ckpt", "model", "other", "--general", "general.json", "--device", "cpu"]
@@ -163,7 +163,7 @@ def test_a_file_is_answered_with_the_perplexity_of_its_references(place):
     assert done.returncode == 0, done.stderr
     assert "perplexity" in done.stdout and "| other " in done.stdout
     answers = json.loads((place / "other" / "eval-general" / "model_outputs.json").read_text())
-    assert [x["instruction"] for x in answers] == [x["instruction"].strip() for x in RECORDS + more]
+    assert [x["instruction"] for x in answers] == [x["instruction"] for x in RECORDS + more]
     assert answers[1]["input"] == "one two" and answers[3]["dataset"] == "mine"
     assert {x["generator"] for x in answers} == {"other"} and answers[4]["output"] == ""
     scores = json.loads((place / "model" / "eval-general" / "scores.json").read_text())
@@ -181,9 +181,12 @@ def test_a_file_is_answered_with_the_perplexity_of_its_references(place):
         torch.tensor(nats / tokens).exp().item(), rel=1e-4
     )
     two = script("evaluate.py", *args, "--max-new-tokens", 5, cwd=place, processes=2)
-    assert [line for line in two.stdout.splitlines() if line.startswith("| ")] == [
-        line for line in done.stdout.splitlines() if line.startswith("| ")
-    ]
+    assert two.returncode == 0, two.stderr
+    again = json.loads((place / "model" / "eval-general" / "scores.json").read_text())["general"]
+    assert again == scores["general"] | {"perplexity": pytest.approx(again["perplexity"])}
+    assert scores["general"]["perplexity"] == pytest.approx(again["perplexity"], rel=1e-5)
+    outputs = (place / "other" / "eval-general" / "model_outputs.json").read_text()
+    assert json.loads(outputs) == answers
 
 
 def test_references_that_do_not_fit_count_with_their_beginning_and_none_is_no_perplexity():

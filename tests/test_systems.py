@@ -21,7 +21,7 @@ def test_a_system_has_its_own_options_and_the_others_of_the_evaluation():
     ]
     assert (b.settings.template, b.settings.shots, b.settings.beam) == ("ptl", 2, 4)
     assert a.settings.shots == 0 and c.settings.contrast_source == 0.7
-    assert b.describe() == "beam 4, --template ptl, 2 shots"
+    assert b.describe() == "beam 4, template ptl, 2 shots"
     assert c.describe() == "beam 4, contrast-source 0.7"
 
 

@@ -43,6 +43,7 @@ def test_the_preset_is_the_papers_settings_of_the_stage(stage):
     said = s.describe_preset()
     assert all(f"--{name.replace('_', '-')} {value}" in said for name, value in expected.items())
     assert "; but" not in said and train.Settings().describe_preset() == ""
+    assert parse(train.Settings, []).full is False and parse(train.Settings, ["--full"]).full
 
 
 def test_each_value_of_a_preset_gives_way_to_a_flag_its_own_default_too():
