@@ -20,7 +20,7 @@ demo: .venv/run
 table: | runs/stage1 runs/post-ins runs/stage2
 	$(PY) evaluate.py --beam 4 --max-new-tokens 64 --shots-from demo/data/shots.tsv --systems base=demo/base \
 		mt=runs/stage1 post-ins=runs/post-ins ptl=runs/stage1,template=ptl 1-shot=runs/stage1,shots=1 \
-		5-shot=runs/stage1,shots=5,max-new-tokens=48 c-src+lang=runs/stage1,contrast-language=0.5,beam=1 ours=runs/stage2
+		5-shot=runs/stage1,shots=5 c-src+lang=runs/stage1,contrast-language=0.5,beam=1 ours=runs/stage2
 
 runs/stage1: | .venv/run
 	$(PY) train.py --stage 1
