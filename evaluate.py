@@ -16,7 +16,6 @@ import time
 from collections import ChainMap, Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import zip_longest
 from typing import NamedTuple
 
 import torch
@@ -32,7 +31,8 @@ from plumbing.decoding import Decoder
 from plumbing.distributed import RANK, WORLD, gather_from_processes, progress_bar
 from plumbing.errors import InputError, require
 from plumbing.general import GENERAL
-from plumbing.metrics import Identify, bleu_metric, score_answers
+from plumbing.identify import PACKAGES, Identifier
+from plumbing.metrics import score_answers, score_translations
 from plumbing.provenance import checksum, read_setting
 from plumbing.report import compare
 from plumbing.results import Results
@@ -47,7 +47,8 @@ BATCH_SIZE, REFERENCE_TOKENS = 64, 1024
 
 @dataclass
 class Settings(SystemSettings):
-    candidates: str = option(CANDIDATES, "what langid may answer, besides the data's languages")
+    lid: list = option(("langid",), "identifiers, the first for the table", choices=[*PACKAGES])
+    candidates: str = option(CANDIDATES, "what they may answer, besides the data's languages")
     batch_size: int = option(BATCH_SIZE, "sentences decoded together", least=1)
 
 
@@ -205,33 +206,27 @@ def translate(
     return hypotheses
 
 
-def off_target(texts: list[str], directions: list[Direction], identify: Identify):
-    """(OTR in %, how many of the texts are empty, or in english, source or other languages)."""
-    kinds = Counter()
+def off_target(texts: list[str], directions: list[Direction], identify: Identifier) -> list[str]:
+    """What each text is instead of its target language: "" where it is right, else "empty",
+    "english", "source" or "other". The off-target ratio is the share of those that are not ""."""
+    kinds = []
     for text, (source, target) in zip(texts, directions, strict=True):
         code = identify(text)
-        if code != target:
-            names = {"empty": "empty", source: "source", "en": "english"}  # an English source too
-            kinds[names.get(code, "other")] += 1
-    return 100 * kinds.total() / len(texts), dict(kinds)
+        names = {"empty": "empty", source: "source", "en": "english"}  # an English source too
+        kinds.append("" if code == target else names.get(code, "other"))
+    return kinds
 
 
-def score(hypotheses: list[str], samples: list[Sample], identify: Identify) -> dict:
-    """BLEU with its signature, OTR, the references' OTR and what is off-target, of a direction."""
+def score(hypotheses: list[str], samples: list[Sample], test: TestSet) -> dict:
+    """The scores of a direction: BLEU, chrF++, OTR by each identifier, and what they rest on."""
     hypotheses = [" ".join(text.split()) for text in hypotheses]
     directions = [sample.direction for sample in samples]
-    references = [(sample.target, *sample.others) for sample in samples]
-    otr, kinds = off_target(hypotheses, directions, identify)
-    floor, _ = off_target([first for first, *_ in references], directions, identify)
-    metric = bleu_metric(directions[0][1])
-    return {
-        "bleu": metric.corpus_score(hypotheses, list(zip_longest(*references))).score,
-        "otr": otr,
-        "floor": floor,
-        "off_target": kinds,
-        "sentences": len(samples),
-        "signature": str(metric.get_signature()),
+    firsts = [sample.target for sample in samples]  # references
+    verdicts = {
+        identify.name: [off_target(texts, directions, identify) for texts in (hypotheses, firsts)]
+        for identify in test.identifiers
     }
+    return score_translations(hypotheses, samples, verdicts, test.identifiers, test.languages)
 
 
 def encode(prompter, samples: list[Sample], sources: list[str], shots, positions, s: Settings):
@@ -322,7 +317,7 @@ def evaluate_system(system: System, prompter: Prompter, test: TestSet):
         if d == GENERAL:
             scores = score_answers(texts, losses)
         else:
-            scores = score(list(texts), samples, test.identify)
+            scores = score(list(texts), samples, test)
         shortened = sum((part.get(d, Counter()) for part in lost), Counter())
         scores |= {"sources_cut": shortened["source"], "shots_left_out": shortened["shots"]}
         results["-".join(d)] = scores
@@ -341,8 +336,9 @@ def evaluate(s: Settings) -> None:
     for system, prompter, place in zip(systems, prompters, places, strict=True):
         results, texts, cost = evaluate_system(system, prompter, test)
         report = comparison.add(system, results, cost)
+        more = comparison.more_files(system, test.corpus, texts)
         try:
-            written = place.write(test.corpus, texts, report) if RANK == 0 else ""
+            written = place.write(test.corpus, texts, report, more) if RANK == 0 else ""
             print(f"{comparison.files} and scores.json: {written}")
         except (InputError, OSError) as error:  # the table comes first
             troubles.append(str(error))

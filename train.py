@@ -128,12 +128,12 @@ class Dev(NamedTuple):
 def prepare_dev(model: LlamaForCausalLM, corpus: Corpus, prompter: Prompter, s: Settings) -> Dev:
     """Raises InputError for a language that langid lacks, or too few positions."""
     import evaluate  # here, since only this needs decoding and langid
-    from plumbing.metrics import checked_identifier
+    from plumbing.identify import make_identifiers
 
     tuning_set = TuningSet(corpus, prompter, s.max_length)
     samples = [encoded.sample for encoded in tuning_set.samples]
     directions = [sample.direction for sample in samples]
-    _, identify = checked_identifier(evaluate.CANDIDATES, directions)
+    (identify,) = make_identifiers(["langid"], evaluate.CANDIDATES, directions)
     positions = model.config.max_position_embeddings
     prompts, _ = evaluate.encode_prompts(prompter, samples, positions, evaluate.MAX_NEW_TOKENS)
     return Dev(tuning_set, prompts, directions, identify)
@@ -158,8 +158,9 @@ def measure_dev(model: LlamaForCausalLM, dev: Dev, s: Settings):
         decoder, prompter = evaluate.Decoder(model), dev.tuning_set.prompter
         texts = evaluate.translate(decoder, prompter, dev.prompts, bar)
     texts = [" ".join(text.split()) for text in texts]
-    otr, _ = evaluate.off_target(texts, dev.directions, dev.identify)
+    kinds = evaluate.off_target(texts, dev.directions, dev.identify)
     model.train()
+    otr = 100 * sum(map(bool, kinds)) / len(kinds)
     return {"dev_mle": mle_sum / mle_weight, "dev_otr": otr}
 
 

@@ -1,27 +1,18 @@
-"""SacreBLEU and langid, set up for a language and checked before any work is done."""
+"""Scores of texts: SacreBLEU's, and what other instructions have instead."""
 
+import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections import Counter
 
-import langid.langid
+import numpy as np
 import sacrebleu
 
-from plumbing.corpora import Direction
-from plumbing.errors import InputError, require
+from plumbing.corpora import Sample
+from plumbing.doubt import resampled_share, resamples
+from plumbing.errors import InputError
+from plumbing.identify import Identifier
 
 BLEU_TOKENIZER = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}  # all others: 13a, as in WMT
-
-Identify = Callable[[str], str]  # text -> language code, or "empty"
-
-
-def identifier(candidates: Iterable[str]) -> Identify:
-    """langid choosing among `candidates`. Raises InputError for one that it lacks."""
-    candidates = set(candidates)
-    model = langid.langid.LanguageIdentifier.from_modelstring(langid.langid.model, norm_probs=True)
-    unknown = " ".join(sorted(candidates - set(model.nb_classes)))
-    require(not unknown, f"langid has no {unknown}, but {' '.join(model.nb_classes)}")
-    model.set_languages(sorted(candidates))
-    return lambda text: model.classify(text)[0] if text.strip() else "empty"
 
 
 def bleu_metric(target: str) -> sacrebleu.BLEU:
@@ -33,15 +24,63 @@ def bleu_metric(target: str) -> sacrebleu.BLEU:
         raise InputError(f"SacreBLEU needs a package for target {target!r}: {needed}") from None
 
 
-def checked_identifier(candidates: str, directions: Iterable[Direction]) -> tuple[str, Identify]:
-    """("it,nl,..." with the languages of these directions, the identifier that chooses among them).
-    Raises InputError for a language that langid lacks, and where there is nothing to choose."""
-    languages = {code for direction in directions for code in direction}
-    expected = f"expected {' '.join(sorted(languages))} and at least one more"
-    more = set(filter(None, candidates.split(","))) - languages
-    require(more, f"--candidates {candidates}: {expected}")
-    languages |= more
-    return ",".join(sorted(languages)), identifier(languages)
+def compare_texts(hypotheses: list[str], references: list[tuple], target: str) -> tuple:
+    """({"bleu", "chrf": chrF++, "length_ratio": of their tokens, "signature", "chrf_signature"},
+    {"bleu", "chrf": [RESAMPLES] of bootstraps over sentences}) of a direction, as SacreBLEU has
+    them. references: of each sentence, one or more."""
+    streams, scores, resampled = list(itertools.zip_longest(*references)), {}, {}
+    for name, metric in (("bleu", bleu_metric(target)), ("chrf", sacrebleu.CHRF(word_order=2))):
+        statistics = metric._extract_corpus_statistics(hypotheses, streams)  # by sentence
+        total = metric._aggregate_and_compute(statistics)
+        scores |= {name: total.score, f"{name}_signature": str(metric.get_signature())}
+        if name == "bleu":
+            scores["length_ratio"] = total.sys_len / max(1, total.ref_len)
+        counts = np.array(statistics, "float32")
+        resampled[name] = np.array(
+            [metric._compute_score_from_stats(counts[i].sum(0)).score for i in resamples(counts)]
+        )
+    scores["signature"] = scores.pop("bleu_signature")
+    return scores, resampled
+
+
+def score_translations(
+    hypotheses: list[str],
+    samples: list[Sample],
+    verdicts: dict[str, list[list[str]]],
+    identifiers: list[Identifier],
+    languages: set[str],
+) -> dict:
+    """The scores of a direction, for scores.json. verdicts: {identifier: [what each hypothesis is
+    instead of the target language, "" where it is right; the same of each reference]}; the first
+    one's are "otr", the references' "floor". mixed: those that are right as a whole, but have a
+    part in another of the languages. "resampled" and "kinds" are for Reports alone."""
+    target, n = samples[0].direction[1], len(samples)
+    references = [(sample.target, *sample.others) for sample in samples]
+    scores, resampled = compare_texts(hypotheses, references, target)
+    ratios = {
+        name: {"otr": 100 * sum(map(bool, of_texts)) / n, "floor": 100 * sum(map(bool, refs)) / n}
+        for name, (of_texts, refs) in verdicts.items()
+    }
+    kinds, _ = next(iter(verdicts.values()))
+    resampled["otr"] = resampled_share([bool(kind) for kind in kinds])
+    codes = [[identify(text) for text in hypotheses] for identify in identifiers]
+    first = identifiers[0]
+    mixed, floor = (
+        100 * sum(first.is_mixed(text, target, languages) for text in texts) / n
+        for texts in (hypotheses, [first_one for first_one, *_ in references])
+    )
+    scores |= next(iter(ratios.values())) | {"off_target": dict(Counter(filter(None, kinds)))}
+    scores |= {
+        "mixed": mixed,
+        "mixed_floor": floor,
+        "sentences": n,
+        "resampled": resampled,
+        "kinds": kinds,
+    }
+    if len(identifiers) > 1:
+        alike = sum(len({*answers}) == 1 for answers in zip(*codes, strict=True))
+        scores |= {"identifiers": ratios, "agreement": 100 * alike / n}
+    return scores
 
 
 def score_answers(answers: list[str], losses: list[tuple[float, int]]) -> dict:

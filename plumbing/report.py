@@ -1,32 +1,64 @@
-"""An evaluation's report: averages, versions, the Markdown table."""
+"""An evaluation's report: averages, doubt, versions, the Markdown tables."""
 
 from collections import Counter
 from importlib.metadata import version
 
-from plumbing.corpora import Direction
+import numpy as np
+
+from plumbing.corpora import Corpus, Direction
+from plumbing.doubt import RESAMPLES, SIGNIFICANT, half_width, p_value
 from plumbing.general import GENERAL
+from plumbing.identify import CONFIDENCE, WINDOW, Identifier
+from plumbing.repaired import Outputs, describe_changes
 from plumbing.systems import System
+from plumbing.tables import RESAMPLED, align, costs, doubts, table
 from plumbing.testset import TestSet
 
-METRICS = ("bleu", "otr")
-KINDS = ("english", "source", "other", "empty")  # of off-target outputs
-
-Parts = dict[str, list[Direction]]  # "supervised" and "zero-shot"
+MEANS = (*RESAMPLED, "floor", "length_ratio", "mixed", "mixed_floor")
+SIGNATURES = ("signature", "chrf_signature")
 
 
 def average(rows: list[dict]) -> dict:
-    """Means over directions of BLEU, OTR and floor; the off-target outputs of all of them."""
-    off_target = sum((Counter(row["off_target"]) for row in rows), Counter())
-    means = {name: sum(row[name] for row in rows) / len(rows) for name in (*METRICS, "floor")}
-    sentences = sum(row["sentences"] for row in rows)
-    return means | {"off_target": dict(off_target), "sentences": sentences}
+    """Means over directions of scores, resampled ones too; the off-target outputs of all."""
+    means = {name: sum(row[name] for row in rows) / len(rows) for name in MEANS}
+    means["off_target"] = dict(sum((Counter(row["off_target"]) for row in rows), Counter()))
+    means["sentences"] = sum(row["sentences"] for row in rows)
+    resampled = {name: np.mean([row["resampled"][name] for row in rows], 0) for name in RESAMPLED}
+    if "identifiers" in rows[0]:
+        means["identifiers"] = {
+            name: {
+                key: sum(row["identifiers"][name][key] for row in rows) / len(rows)
+                for key in ("otr", "floor")
+            }
+            for name in rows[0]["identifiers"]
+        }
+        means["agreement"] = sum(row["agreement"] for row in rows) / len(rows)
+    return means | {"resampled": resampled}
+
+
+def doubted(scores: dict, first: dict | None) -> dict:
+    """Scores with half of the 95 % interval of each, and with the p value of its difference from
+    the first system's, if there is one."""
+    resampled = scores["resampled"]
+    intervals = {name: half_width(resampled[name]) for name in RESAMPLED}
+    if first is None:
+        return scores | {"intervals": intervals}
+    p_values = {
+        name: p_value(first["resampled"][name], resampled[name], scores[name] - first[name])
+        for name in RESAMPLED
+    }
+    return scores | {"intervals": intervals, "p": p_values}
 
 
 class Reports:
-    """The reports of several checkpoints on one test set. settings: those of evaluate.py."""
+    """The reports of several systems on one test set. settings: those of evaluate.py."""
 
     def __init__(self, settings: dict):
         self.reports, self.settings = {}, settings
+
+    def more_files(self, system: System, corpus: Corpus, texts: dict[str, list[str]]) -> dict:
+        """{name: text} of files beside a system's texts."""
+        return {}
 
     def report(self, system: System, findings: dict, cost: dict) -> dict:
         """A system's report, for scores.json, with what it cost, {"tokens", "seconds"}."""
@@ -37,10 +69,10 @@ class Reports:
             "versions": {name: version(name) for name in ("sacrebleu", "langid", "torch")},
         }
         self.reports[system.name] = report | cost
-        return report | cost
+        return without(report | cost, "resampled", "kinds")
 
     def say_cuts(self, system: System, results: dict[str, dict]) -> None:
-        """Where a system did not get the whole of a source."""
+        """Where a system did not get the whole of a source, or of its demonstrations."""
         for name, scores in results.items():
             if scores["sources_cut"]:
                 print(f"{system.name}, {name}: {scores['sources_cut']:,} over-long sources cut")
@@ -78,91 +110,75 @@ class Comparison(Reports):
 
     files = "hypotheses, sources, references"
 
-    def __init__(self, directions: list[Direction], supervised: list[Direction], settings: dict):
+    def __init__(
+        self,
+        directions: list[Direction],
+        supervised: list[Direction],
+        settings: dict,
+        identifiers: list[Identifier],
+    ):
         super().__init__(settings)
+        self.identifiers, self.first = identifiers, None  # the Outputs of the first system
         self.parts = {
             "supervised": [direction for direction in directions if direction in supervised],
             "zero-shot": [direction for direction in directions if direction not in supervised],
         }
 
     def add(self, system: System, results: dict[str, dict], cost: dict) -> dict:
-        """Add a system with its scores by direction and what it cost, {"tokens", "seconds"};
-        returns its report, for scores.json."""
+        """Add a system with its scores by direction; returns its report, for scores.json. The first
+        one is what the others are compared with."""
         self.say_cuts(system, results)
         averages = {
             title: average([results["-".join(direction)] for direction in directions])
             for title, directions in self.parts.items()
             if directions
         }
-        return self.report(system, {"directions": results, "average": averages}, cost)
+        first = next(iter(self.reports.values()), None)
+        findings = {
+            part: {
+                name: doubted(scores, first and first[part][name]) for name, scores in of.items()
+            }
+            for part, of in (("directions", results), ("average", averages))
+        }
+        others = {"identifiers": [identify.describe() for identify in self.identifiers]}
+        return self.report(system, findings | others, cost)
+
+    def more_files(self, system: System, corpus: Corpus, texts: dict[str, list[str]]) -> dict:
+        """{"repaired.md": what changed since the first system}, of any other."""
+        directions = self.reports[system.name]["directions"]
+        kinds = {name: scores["kinds"] for name, scores in directions.items()}
+        outputs = Outputs(system.name, texts, kinds)
+        if self.first is None:
+            self.first = outputs
+            return {}
+        return {"repaired.md": describe_changes(corpus, self.first, outputs)}
 
     def __str__(self):
-        """The table and what its figures rest on."""
+        """The tables and what their figures rest on."""
         scores = [*self.reports.values()][-1]["directions"].values()
-        signatures = " and ".join(sorted({row["signature"] for row in scores}))
-        files, candidates = " ".join(self.settings["data"]), self.settings["candidates"]
-        return (
-            f"{table(self.reports, self.parts)}\n\n{costs(self.reports)}\n\n{files}. SacreBLEU "
-            f"{signatures}. OTR in %, langid among {candidates}."
-        )
+        signatures = sorted({row[name] for row in scores for name in SIGNATURES})
+        first, *_ = self.reports
+        about = f"{' '.join(self.settings['data'])}. SacreBLEU {' and '.join(signatures)}. "
+        about += "len: tokens of the outputs over those of the references. OTR in %, by "
+        about += f"{'; '.join(identify.describe() for identify in self.identifiers)}. "
+        about += f"mixed: % right as a whole, with {WINDOW} words confidently ({CONFIDENCE}) of "
+        about += "another of the languages, in brackets that of the references. ±: 95 % of "
+        about += f"{RESAMPLES:,} bootstraps over sentences."
+        if len(self.reports) > 1:
+            about += f" *: differs from {first}, p < {SIGNIFICANT} by paired bootstrap."
+        texts = [table(self.reports, self.parts), doubts(self.reports, self.parts)]
+        return "\n\n".join([*texts, costs(self.reports), about])
 
 
 def compare(test: TestSet, settings: dict) -> Reports:
     """The reports to be, of what evaluate.py with these settings has read."""
     if GENERAL in test.corpus:
         return Answers(settings)
-    settings = settings | {"candidates": test.candidates}
-    return Comparison(list(test.corpus), test.supervised, settings)
+    return Comparison(list(test.corpus), test.supervised, settings, test.identifiers)
 
 
-def table(reports: dict[str, dict], parts: Parts) -> str:
-    """Reports as in scores.json, {name: report}, side by side in Markdown. parts: {"supervised" |
-    "zero-shot": directions}, each with its average below; last, what the off-target outputs of the
-    zero-shot directions are."""
-    header = ["direction", "floor"]
-    header += [f"{name} {metric.upper()}" for name in reports for metric in METRICS]
-    rows = [header, ["---"] + ["---:"] * (len(header) - 1)]
-    for title, directions in parts.items():
-        for direction in directions:
-            scores = [r["directions"]["-".join(direction)] for r in reports.values()]
-            rows.append(table_row("→".join(direction), scores))
-        if directions:
-            scores = [r["average"][title] for r in reports.values()]
-            rows.append(table_row(f"**{title}, average**", scores))
-    lines = align(rows)
-    if parts["zero-shot"]:
-        lines += ["", "Off-target outputs in the zero-shot directions, % of all:"]
-        lines += [off_target_line(name, r["average"]["zero-shot"]) for name, r in reports.items()]
-    return "\n".join(lines)
-
-
-def costs(reports: dict[str, dict]) -> str:
-    """How each system decoded and what it cost."""
-    lines = [
-        f"- {name}: {r['decoding']}, {r['tokens']:,} tokens, {r['seconds']:.1f} s"
-        for name, r in reports.items()
-    ]
-    return "\n".join(["Decoding, tokens that passed the network, seconds with loading:", *lines])
-
-
-def table_row(label: str, scores: list[dict]) -> list[str]:
-    """The cells of one line: the references' floor, then each report's figures."""
-    figures = [row[metric] for row in scores for metric in METRICS]
-    return [label, *(f"{figure:.1f}" for figure in [scores[0]["floor"], *figures])]
-
-
-def align(rows: list[list[str]]) -> list[str]:
-    """Lines of a Markdown table: the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for label, *figures in rows:
-        cells = [label.ljust(widths[0])]
-        cells += [f.rjust(width) for f, width in zip(figures, widths[1:], strict=True)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
-
-
-def off_target_line(name: str, scores: dict) -> str:
-    counts, sentences = scores["off_target"], scores["sentences"]
-    shares = (f"{kind} {100 * counts.get(kind, 0) / sentences:.1f}" for kind in KINDS)
-    return f"- {name}: {', '.join(shares)}"
+def without(value: object, *keys: str) -> object:
+    """Nested dicts without some keys."""
+    if not isinstance(value, dict):
+        return value
+    return {name: without(part, *keys) for name, part in value.items() if name not in keys}

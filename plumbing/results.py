@@ -6,7 +6,7 @@ import os
 from plumbing.corpora import Corpus
 from plumbing.distributed import require_agreement
 from plumbing.errors import InputError, require
-from plumbing.files import NEW, read_json, write_json, write_lines
+from plumbing.files import NEW, read_json, write_json, write_lines, write_whole
 from plumbing.general import GENERAL
 from plumbing.removal import publish_folder, remove_made
 
@@ -41,9 +41,16 @@ class Results:
             if read_json(scores).get("data_crc32", self.data_crc32) == self.data_crc32:
                 return folder
 
-    def write(self, corpus: Corpus, hypotheses: dict[str, list[str]], report: dict) -> str:
-        """Write hypotheses, sources, references and scores.json, all of them or none; returns the
-        folder, without what an earlier evaluation left there. Raises InputError."""
+    def write(
+        self,
+        corpus: Corpus,
+        hypotheses: dict[str, list[str]],
+        report: dict,
+        more: dict | None = None,
+    ) -> str:
+        """Write hypotheses, sources, references and scores.json, and more texts by name, all of
+        them or none; returns the folder, without what an earlier evaluation left there. Raises
+        InputError."""
         folder = self.choose(self.find_again())
         aside = f"{folder}{NEW}{os.getpid()}"  # two evaluations may write at once
         os.mkdir(aside)
@@ -58,9 +65,11 @@ class Results:
                 self.write_texts(aside, f"{name}.txt", hypotheses[name])
                 self.write_texts(aside, f"{name}.src.txt", [x.source for x in samples])
                 self.write_texts(aside, f"{name}.ref.txt", [x.target for x in samples])
-                more = itertools.zip_longest(*(x.others for x in samples), fillvalue="")
-                for n, references in enumerate(more, start=2):
+                others = itertools.zip_longest(*(x.others for x in samples), fillvalue="")
+                for n, references in enumerate(others, start=2):
                     self.write_texts(aside, f"{name}.ref{n}.txt", references)
+            for name, text in (more or {}).items():
+                write_whole(os.path.join(aside, name), text)
             write_json(os.path.join(aside, "scores.json"), report | {"data_crc32": self.data_crc32})
             publish_folder(aside, folder)
         except OSError:

@@ -6,7 +6,8 @@ from typing import NamedTuple
 from plumbing.corpora import Corpus, Direction, first_rows, read_corpus
 from plumbing.errors import require
 from plumbing.general import GENERAL, read_general
-from plumbing.metrics import Identify, bleu_metric, checked_identifier
+from plumbing.identify import Identifier, make_identifiers
+from plumbing.metrics import bleu_metric
 from plumbing.provenance import tuned_directions
 from plumbing.systems import System
 
@@ -18,8 +19,12 @@ class TestSet(NamedTuple):
     corpus: Corpus
     supervised: list[Direction] = ()  # perhaps more than there are rows of
     shots: Corpus = {}  # demonstrations
-    candidates: str = ""  # what identify may answer
-    identify: Identify | None = None
+    identifiers: list[Identifier] = ()  # the first one's verdict is the table's
+
+    @property
+    def languages(self) -> set[str]:
+        """Those of its directions."""
+        return {code for direction in self.corpus for code in direction}
 
 
 def read_test_set(s: object, systems: list[System]) -> TestSet:
@@ -33,13 +38,13 @@ def read_test_set(s: object, systems: list[System]) -> TestSet:
     tuned = tuned_directions([system.ckpt for system in systems])
     corpus, tuned = read_corpus(s.data, s.directions, tuned, s.skip_unknown, keep_blank=True)
     corpus = {direction: first_rows(samples, s.rows) for direction, samples in corpus.items()}
-    candidates, identify = checked_identifier(s.candidates, corpus)
+    identifiers = make_identifiers(s.lid, s.candidates, corpus)
     for _, target in corpus:
         bleu_metric(target)
     check_contrast(systems, corpus)
     most = max(system.settings.shots for system in systems)
     shots = read_shots(s.shots_from, corpus, most, s.skip_unknown)
-    return TestSet(name, corpus, tuned, shots, candidates, identify)
+    return TestSet(name, corpus, tuned, shots, identifiers)
 
 
 def check_general(systems: list[System]) -> None:

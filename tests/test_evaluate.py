@@ -12,18 +12,19 @@ from conftest import ROOT, TEXT, TSV, script
 from evaluate import off_target, score
 from plumbing.corpora import Sample
 from plumbing.files import read_json, read_lines
-from plumbing.metrics import identifier
+from plumbing.identify import make_identifier
+from plumbing.testset import TestSet
 
-IDENTIFY = identifier(["de", "en", "fr", "it", "nl", "ro", "zh"])
+IDENTIFY = make_identifier("langid", ["de", "en", "fr", "it", "nl", "ro", "zh"])
 
 
 def test_every_wrong_output_is_off_target_and_named():
     texts = [TEXT["nl"], TEXT["en"], TEXT["it"], TEXT["fr"], "", "  ", TEXT["en"], TEXT["nl"]]
-    otr, kinds = off_target(texts, [("it", "nl")] * 8, IDENTIFY)
-    assert otr == 75.0 and kinds == {"english": 2, "source": 1, "other": 1, "empty": 2}
-    otr, kinds = off_target([TEXT["en"], TEXT["ro"]], [("en", "ro")] * 2, IDENTIFY)
+    kinds = off_target(texts, [("it", "nl")] * 8, IDENTIFY)
+    assert kinds == ["", "english", "source", "other", "empty", "empty", "english", ""]
     # an untranslated English source counts as English
-    assert otr == 50.0 and kinds == {"english": 1}
+    assert off_target([TEXT["en"], TEXT["ro"]], [("en", "ro")] * 2, IDENTIFY) == ["english", ""]
+    assert off_target([TEXT["en"], TEXT["ro"]], [("ro", "en")] * 2, IDENTIFY) == ["", "source"]
 
 
 def test_scores_are_sacrebleus_with_the_floor_of_the_references():
@@ -32,11 +33,12 @@ def test_scores_are_sacrebleus_with_the_floor_of_the_references():
         Sample(("it", "nl"), TEXT["it"], TEXT["en"]),
     ]
     hypotheses = [TEXT["nl"].replace("beschadigd", "kapot"), TEXT["en"]]
-    r = score(hypotheses, samples, IDENTIFY)
+    test = TestSet("test", {("it", "nl"): samples}, identifiers=[IDENTIFY])
+    r = score(hypotheses, samples, test)
     assert r["bleu"] == sacrebleu.corpus_bleu(hypotheses, [[s.target for s in samples]]).score > 50
     assert r["otr"] == r["floor"] == 50.0 and "tok:13a" in r["signature"]
     chinese = [Sample(("en", "zh"), "hi", "无法打开文件")]
-    r = score(["无法打开该文件"], chinese, IDENTIFY)
+    r = score(["无法打开该文件"], chinese, test)
     assert "tok:zh" in r["signature"] and r["bleu"] > 20
 
 
@@ -113,12 +115,13 @@ def test_what_is_wrong_with_the_last_checkpoint_is_said_before_the_first_is_deco
 def test_both_references_count_for_bleu():
     pair = ("en", "it")
     samples = [Sample(pair, "a", "uno due tre quattro", ("1 2 3 4",)), Sample(pair, "b", "x y z w")]
-    assert score(["1 2 3 4", "x y z w"], samples, IDENTIFY)["bleu"] == pytest.approx(100)
+    test = TestSet("test", {pair: samples}, identifiers=[IDENTIFY])
+    assert score(["1 2 3 4", "x y z w"], samples, test)["bleu"] == pytest.approx(100)
 
 
 def test_a_language_that_is_no_default_candidate_is_one_when_the_data_has_it(folder):
     (folder / "a.tsv").write_text("en\tda\nopen\tåben\n", encoding="utf-8")
-    assert "langid among cs,da,de,en," in evaluated(folder, "--data", "a.tsv")
+    assert "langid 1.1.6 among cs,da,de,en," in evaluated(folder, "--data", "a.tsv")
 
 
 def test_a_run_that_finishes_while_its_checkpoint_is_evaluated_is_not_in_the_way(folder):
@@ -166,7 +169,8 @@ def test_systems_are_columns_whatever_the_batch_size(folder):
     scores = read_json(folder / "model" / "eval-test.all" / "scores.json")
     assert scores["settings"]["beam"] == 2 and scores["tokens"] > 100
     assert scores["settings"]["shots"] == 1 and scores["settings"]["rows"] == 0
-    assert f"langid among {scores['settings']['candidates']}." in said
+    (described,) = scores["identifiers"]
+    assert f"OTR in %, by {described}." in said and described.startswith("langid 1.1.6 among ")
     two = evaluated_systems(folder, *args, processes=2)
     assert [line for line in two.splitlines() if "→" in line] == [
         line for line in said.splitlines() if "→" in line

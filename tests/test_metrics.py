@@ -1,35 +1,21 @@
-"""Language identification."""
+"""SacreBLEU's figures, and those of answers to other instructions."""
+
+import math
 
 import pytest
+import sacrebleu
 from conftest import TEXT
+from sacrebleu.significance import PairedTest
 
-from plumbing.errors import InputError
-from plumbing.metrics import bleu_metric, checked_identifier, identifier
+from evaluate import off_target
+from plumbing.corpora import Sample
+from plumbing.doubt import half_width, p_value
+from plumbing.identify import make_identifiers
+from plumbing.metrics import bleu_metric, compare_texts, score_answers, score_translations
 
-IDENTIFY = identifier(["de", "en", "fr", "it", "nl", "ro", "zh"])
-
-
-def test_langid_names_a_candidate_and_empty_text_has_no_language():
-    assert {code: IDENTIFY(text) for code, text in TEXT.items()} == {code: code for code in TEXT}
-    assert IDENTIFY("") == IDENTIFY(" \n") == "empty"
-    only = identifier(["fr", "nl"])
-    # the candidate set restricts, and one set does not leak into another
-    assert only(TEXT["en"]) in ("fr", "nl")
-    assert IDENTIFY(TEXT["en"]) == "en"
-
-
-def test_candidates_are_checked_before_any_work():
-    directions = [("it", "nl"), ("nl", "it")]
-    assert checked_identifier("en,it,nl", directions)[1](TEXT["nl"]) == "nl"
-    # the data's own languages are candidates whatever the flag says
-    assert checked_identifier("en", [("it", "ko")])[0] == "en,it,ko"
-    for candidates, said in [
-        ("it,nl", "--candidates it,nl: expected .* and at least one more"),
-        ("it", "--candidates it: expected it nl and"),
-        ("it,nl,qq", "langid has no qq, but"),
-    ]:
-        with pytest.raises(InputError, match=said):
-            checked_identifier(candidates, directions)
+REFERENCES = [f"{TEXT['nl']} {n} keer" for n in range(40)]
+FIRST = [text if n % 3 else text[:30] for n, text in enumerate(REFERENCES)]
+OTHER = [text.replace("bestand", "ding") if n % 4 else TEXT["en"] for n, text in enumerate(FIRST)]
 
 
 def test_bleu_cuts_words_as_the_target_language_wants():
@@ -40,3 +26,53 @@ def signature(target):
     metric = bleu_metric(target)
     metric.corpus_score(["a b c d e"], [["a b c d e"]])
     return metric.get_signature()
+
+
+def test_scores_intervals_and_p_values_are_sacrebleus_own():
+    metrics = {"BLEU": sacrebleu.BLEU(), "chrF2++": sacrebleu.CHRF(word_order=2)}
+    systems = [("first", FIRST), ("other", OTHER)]
+    test = PairedTest(systems, metrics, [REFERENCES], test_type="bs", n_samples=1000, n_jobs=1)
+    _, theirs = test()
+    ours = [compare_texts(texts, [(x,) for x in REFERENCES], "nl") for _, texts in systems]
+    for name, key in (("BLEU", "bleu"), ("chrF2++", "chrf")):
+        for result, (scores, resampled) in zip(theirs[name], ours, strict=True):
+            assert scores[key] == pytest.approx(result.score, abs=1e-9)
+            assert half_width(resampled[key]) == pytest.approx(result.ci, abs=1e-9)
+        (first, a), (other, b) = ours
+        p = p_value(a[key], b[key], other[key] - first[key])
+        assert p == pytest.approx(theirs[name][1].p_value, abs=1e-12)
+    split = sacrebleu.tokenizers.tokenizer_13a.Tokenizer13a()
+    lengths, expected = (sum(len(split(x).split()) for x in some) for some in (OTHER, REFERENCES))
+    assert ours[1][0]["length_ratio"] == pytest.approx(lengths / expected)
+
+
+def test_further_references_count():
+    scores, _ = compare_texts(["a b c d e f"], [("x", "a b c d e f")], "nl")
+    assert scores["bleu"] == pytest.approx(100) and "nrefs:2" in scores["signature"]
+
+
+def test_a_direction_has_its_identifiers_their_floors_and_their_agreement():
+    identifiers = make_identifiers(["langid"], "en,fr,de", [("it", "nl")])
+    never = identifiers[0]._replace(name="never", classify=lambda text: ("fr", 1.0))
+    samples = [Sample(("it", "nl"), TEXT["it"], TEXT["nl"])] * 4
+    texts = [TEXT["nl"], TEXT["en"], TEXT["fr"], ""]
+    both = [*identifiers, never]
+    verdicts = {
+        x.name: [off_target(some, [("it", "nl")] * 4, x) for some in (texts, [TEXT["nl"]] * 4)]
+        for x in both
+    }
+    scores = score_translations(texts, samples, verdicts, both, {"it", "nl"})
+    assert scores["otr"] == 75 and scores["floor"] == 0
+    assert scores["off_target"] == {"english": 1, "other": 1, "empty": 1}
+    assert scores["identifiers"] == {
+        "langid": {"otr": 75, "floor": 0},
+        "never": {"otr": 100, "floor": 100},
+    }
+    assert scores["agreement"] == 50  # French and the empty one
+    assert len(scores["resampled"]["otr"]) == 1000 and 60 < scores["resampled"]["otr"].mean() < 90
+
+
+def test_perplexity_is_of_all_tokens_of_all_processes():
+    scores = score_answers(["a b", "", "c"], [(2.0, 3), (4.0, 5)])
+    assert scores["perplexity"] == pytest.approx(math.exp(6 / 8)) and scores["empty"] == 1
+    assert scores["words"] == 1 and score_answers(["a"], [(0.0, 0)])["perplexity"] is None

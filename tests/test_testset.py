@@ -43,8 +43,8 @@ def test_a_test_set_has_the_name_of_its_first_file_and_the_languages_to_choose_f
     s = Settings(ckpt=[str(tmp_path)], data=[str(tmp_path / "test.v2.tsv")], rows=3)
     test = read_test_set(s, read_systems(s))
     assert test.name == "test.v2" and {len(rows) for rows in test.corpus.values()} == {3}
-    codes = {code for direction in test.corpus for code in direction}
-    assert codes < set(test.candidates.split(",")) and test.shots == {}
+    (identify,) = test.identifiers
+    assert test.languages < {*identify.candidates} and test.shots == {}
     assert all("en" in direction for direction in test.supervised)
     s.candidates = "tlh"
     with pytest.raises(InputError, match="langid has no tlh"):

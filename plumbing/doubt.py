@@ -1,0 +1,44 @@
+"""How far a score may be chance: bootstraps over sentences as SacreBLEU does, with its seed."""
+
+import functools
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+RESAMPLES = 1000
+SIGNIFICANT = 0.05
+
+
+@functools.lru_cache(4)
+def draws(n: int, seed: int | None) -> np.ndarray:
+    """[RESAMPLES, n], which of n sentences each bootstrap takes."""
+    return np.random.default_rng(seed).choice(n, size=(RESAMPLES, n), replace=True)
+
+
+def resamples(sentences: list | np.ndarray) -> Iterator[np.ndarray]:
+    """The sentences [n] of each bootstrap: the same ones for every system and metric. The variable
+    SACREBLEU_SEED sets the seed, as it does for SacreBLEU."""
+    seed = os.environ.get("SACREBLEU_SEED", "12345").lower()
+    yield from draws(len(sentences), None if seed == "none" else int(seed))
+
+
+def resampled_share(flags: list[bool]) -> np.ndarray:
+    """[RESAMPLES], how many of 100 sentences have a flag in each bootstrap."""
+    values = np.array(flags, "float64")
+    return np.array([100 * values[chosen].mean() for chosen in resamples(values)])
+
+
+def half_width(scores: np.ndarray) -> float:
+    """Half of the interval that holds 95 % of the resampled scores."""
+    ordered, cut = np.sort(scores), len(scores) // 40
+    return float(0.5 * (ordered[-cut - 1] - ordered[cut]))
+
+
+def p_value(first: np.ndarray, other: np.ndarray, difference: float) -> float:
+    """How often two systems would differ by `difference`, the real one, by chance: of the same
+    resamples of both, [RESAMPLES] each, how many differ from one another by so much more than on
+    average (Koehn 2004, as SacreBLEU's paired bootstrap has it)."""
+    differences = np.abs(other - first)
+    more = int(np.sum(differences - differences.mean() > abs(difference)))
+    return (more + 1) / (len(differences) + 1)
