@@ -12,10 +12,10 @@ short text.
 import plumbing.interrupts  # noqa: F401, I001 - before the packages, whose import takes seconds
 
 import math
-import time
-from collections import ChainMap, Counter
+import sys
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -25,20 +25,16 @@ from tqdm import tqdm
 
 from data import EncodedSample, Prompter, TwinPair, micro_batches
 from model import LlamaForCausalLM, build_model, load_model, merge_lora
+from plumbing import evaluation
 from plumbing.cli import DTYPES, option, run_script
 from plumbing.corpora import Direction, Sample
 from plumbing.decoding import Decoder
-from plumbing.distributed import RANK, WORLD, gather_from_processes, progress_bar
-from plumbing.errors import InputError, require
-from plumbing.general import GENERAL
+from plumbing.errors import require
 from plumbing.identify import PACKAGES, Identifier
-from plumbing.metrics import score_answers, score_translations
-from plumbing.provenance import checksum, read_setting
-from plumbing.report import compare
-from plumbing.results import Results
-from plumbing.sampling import share_rows, whole_rows
-from plumbing.systems import MAX_NEW_TOKENS, System, SystemSettings, contrasting, read_systems
-from plumbing.testset import TestSet, read_test_set
+from plumbing.metrics import score_translations
+from plumbing.provenance import read_setting
+from plumbing.systems import MAX_NEW_TOKENS, System, SystemSettings, contrasting
+from plumbing.testset import TestSet
 from plumbing.tokenizer import Tokenizer
 
 CANDIDATES = "cs,de,en,es,fr,hu,it,ja,nl,pl,pt,ro,ru,uk,zh"
@@ -241,46 +237,23 @@ def encode(prompter, samples: list[Sample], sources: list[str], shots, positions
     return prompts, variants, losses
 
 
-def check(system: System, test: TestSet) -> Prompter:
-    """The prompts of a system: as its checkpoint was tuned on them, unless it says otherwise.
-    Raises InputError for what would fail after hours, or after another system's: no whole weights,
-    no tokenizer, no room for a prompt."""
+def make_prompter(system: System) -> tuple[Prompter, int]:
+    """(the prompts of a system, as its checkpoint was tuned on them unless it says otherwise; the
+    positions of its model). Raises InputError, also where its weights are not whole."""
     s = system.settings
     model = build_model(system.ckpt, s.model)
     s.template = s.template or read_setting(system.ckpt, "template", "alpaca")
-    prompter = Prompter(Tokenizer([system.ckpt, model.source], model.config), s.template)
-    positions = model.config.max_position_embeddings
-    for direction, samples in test.corpus.items():
-        tried = samples if direction == GENERAL else [Sample(direction, "", "")]
-        *_, lost = encode(prompter, tried, ["another"], test.shots, positions, s)
-        sentence = f"{system.name}: --shots {s.shots} leaves no room for the prompt"
-        require(not lost["shots"], sentence)
-    return prompter
+    tokenizer = Tokenizer([system.ckpt, model.source], model.config)
+    return Prompter(tokenizer, s.template), model.config.max_position_embeddings
 
 
-def decode(system: System, prompter: Prompter, test: TestSet):
-    """({(direction, row): hypothesis} of this process's share of each direction's rows, {direction:
-    what how many prompts lost}, tokens that passed the network, reference_loss of other
-    instructions)."""
+def load_decoder(system: System) -> Decoder:
+    """The model of a system, ready to decode as it wants to."""
     s = system.settings
     model = load_model(system.ckpt, DTYPES[s.dtype], s.device, s.model).to(DTYPES[s.dtype]).eval()
     if s.dtype == "fp32":  # 16 bits would round much of the adapter's small change away
         merge_lora(model)
-    decoder = Decoder(model, s.device.startswith("cuda"), s.beam)
-    limit = model.config.max_position_embeddings
-    how = s.max_new_tokens, s.batch_size, s.length_penalty
-    corpus, found, lost, losses = test.corpus, {}, {}, (0.0, 0)
-    shares = share_rows(corpus, RANK, WORLD)
-    total = sum(map(len, shares.values()))
-    with progress_bar(total=total, desc=system.name, unit="sentence") as bar:
-        for d, mine in shares.items():
-            samples, sources = [corpus[d][n] for n in mine], [x.source for x in corpus[d]]
-            prompts, variants, lost[d] = encode(prompter, samples, sources, test.shots, limit, s)
-            texts = translate(decoder, prompter, prompts, bar, *how, variants)
-            if d == GENERAL:
-                losses = reference_loss(model, prompter, prompts, samples)
-            found |= {(d, n): text for n, text in zip(mine, texts, strict=True)}
-    return found, lost, decoder.computed, losses
+    return Decoder(model, s.device.startswith("cuda"), s.beam)
 
 
 @torch.inference_mode()
@@ -303,47 +276,9 @@ def reference_loss(
     return nats, tokens
 
 
-def evaluate_system(system: System, prompter: Prompter, test: TestSet):
-    """({direction: its scores}, {direction: a hypothesis for each row, empty where a side of the
-    row is blank}, {"tokens", "seconds"}). The processes share the sentences of each direction, then
-    the scoring."""
-    started, corpus = time.time(), test.corpus
-    parts = gather_from_processes(decode(system, prompter, test))
-    found, lost, computed, losses = zip(*parts, strict=True)
-    cost = {"tokens": sum(computed), "seconds": round(time.time() - started, 1)}
-    found, results = ChainMap(*found), {}
-    for d in sorted(corpus, key=lambda d: -len(corpus[d]))[RANK::WORLD]:
-        texts, samples = zip(*((found[d, n], x) for n, x in whole_rows(corpus[d])), strict=True)
-        if d == GENERAL:
-            scores = score_answers(texts, losses)
-        else:
-            scores = score(list(texts), samples, test)
-        shortened = sum((part.get(d, Counter()) for part in lost), Counter())
-        scores |= {"sources_cut": shortened["source"], "shots_left_out": shortened["shots"]}
-        results["-".join(d)] = scores
-    results = ChainMap(*gather_from_processes(results))
-    texts = {"-".join(d): [found.get((d, n), "") for n in range(len(corpus[d]))] for d in corpus}
-    return {name: results[name] for name in texts}, texts, cost
-
-
 def evaluate(s: Settings) -> None:
     """Every system on the same test set: a report beside each checkpoint, one table of all."""
-    systems = read_systems(s)
-    test = read_test_set(s, systems)
-    prompters = [check(system, test) for system in systems]
-    places = [Results(x.ckpt, test.name + x.suffix, checksum(test.corpus)) for x in systems]
-    comparison, troubles = compare(test, asdict(s)), []
-    for system, prompter, place in zip(systems, prompters, places, strict=True):
-        results, texts, cost = evaluate_system(system, prompter, test)
-        report = comparison.add(system, results, cost)
-        more = comparison.more_files(system, test.corpus, texts)
-        try:
-            written = place.write(test.corpus, texts, report, more) if RANK == 0 else ""
-            print(f"{comparison.files} and scores.json: {written}")
-        except (InputError, OSError) as error:  # the table comes first
-            troubles.append(str(error))
-    print(comparison)
-    require(not troubles, "; ".join(troubles))
+    evaluation.evaluate(sys.modules[__name__], s)
 
 
 if __name__ == "__main__":
