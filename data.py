@@ -54,18 +54,22 @@ class Prompter(NamedTuple):
         self, sample: Sample | GeneralSample, room: int, shots: Sequence[Sample] = ()
     ) -> tuple[list[int] | None, str]:
         """(the prompt of a sample behind demonstrations, as at most `room` ids; what it lost for
-        that: "", "shots" or "source"). The first demonstrations go first, then the source's end.
-        The ids are None where even the empty prompt is too long."""
+        that: "", "shots" or "source"). The first demonstrations go first, then the source's end,
+        last that of an instruction other than to translate. The ids are None where even the empty
+        prompt is too long."""
         before = [text for shot in shots for text in (self.write(shot, shot.source), shot.target)]
         kept, all_of_them = self.tokenizer.head(sample.source, room), before
         while True:
             ids = self.way.encode_turns([*before, self.write(sample, kept)])
-            if len(ids) <= room or not (kept or before):
+            if len(ids) <= room or not (before or kept or sample.instruction):
                 break
             if before:
                 before = before[2:]
-            else:
+            elif kept:
                 kept = self.tokenizer.shorten(kept, len(ids) - room)
+            else:
+                shorter = self.tokenizer.shorten(sample.instruction, len(ids) - room)
+                sample = sample._replace(instruction=shorter)
         lost = "source" if kept != sample.source else "shots" if before != all_of_them else ""
         return (ids if len(ids) <= room else None), lost
 

@@ -133,6 +133,8 @@ def beam_search(
         for row in reversed(range(len(rows))):
             beams, live[row], mine = live[row], [], kept[rows[row]]
             for rank, (score, i) in enumerate(zip(*found[row], strict=True)):
+                if score == -math.inf:
+                    break
                 parent, token = divmod(i, vocabulary)
                 ids = [*beams[parent].ids, token]
                 if token in ends or length == max_new_tokens:
@@ -143,7 +145,10 @@ def beam_search(
             mine.sort(key=lambda beam: -beam.score)
             del mine[n:]
             best_left = live[row][0].score / length**length_penalty if live[row] else -math.inf
-            if len(mine) == n and best_left <= mine[-1].score:
+            while 0 < len(live[row]) < n:  # fewer tokens than beams: one that is never chosen
+                live[row].append(Beam(-math.inf, live[row][0].ids))
+                parents[row].append(parents[row][0])
+            if not live[row] or (len(mine) == n and best_left <= mine[-1].score):
                 decoder.drop(row, last=len(rows) - 1)
                 for of_rows in (rows, live, parents):
                     of_rows[row] = of_rows[-1]

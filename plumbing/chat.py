@@ -92,6 +92,7 @@ class ChatTemplate:
             text = self.template.render(
                 messages=messages, add_generation_prompt=bool(turns % 2), **self.names
             )
+            text.encode()  # half a surrogate pair is no text
         found = [int(n) for n in MARKED.findall(text)]
         expected = "expected that each turn of the conversation is there once, in order"
         require(found == [*range(turns)], f"{self.path}: found turns {found}; {expected}")
@@ -160,8 +161,8 @@ def read_template(folder: str) -> tuple[str, str]:
     path = os.path.join(folder, "tokenizer_config.json")
     found = read_json(path).get("chat_template") if os.path.exists(path) else None
     if isinstance(found, list):  # several, by name
-        found = {x.get("name"): x.get("template") for x in found if isinstance(x, dict)}
-        found = found.get("default")
+        named = (x for x in found if isinstance(x, dict) and x.get("name") == "default")
+        found = next(named, {}).get("template")
     sentence = f"{folder}: no chat_template in tokenizer_config.json and no chat_template.jinja"
     require(isinstance(found, str), f"{sentence}; expected a chat model for --template chat")
     return path, found

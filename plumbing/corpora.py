@@ -27,6 +27,8 @@ class Sample(NamedTuple):
     target: str
     others: tuple[str, ...] = ()  # further references
 
+    instruction = ""  # it is the direction's; other instructions have their own
+
     @property
     def blank(self) -> bool:
         return not (self.source and self.target)

@@ -28,7 +28,7 @@ def evaluate(ours: ModuleType, s: object) -> None:
     systems = read_systems(s)
     test = read_test_set(s, systems)
     prompters = [check(ours, system, test) for system in systems]
-    places = [Results(x.ckpt, test.name + x.suffix, checksum(test.corpus)) for x in systems]
+    places = [Results(x.ckpt, test.name, checksum(test.corpus), x.suffix) for x in systems]
     comparison, troubles = compare(test, asdict(s)), []
     for system, prompter, place in zip(systems, prompters, places, strict=True):
         results, texts, cost = evaluate_system(ours, system, prompter, test)

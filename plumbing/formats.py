@@ -57,12 +57,15 @@ def read_files(paths: list[str]) -> list[TranslationFile]:
     for path in itertools.chain.from_iterable(map(expand, map(os.path.normpath, paths))):
         file = read_file(path)
         next(iter(file.rows), None)
-        first = files.setdefault(file.paths[0], file)
-        if file.paths[-1] not in first.paths:
+        names = tuple(name.removesuffix(".gz") for name in file.paths)  # a packed copy is the same
+        of_wmt = len(names) > 1 and ".src." in os.path.basename(names[0])
+        key = names[0] if of_wmt else names  # a source may have several references
+        first, known = files.setdefault(key, (file, names))
+        if names[-1] not in known:
             rows = Rows(join_references, first.rows, file.rows)
             merged = TranslationFile(first.format, (*first.paths, file.paths[-1]), rows)
-            files[file.paths[0]] = merged
-    return list(files.values())
+            files[key] = merged, (*known, names[-1])
+    return [file for file, _ in files.values()]
 
 
 def join_references(rows: Rows, others: Rows) -> Iterator[Row]:
@@ -152,6 +155,11 @@ def read_record(path: str, where: str, record: object) -> Row:
         return Row(where, fields["translation"], directed=False)
     named = fields.keys() & {"translation", "instruction"}
     if not named and len(fields.keys() & LANGUAGES.keys()) > 1:
+        number = str(fields.get("id", "")).strip()
+        beside = len(fields) > 2 and re.fullmatch(r"\S*\d\S*", number)
+        wrap = "put the texts into {'translation': {code: text}}, or leave the field out"
+        sentence = f"{path}, {where}: is id {number[:40]} Indonesian, or the row's name"
+        require(not beside, f"{sentence}? {wrap}")
         return Row(where, fields, directed=False)
     require(
         named == {"instruction"},

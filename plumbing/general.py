@@ -58,10 +58,9 @@ def read_general(paths: list[str], tuning: bool) -> list[GeneralSample]:
         print(f"{path}: other instructions, {len(samples) - before:,} rows")
     for what, n in left_out.items():
         print(f"  {n:,} left out: {what}")
-    require(
-        not paths or any(not x.blank for x in samples),
-        f"{' '.join(paths)}: no instruction; {EXPECTED}",
-    )
+    why = "".join(f"; {n:,} {what}" for what, n in left_out.items())
+    found = any(not x.blank for x in samples) or not paths
+    require(found, f"{' '.join(paths)}: nothing is left{why}; {EXPECTED}")
     return samples
 
 
@@ -74,7 +73,7 @@ def read_sample(where: str, record: object) -> GeneralSample:
     for name in ("instruction", "input", "output", "dataset"):
         text = "" if fields.get(name) is None else fields[name]
         if not isinstance(text, str) or (not text.isprintable() and UNREADABLE.search(text)):
-            raise InputError(f"{where}: {name} is {text!r:.60}; expected text without NUL")
+            raise InputError(f"{where}: {name} is {text!r:.60}; expected text, without NUL")
         texts.append(text)
     original, dataset = (texts[0], texts[1]), texts[3]
     instruction, source, target, _ = (text.strip() for text in texts)

@@ -12,12 +12,14 @@ from plumbing.removal import publish_folder, remove_made
 
 
 class Results:
-    """The place of an evaluation's files: ckpt/eval-SPLIT, or eval-SPLIT-2 where another test set
-    has that name. data_crc32: of the test set, which is the same on every node. Raises InputError
-    where it is not, or where nothing can be written."""
+    """The place of an evaluation's files: ckpt/eval-SPLIT, or for a named system eval-SPLIT.NAME;
+    -2 at its end where another test set's are there. data_crc32: of the test set, which is the same
+    on every node. Raises InputError where it is not, or where nothing can be written."""
 
-    def __init__(self, ckpt: str, split: str, data_crc32: int):
-        self.ckpt, self.split, self.data_crc32 = ckpt, split, data_crc32
+    def __init__(self, ckpt: str, split: str, data_crc32: int, system: str = ""):
+        self.ckpt, self.data_crc32 = ckpt, data_crc32
+        self.split = f"{split}.{system}" if system else split
+        self.of = {"data_crc32": data_crc32, "split": split, "system": system}
         require_agreement("data_crc32", data_crc32)
         require(os.access(ckpt, os.W_OK), f"{ckpt} cannot be written to; copy it, or change that")
         self.identity = identity(ckpt)
@@ -38,7 +40,8 @@ class Results:
             scores = os.path.join(folder, "scores.json")
             if not os.path.exists(scores):
                 return folder
-            if read_json(scores).get("data_crc32", self.data_crc32) == self.data_crc32:
+            found = read_json(scores)
+            if all(found.get(name, value) == value for name, value in self.of.items()):
                 return folder
 
     def write(
@@ -70,7 +73,7 @@ class Results:
                     self.write_texts(aside, f"{name}.ref{n}.txt", references)
             for name, text in (more or {}).items():
                 write_whole(os.path.join(aside, name), text)
-            write_json(os.path.join(aside, "scores.json"), report | {"data_crc32": self.data_crc32})
+            write_json(os.path.join(aside, "scores.json"), report | self.of)
             publish_folder(aside, folder)
         except OSError:
             if os.path.isdir(aside):

@@ -107,7 +107,7 @@ def read_system(text: str, s: object) -> System:
         require(not choices or value in choices, f"--systems {text}: {expected}")
         if field.type in (int, float):
             require_bounds(flag(field.name), own[field.name], **field.metadata)
-    return System(name, ckpt, replace(s, **own), f".{name}")
+    return System(name, ckpt, replace(s, **own), name)
 
 
 def contrasting(samples: list[Sample], sources: list[str], s: SystemSettings) -> list[tuple]:

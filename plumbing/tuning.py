@@ -143,7 +143,7 @@ class TuningSettings(RunSettings):
     def refuse_misfit(self, start: str, found: object) -> None:
         """Raise InputError for settings that do not go with what a run starts from, a model or its
         folder."""
-        if self.full:
+        if self.full and not self.merge:
             asked = f"--preset {self.preset}" if self.preset else "--full"
             expected = f"expected a full model for {asked} (--merge makes one), or --no-full"
             require(not found.lora, f"{start} is a LoRA run; {expected}")
@@ -156,11 +156,12 @@ class TuningSettings(RunSettings):
         if not self.preset:
             return ""
         values = {name: of_stage(x, self.stage) for name, x in self.PRESETS[self.preset].items()}
+        del values["epochs" if self.steps else "steps"]  # of which the other decides
         said = [f"{flag(name)} {value}" for name, value in values.items()]
         changed = [
             f"{flag(name)} {getattr(self, name)}"
-            for name, value in values.items()
-            if getattr(self, name) != value
+            for name in values
+            if getattr(self, name) != values[name]
         ]
         text = f"--preset {self.preset}: {', '.join(said)}"
         return text + (f"; but {', '.join(changed)}" if changed else "")

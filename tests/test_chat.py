@@ -173,6 +173,8 @@ def test_a_prompt_of_a_sample_is_the_message_and_is_cut_where_it_must(tmp_path):
         ("{{ nothing.at.all }}", "fails .UndefinedError"),
         ("{% include 'x' %}", "fails .TypeError"),
         ("no turn at all", "found turns \\[\\]"),
+        ("\ud800{{ messages[0].content }}", "fails .UnicodeEncodeError"),
+        ([{"name": [1], "template": "x"}], "no chat_template in"),
         (None, "no chat_template in tokenizer_config.json and no chat_template.jinja"),
         ([{"name": "rag", "template": "x"}], "no chat_template in"),
         (3, "no chat_template in"),

@@ -119,8 +119,21 @@ def test_a_compressed_reference_is_not_read_twice(tmp_path):
     stem = put(tmp_path, src_en=["a"], ref_A_cs=["x"])
     with gzip.open(stem + "ref.A.cs.gz", "wt") as f:
         f.write("x\n")
-    (file,) = read_files([stem + "src.en"])
-    assert [row.references for row in file.rows] == [()]
+    for paths in ([stem + "src.en"], [stem + "ref.A.cs", stem + "ref.A.cs.gz", stem + "src.en"]):
+        (file,) = read_files(paths)
+        assert [row.references for row in file.rows] == [()]
+
+
+def test_no_side_of_a_plain_pair_is_a_reference_of_another(tmp_path):
+    """A third file once made a source the reference of its own translation."""
+    for name, text in [("it-nl.it", "uno"), ("it-nl.nl", "een"), ("nl-it.nl", "EEN!")]:
+        (tmp_path / f"tst2017{name}").write_text(text + "\n")
+    with gzip.open(tmp_path / "tst2017it-nl.it.gz", "wt") as f:
+        f.write("uno\n")
+    files = read_files(sorted(map(str, tmp_path.iterdir())))
+    rows = [row for file in files for row in file.rows]
+    assert [row.texts["nl"] for row in rows] == ["een", "EEN!"]
+    assert all(row.references == () and row.texts["it"] == "uno" for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +144,8 @@ def test_a_compressed_reference_is_not_read_twice(tmp_path):
         ({"en": "a", "it": "b", "translation": None}, "expected .*code: text"),
         ({"en": "a", "it": "b", "score": "c"}, "found en it score; expected some of"),
         ({"en": "a", "it": 3}, "the it side is 3; expected text"),
+        ({"id": "17", "en": "a", "it": "b"}, "is id 17 Indonesian, or the row's name"),
+        ({"id": 17, "en": "a", "it": "b"}, "is id 17 Indonesian, or the row's name"),
     ],
 )
 def test_a_bare_record_has_texts_of_languages_alone(tmp_path, record, said):

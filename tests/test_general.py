@@ -62,13 +62,16 @@ def test_translations_and_blank_responses_are_left_out_of_tuning_aloud(tmp_path,
     [
         ("", "expected JSON of"),
         ("en\tit\na\tb\n", "'en.tit.*; expected JSON of"),
-        ("[]", "no instruction; expected JSON of"),
+        ("[]", "nothing is left; expected JSON of"),
         ('[{"instruction": 3}]', "entry 1: .*; expected JSON of"),
         ('["x"]', "entry 1: x; expected JSON of"),
         ('[{"translation": {"en": "a", "it": "b"}}]', "entry 1: .*; expected JSON of"),
-        ('[{"instruction": "a", "output": ["b"]}]', "output is .*; expected text without NUL"),
-        ('[{"instruction": "a", "output": "b\\u0000"}]', "output is .*; expected text without NUL"),
-        ('[{"instruction": "a", "input": "\\ud800"}]', "input is .*; expected text without NUL"),
+        ('[{"instruction": "a", "output": ["b"]}]', "output is .*; expected text, without NUL"),
+        (
+            '[{"instruction": "a", "output": "b\\u0000"}]',
+            "output is .*; expected text, without NUL",
+        ),
+        ('[{"instruction": "a", "input": "\\ud800"}]', "input is .*; expected text, without NUL"),
         ('[{"instruction": "a"', "not valid JSON"),
     ],
 )
@@ -187,6 +190,20 @@ def test_a_file_is_answered_with_the_perplexity_of_its_references(place):
     assert scores["general"]["perplexity"] == pytest.approx(again["perplexity"], rel=1e-5)
     outputs = (place / "other" / "eval-general" / "model_outputs.json").read_text()
     assert json.loads(outputs) == answers
+
+
+def test_an_instruction_that_does_not_fit_is_cut_and_counted(place):
+    put(place, [*RECORDS, {"instruction": "word " * 900, "input": "x", "output": "y"}])
+    args = ["--ckpt", "model", "--general", "general.json", "--device", "cpu"]
+    done = script("evaluate.py", *args, "--max-new-tokens", 3, cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert "model, general: 1 over-long sources cut" in done.stdout
+
+
+def test_where_all_are_left_out_the_sentence_says_why(tmp_path):
+    record = {"instruction": "Translate from English to Italian.", "input": "a", "output": "b"}
+    with pytest.raises(InputError, match="nothing is left; 1 translations, which belong to --data"):
+        read_general([put(tmp_path, [record])], tuning=True)
 
 
 def test_references_that_do_not_fit_count_with_their_beginning_and_none_is_no_perplexity():

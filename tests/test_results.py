@@ -45,6 +45,13 @@ def test_another_test_set_of_the_same_name_has_a_folder_of_its_own(ckpt):
     assert read_json(f"{second}/scores.json")["data_crc32"] == 2
 
 
+def test_a_named_system_and_a_test_set_of_that_name_do_not_meet(tmp_path):
+    first = Results(str(tmp_path), "test", 1, "a").write({}, {}, {})
+    second = Results(str(tmp_path), "test.a", 1).write({}, {}, {})
+    assert os.path.basename(first) == "eval-test.a" and os.path.basename(second) == "eval-test.a-2"
+    assert Results(str(tmp_path), "test", 1, "a").write({}, {}, {}) == first
+
+
 def test_an_evaluation_leaves_nothing_of_the_one_before_it(ckpt):
     folder = write(ckpt)
     with open(os.path.join(folder, "nl-it.txt"), "w") as f:

@@ -156,3 +156,16 @@ def test_where_every_token_is_excluded_the_model_speaks_alone():
     other = torch.cat([logits, logits.roll(1, -1)], 1)
     scores = contrast(other, [Variants(1.0, [])])
     assert scores.isinf().any() and scores.max(-1).values.isfinite().all()
+
+
+@pytest.mark.parametrize("vocabulary, beams, ends", [(6, 5, {2, 5}), (4, 8, {3}), (3, 2, {0, 1})])
+def test_fewer_tokens_than_beams(vocabulary, beams, ends):
+    model = tiny(vocab_size=vocabulary).eval()
+    found = beam_search(Decoder(model, beams=beams), [[1, 2], [2]], ends, 6)
+    for prompt, beam in zip([[1, 2], [2]], found, strict=True):
+        ids, total = list(prompt), 0.0
+        for token in beam.ids:
+            log_p = model(torch.tensor(ids), [len(ids)])[-1].log_softmax(-1)
+            total += log_p[token].item()
+            ids.append(token)
+        assert beam.score == pytest.approx(total / len(beam.ids), abs=1e-4)

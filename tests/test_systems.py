@@ -16,8 +16,8 @@ def test_a_system_has_its_own_options_and_the_others_of_the_evaluation():
     a, b, c = read_systems(s)
     assert [(x.name, x.ckpt, x.suffix) for x in (a, b, c)] == [
         ("a", "runs/a/", ""),
-        ("ptl", "b", ".ptl"),
-        ("c+d", "e", ".c+d"),
+        ("ptl", "b", "ptl"),
+        ("c+d", "e", "c+d"),
     ]
     assert (b.settings.template, b.settings.shots, b.settings.beam) == ("ptl", 2, 4)
     assert a.settings.shots == 0 and c.settings.contrast_source == 0.7
