@@ -142,8 +142,7 @@ def beam_search(
                 elif len(live[row]) < n:
                     live[row].append(Beam(score, ids))
                     parents[row].append(parent)
-            mine.sort(key=lambda beam: -beam.score)
-            del mine[n:]
+            mine[:] = sorted(mine, key=lambda beam: -beam.score)[:n]
             best_left = live[row][0].score / length**length_penalty if live[row] else -math.inf
             while 0 < len(live[row]) < n:  # fewer tokens than beams: one that is never chosen
                 live[row].append(Beam(-math.inf, live[row][0].ids))
