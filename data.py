@@ -1,9 +1,12 @@
 """From samples to batches: prompts, encoded samples, conflicting twins, micro-batches.
 
+    python data.py --show 3  # samples as the trainer sees them, and which tokens are supervised
+
 What is random here follows the seed, or a generator that train.py makes of the seed and the step:
 a step's samples and conflicting instructions are the same however the run got there.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from random import Random
@@ -235,3 +238,10 @@ def micro_batches(pairs: list[TwinPair], tokens: int, reduction="token", world=1
     first, most = shares[0][0], max(len(share) for share in shares)
     idle = first._replace(weight=torch.zeros_like(first.weight), samples=[])  # rank 0 has a pair
     return [share + [idle] * (most - len(share)) for share in shares]
+
+
+if __name__ == "__main__":
+    from plumbing.cli import run_script
+    from plumbing.showing import ShowSettings, show
+
+    run_script(lambda s: show(sys.modules[__name__], s), ShowSettings)

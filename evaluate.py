@@ -3,6 +3,8 @@
     python evaluate.py --ckpt demo/base runs/stage1 runs/stage2  # side by side in one table
     python evaluate.py --systems mt=runs/stage1 ptl=runs/stage1,template=ptl  # by name
     torchrun --nproc-per-node 4 evaluate.py --ckpt runs/stage2  # each GPU a share of the sentences
+    python evaluate.py --ckpt runs/stage2 --translate it-nl < in.txt > out.txt  # line by line
+    python evaluate.py --ckpt runs/stage1 runs/stage2 --explain it-nl "Apri il file"  # p by token
 
 An output is off-target when langid, choosing among --candidates, does not name the target language;
 an empty output is off-target too. The references' own OTR is printed as the floor: langid errs on
@@ -19,18 +21,20 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from data import EncodedSample, Prompter, TwinPair, micro_batches
+import loss
+from data import EncodedSample, Prompter, TwinPair, collate, micro_batches
 from model import LlamaForCausalLM, build_model, load_model, merge_lora
 from plumbing import evaluation
 from plumbing.cli import DTYPES, option, run_script
 from plumbing.corpora import Direction, Sample
 from plumbing.decoding import Decoder
 from plumbing.errors import require
+from plumbing.explaining import explain
 from plumbing.identify import PACKAGES, Identifier
+from plumbing.lines import translate_lines
 from plumbing.metrics import score_translations
 from plumbing.provenance import read_setting
 from plumbing.systems import MAX_NEW_TOKENS, System, SystemSettings, contrasting
@@ -180,7 +184,7 @@ def translate(
     decoder: Decoder,
     prompter: Prompter,
     prompts: list[list[int]],
-    bar: tqdm,
+    bar: tqdm | None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     batch_size: int = BATCH_SIZE,
     length_penalty: float = 1.0,
@@ -202,7 +206,8 @@ def translate(
             outputs = greedy(*batch, rest)
         for i, ids in zip(chosen, outputs, strict=True):
             hypotheses[i] = prompter.tokenizer.decode(ids).strip()
-        bar.update(len(chosen))
+        if bar is not None:
+            bar.update(len(chosen))
     return hypotheses
 
 
@@ -261,6 +266,22 @@ def load_decoder(system: System) -> Decoder:
 
 
 @torch.inference_mode()
+def response_terms(
+    model: LlamaForCausalLM, prompts: list[list[int]], response: list[int]
+) -> tuple[Tensor, Tensor]:
+    """(p, -log(1 - p)), both [C, R], of each of R tokens of a response under each of C prompts:
+    what Eq. 1 makes more likely under the right instruction, Eq. 2 less under a wrong one."""
+    pairs = [TwinPair(EncodedSample(None, prompt, response), None) for prompt in prompts]
+    batch = collate(pairs)
+    logits = model(batch.ids, batch.lengths, at=batch.at)
+    y = batch.y.to(logits.device)
+    tokens = list(zip(logits.split(1), y.split(1), strict=True))
+    mle, ul = ([f(*token)[0] for token in tokens] for f in (loss.mle, loss.unlikelihood))
+    shape = len(prompts), len(response)
+    return (-torch.stack(mle)).exp().view(shape), torch.stack(ul).view(shape)
+
+
+@torch.inference_mode()
 def reference_loss(
     model: LlamaForCausalLM, prompter: Prompter, prompts: list[list[int]], samples: list
 ) -> tuple[float, int]:
@@ -275,14 +296,16 @@ def reference_loss(
     nats, tokens = 0.0, 0
     for batch in micro_batches(pairs, REFERENCE_TOKENS)[0] if pairs else ():
         logits = model(batch.ids, batch.lengths, at=batch.at)
-        nats += F.cross_entropy(logits.float(), batch.y.to(logits.device), reduction="sum").item()
+        nats += loss.mle(logits, batch.y.to(logits.device))[0].item()
         tokens += len(batch.y)
     return nats, tokens
 
 
 def evaluate(s: Settings) -> None:
-    """Every system on the same test set: a report beside each checkpoint, one table of all."""
-    evaluation.evaluate(sys.modules[__name__], s)
+    """Every system on the same test set: a report beside each checkpoint, one table of all; or
+    standard input, line by line; or one sentence, token by token."""
+    run = translate_lines if s.translate else explain if s.explain else evaluation.evaluate
+    run(sys.modules[__name__], s)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ class SystemSettings(DeviceSettings):
 
     model: str = option("", "base model of the adapters; left out: the one that each adapter names")
     data: list = option(("demo/data/test.tsv",), "files: TSV, JSON, paired files (docs/data.md)")
+    translate: str = option("", "it-nl: no test set, but the lines of standard input")
+    explain: list = option((), "it-nl 'SENTENCE': p of its translation's tokens, by instruction")
     general: list = option((), "instead of --data: instructions to answer (AlpacaEval's JSON)")
     directions: str = option("all", "en-it,it-en, supervised (the first run's), zero-shot, all")
     rows: int = option(0, "use the first so many pairs of each direction; 0: all", least=0)

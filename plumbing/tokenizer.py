@@ -77,6 +77,15 @@ class Tokenizer:
         """The id that ends a response."""
         return self.eos
 
+    def texts_of(self, response: list[int]) -> list[str]:
+        """What each token of a response adds to the text; the last one is its end."""
+        texts, before = [], ""
+        for n in range(1, len(response) + 1):
+            text = self.decode(response[:n])
+            texts.append(text[len(before) :].strip() or "·")
+            before = text
+        return [*texts[:-1], "end"]
+
     def shorten(self, text: str, tokens: int) -> str:
         """A text without its last so many tokens; always shorter, with no half character."""
         shorter = self.decode(self.encode(text)[:-tokens])

@@ -35,7 +35,7 @@ LAW = {
     "loss": set(),
     "model": {"plumbing"},
     "data": {"plumbing"},
-    "evaluate": {"model", "data", "plumbing"},
+    "evaluate": {"model", "data", "loss", "plumbing"},
     "train": {"model", "data", "loss", "plumbing"},
 }
 PLUMBING = sorted(

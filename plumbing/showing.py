@@ -1,0 +1,69 @@
+"""`python data.py --show 3`: samples as the trainer sees them.
+
+ours is the module data.py, which is handed in: plumbing imports none of the five.
+"""
+
+import random
+import sys
+from dataclasses import dataclass
+from types import ModuleType
+
+from plumbing.cli import DeviceSettings, option
+from plumbing.corpora import read_corpus
+from plumbing.folders import ModelFolder
+from plumbing.languages import TEMPLATES
+from plumbing.tokenizer import Tokenizer
+
+MODES = ["any", "target"]
+GREEN, RED, PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[0m"  # more likely, less likely
+
+
+@dataclass
+class ShowSettings(DeviceSettings):
+    """Which samples are shown, and how they are encoded."""
+
+    show: int = option(3, "how many", least=1, most=10**6)
+    model: str = option("demo/base", "folder of the tokenizer and its config.json")
+    data: list = option(("demo/data/train.tsv",), "files: TSV, JSON, paired files (docs/data.md)")
+    directions: str = option("supervised", "en-it,it-en, supervised (with English), zero-shot, all")
+    skip_unknown: bool = option(False, "leave out rows without a certain direction and language")
+    template: str = option("alpaca", "prompt", choices=TEMPLATES)
+    conflict: str = option("target", "twins' instruction: any, or other target", choices=MODES)
+    max_length: int = option(512, "tokens of prompt and response; sources alone are cut", least=1)
+    seed: int = option(1, "of the samples and their twins", least=0)
+
+
+def show(ours: ModuleType, s: ShowSettings) -> None:
+    """Print some samples of a tuning set with their twins. Raises InputError."""
+    folder = ModelFolder(s.model)
+    tokenizer = Tokenizer([folder.folder, folder.source], folder.config)
+    corpus, _ = read_corpus(s.data, s.directions, None, s.skip_unknown, pairs=s.show, seed=s.seed)
+    prompter = ours.Prompter(tokenizer, s.template)
+    tuning_set = ours.TuningSet(corpus, prompter, s.max_length)
+    rng = random.Random(s.seed)
+    chosen = rng.sample(tuning_set.samples, min(s.show, len(tuning_set.samples)))
+    for number, pair in enumerate(tuning_set.with_twins(chosen, s.conflict, rng), start=1):
+        print(f"\n=== {number}")
+        for line in describe(ours.collate([pair]), pair, tokenizer, sys.stdout.isatty()):
+            print(line)
+
+
+def describe(batch, pair, tokenizer: Tokenizer, in_colour: bool) -> list[str]:
+    """The lines of a pair: what the Batch of it alone has. Supervised tokens are in brackets, or in
+    colour."""
+    lines, start = [], 0
+    ids, predicted = batch.ids.tolist(), {at + 1 for at in batch.at.tolist()}
+    kinds = [("Eq. 1, more likely", GREEN), ("Eq. 2, less likely", RED)]
+    encoded = [pair.positive, pair.twin] if pair.twin else [pair.positive]
+    for one, length, (kind, colour) in zip(encoded, batch.lengths, kinds, strict=False):
+        places = range(start, start + length)
+        prompt = [ids[i] for i in places if i not in predicted]
+        response = [ids[i] for i in places if i in predicted]
+        opening, closing = (colour, PLAIN) if in_colour else ("[", "]")
+        texts = tokenizer.texts_of(response)
+        marked = " ".join(f"{opening}{text}{closing}" for text in texts)
+        source, target = one.sample.direction
+        head = f"--- {source}→{target}: {len(prompt)} tokens of prompt, {len(response)} supervised"
+        lines += [f"{head} ({kind})", tokenizer.decode(prompt), marked]
+        start += length
+    return lines
