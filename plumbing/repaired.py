@@ -72,7 +72,11 @@ def describe_changes(corpus: Corpus, first: Outputs, last: Outputs) -> str:
     parts = [
         f"# From {first.name} to {last.name}",
         "\n".join(
-            [f"| {len(changes):,} outputs | on target | off target |", "|---|---:|---:|", *rows]
+            [
+                f"| {len(changes):,} outputs | on target after | off target after |",
+                "|---|---:|---:|",
+                *rows,
+            ]
         ),
     ]
     for title, cell in (("Repaired", cells[False, True]), ("Broken", cells[True, False])):
