@@ -12,6 +12,7 @@ from typing import NamedTuple
 from plumbing.corpora import Direction, Sample
 from plumbing.distributed import RANK, WORLD, gather_from_processes, progress_bar
 from plumbing.errors import InputError, require
+from plumbing.exports import export, refuse_export
 from plumbing.general import GENERAL
 from plumbing.metrics import score_answers
 from plumbing.provenance import checksum
@@ -25,13 +26,17 @@ from plumbing.testset import TestSet, read_test_set
 def evaluate(ours: ModuleType, s: object) -> None:
     """Every system on the same test set: a report beside each checkpoint, one table of all. s: the
     Settings of evaluate.py. Raises InputError."""
-    systems = read_systems(s)
+    systems, outputs = read_systems(s), {}
+    if s.export:
+        refuse_export(s.export)
+        require(not s.general, "--export is of translations; leave out --general")
     test = read_test_set(s, systems)
     prompters = [check(ours, system, test) for system in systems]
     places = [Results(x.ckpt, test.name, checksum(test.corpus), x.suffix) for x in systems]
     comparison, troubles = compare(test, asdict(s)), []
     for system, prompter, place in zip(systems, prompters, places, strict=True):
         results, texts, cost = evaluate_system(ours, system, prompter, test)
+        outputs[system.name] = texts
         report = comparison.add(system, results, cost)
         more = comparison.more_files(system, test.corpus, texts)
         try:
@@ -40,6 +45,8 @@ def evaluate(ours: ModuleType, s: object) -> None:
         except (InputError, OSError) as error:  # the table comes first
             troubles.append(str(error))
     print(comparison)
+    if s.export and RANK == 0:
+        print("", *export(s.export, test.corpus, outputs), sep="\n")
     require(not troubles, "; ".join(troubles))
 
 

@@ -28,7 +28,8 @@ FILES = re.compile(
     rf"){MARKED}"
 )
 # ... and in the folder of an evaluation.
-EVAL_FILES = re.compile(rf"(scores\.json|({CODES})-({CODES})(\.(src|ref\d*))?\.txt){MARKED}")
+TEXTS = rf"({CODES})-({CODES})(\.(src|ref\d*))?\.txt"
+EVAL_FILES = re.compile(rf"(scores\.json|model_outputs\.json|repaired\.md|{TEXTS}){MARKED}")
 FOLDERS = re.compile(rf"(step-\d{{6,}}|eval-.+?){MARKED}")
 
 

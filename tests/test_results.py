@@ -1,5 +1,6 @@
 """The files of an evaluation: whole or not there, aligned, never beside another run's."""
 
+import json
 import os
 import shutil
 
@@ -8,6 +9,7 @@ import pytest
 from plumbing.corpora import Sample
 from plumbing.errors import InputError
 from plumbing.files import read_json, read_lines
+from plumbing.general import GENERAL, GeneralSample
 from plumbing.results import Results
 
 PAIR = ("en", "it")
@@ -50,6 +52,19 @@ def test_a_named_system_and_a_test_set_of_that_name_do_not_meet(tmp_path):
     second = Results(str(tmp_path), "test.a", 1).write({}, {}, {})
     assert os.path.basename(first) == "eval-test.a" and os.path.basename(second) == "eval-test.a-2"
     assert Results(str(tmp_path), "test", 1, "a").write({}, {}, {}) == first
+
+
+def test_everything_that_is_written_is_replaced_by_the_next_evaluation(tmp_path):
+    general = {GENERAL: [GeneralSample("", "Say hello.", "Hello")]}
+    for text in ("old", "new"):
+        place = Results(str(tmp_path), "test", 1)
+        place.write({}, {}, {"name": "a"}, {"repaired.md": text})
+        Results(str(tmp_path), "other", 2).write(general, {"general": [text]}, {"name": "a"})
+    assert sorted(os.listdir(tmp_path)) == ["eval-other", "eval-test"]
+    assert sorted(os.listdir(tmp_path / "eval-test")) == ["repaired.md", "scores.json"]
+    assert (tmp_path / "eval-test" / "repaired.md").read_text() == "new"
+    (answer,) = json.loads((tmp_path / "eval-other" / "model_outputs.json").read_text())
+    assert answer["output"] == "new"
 
 
 def test_an_evaluation_leaves_nothing_of_the_one_before_it(ckpt):
