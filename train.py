@@ -32,7 +32,7 @@ from plumbing.languages import TEMPLATES
 from plumbing.meters import SpeedMeter, brief, describe
 from plumbing.optimizer import Optimizer, learning_rate
 from plumbing.progress import Checkpoint, Progress
-from plumbing.provenance import checksum, provenance, read_setting
+from plumbing.provenance import checksum, merged_provenance, provenance, read_setting
 from plumbing.rehearsal import plan
 from plumbing.runs import Run
 from plumbing.tokenizer import Tokenizer
@@ -192,7 +192,7 @@ def merge(s: Settings, run: Run) -> None:
     """Fold the adapter of --init into its base: a full model in --out."""
     model, tokenizer = prepare(s)
     merge_lora(model)
-    run.begin(asdict(s) | {"supervised": read_setting(s.init, "supervised", [])})
+    run.begin(merged_provenance(asdict(s)))
     save_model(model, run.partial, tokenizer.folder)
     run.publish()
 

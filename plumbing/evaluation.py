@@ -15,6 +15,7 @@ from plumbing.errors import InputError, require
 from plumbing.exports import export, refuse_export
 from plumbing.general import GENERAL
 from plumbing.metrics import score_answers
+from plumbing.pictures import refuse_picture
 from plumbing.provenance import checksum
 from plumbing.report import compare
 from plumbing.results import Results
@@ -27,9 +28,13 @@ def evaluate(ours: ModuleType, s: object) -> None:
     """Every system on the same test set: a report beside each checkpoint, one table of all. s: the
     Settings of evaluate.py. Raises InputError."""
     systems, outputs = read_systems(s), {}
-    if s.export:
-        refuse_export(s.export)
-        require(not s.general, "--export is of translations; leave out --general")
+    for flag, path, refuse in (
+        ("--export", s.export, refuse_export),
+        ("--picture", s.picture, refuse_picture),
+    ):
+        if path:
+            refuse(path)
+            require(not s.general, f"{flag} is of translations; leave out --general")
     test = read_test_set(s, systems)
     prompters = [check(ours, system, test) for system in systems]
     places = [Results(x.ckpt, test.name, checksum(test.corpus), x.suffix) for x in systems]
@@ -45,6 +50,8 @@ def evaluate(ours: ModuleType, s: object) -> None:
         except (InputError, OSError) as error:  # the table comes first
             troubles.append(str(error))
     print(comparison)
+    if RANK == 0:
+        comparison.draw(s.picture)
     if s.export and RANK == 0:
         print("", *export(s.export, test.corpus, outputs), sep="\n")
     require(not troubles, "; ".join(troubles))

@@ -80,7 +80,7 @@ def make_identifier(name: str, candidates: list[str]) -> Identifier:
         make = MAKERS.get(name, make_lid_176)
         possible, classify = make(candidates)
     except ImportError:
-        advice = "pip install -r requirements-lid.txt"
+        advice = "pip install -r requirements-optional.txt"
         raise InputError(f"--lid {name} needs the package {package}: {advice}") from None
     unknown = " ".join(code for code in candidates if code not in possible)
     require(not unknown, f"{name} has no {unknown}, but {' '.join(sorted(possible))}")

@@ -33,6 +33,19 @@ def locked(folder: str) -> Iterator[None]:
         os.close(handle)
 
 
+@contextmanager
+def in_turn(folder: str) -> Iterator[None]:
+    """Within it nobody else is in_turn in this folder, under whatever name; who comes second waits.
+    Nothing is left of it when the process dies."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def try_to_lock(folder: str, path: str) -> int | None:
     """A handle on the locked file; None where another process moved the folder away meanwhile."""
     try:

@@ -52,7 +52,8 @@ def score_translations(
 ) -> dict:
     """The scores of a direction, for scores.json. verdicts: {identifier: [what each hypothesis is
     instead of the target language, "" where it is right; the same of each reference]}; the first
-    one's are "otr", the references' "floor". mixed: those that are right as a whole, but have a
+    one's are "otr", the references' "floor". answered: how many outputs are in which language, by
+    the first identifier. mixed: those that are right as a whole, but have a
     part in another of the languages. "resampled" and "kinds" are for Reports alone."""
     target, n = samples[0].direction[1], len(samples)
     references = [(sample.target, *sample.others) for sample in samples]
@@ -76,6 +77,7 @@ def score_translations(
         "sentences": n,
         "resampled": resampled,
         "kinds": kinds,
+        "answered": dict(Counter(codes[0])),
     }
     if len(identifiers) > 1:
         alike = sum(len({*answers}) == 1 for answers in zip(*codes, strict=True))

@@ -3,24 +3,30 @@
 import json
 import os
 import platform
+import re
 import subprocess
 import zlib
 
 import torch
 
+from plumbing.adapters import read_adapter
 from plumbing.corpora import Corpus
 from plumbing.distributed import WORLD, require_agreement
 from plumbing.drawing import Checksum, Drawn
-from plumbing.errors import plain, require
+from plumbing.errors import InputError, plain, require
 from plumbing.files import ROOT, read_json
 from plumbing.folders import fingerprint
 
-SETTINGS = "settings.json"
+SETTINGS, CARD = "settings.json", "README.md"
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+IN_CACHE = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/[^/]+")  # of huggingface_hub
+LICENSE = re.compile(r"^(license(?:_name|_link)?): *[\"']?([\w.:/+-]+)[\"']? *$", re.M | re.ASCII)
+FRONT = re.compile(r"\s*---\r?\n(.*?)\n---\s*(\n|$)", re.S)
 # What may be another when a run is gone on with ...
 MAY_CHANGE = {"resume", "save_every", "keep", "device", "recompute", "micro_batch_tokens"}
 MAY_CHANGE |= {"lr", "dtype", "versions", "plan", "gpus", "gpu", "mfu"}
 # ... and where things lie: what lies there is compared.
-MAY_CHANGE |= {"out", "model", "init", "data", "dev", "general"}
+MAY_CHANGE |= {"out", "model", "init", "data", "dev", "general", "base"}
 
 
 def read_setting(folder: str, name: str, default: object) -> object:
@@ -49,6 +55,7 @@ def provenance(settings: dict, corpus: Corpus, dev: Corpus | None, general: list
     or another model."""
     record = json.loads(json.dumps(settings)) | {
         "start_crc32": fingerprint(settings["init"] or settings["model"], settings["model"]),
+        "base": describe_base(settings["init"] or settings["model"], settings["model"]),
         "supervised": ["-".join(direction) for direction in corpus],
         "data_crc32": corpus_checksums(corpus),
         "dev_crc32": corpus_checksums(dev or {}),
@@ -63,6 +70,54 @@ def provenance(settings: dict, corpus: Corpus, dev: Corpus | None, general: list
     for name in ("start_crc32", "data_crc32", "dev_crc32", "general_crc32"):
         require_agreement(name, record[name])
     return record
+
+
+def merged_provenance(settings: dict) -> dict:
+    """What a merged model is made of: the settings of merging, and of the run that tuned it."""
+    path = os.path.join(settings["init"], SETTINGS)
+    tuned = read_json(path) if os.path.exists(path) else {}
+    return settings | {
+        "base": describe_base(settings["init"], settings["model"]),
+        "supervised": tuned.get("supervised", []),
+        "tuned": tuned,
+    }
+
+
+def describe_base(start: str, model: str) -> dict:
+    """{"name": on the Hub, "folder": its last name, "license": lines of its card} of the base of a
+    run that starts from a folder, for settings.json; what is not known is left out. model:
+    replaces the base that an adapter names."""
+    if os.path.exists(os.path.join(start, SETTINGS)):
+        known = read_json(os.path.join(start, SETTINGS)).get("base")
+        if isinstance(known, dict):
+            return known
+    _, folder = read_adapter(start, model)
+    folder = os.path.realpath(folder)
+    found = {"name": hub_name(folder), "folder": os.path.basename(folder)}
+    found["license"] = licence_lines(os.path.join(folder, CARD))
+    return {name: value for name, value in found.items() if value}
+
+
+def hub_name(folder: str) -> str:
+    """The Hub's name of a model, by the cache that its folder lies in or by its config.json; ""
+    where neither says it: another text, a path perhaps, is not one."""
+    if in_cache := IN_CACHE.search(folder):
+        return "/".join(in_cache.groups())
+    try:
+        name = str(read_json(os.path.join(folder, "config.json")).get("_name_or_path"))
+    except InputError:
+        return ""
+    return name if HUB_NAME.fullmatch(name) and not os.path.exists(name) else ""
+
+
+def licence_lines(path: str) -> dict[str, str]:
+    """What the front matter of a card says of the licence."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            front = FRONT.match(file.read(1 << 16))
+    except OSError:
+        return {}
+    return dict(LICENSE.findall(front[1])) if front else {}
 
 
 def corpus_checksums(corpus: Corpus) -> dict[str, int]:

@@ -7,10 +7,12 @@ it. Files are deleted by name: a file that this program does not make stays, whe
 import os
 import re
 
+from plumbing.cards import is_card
 from plumbing.files import NEW
 from plumbing.folders import COMPANIONS
 from plumbing.languages import LANGUAGES
 from plumbing.meters import LOGS
+from plumbing.provenance import CARD
 
 LOCK = "train-py.lock"
 OLD = ".train-py-old"  # ends the name of a whole folder that another is about to replace
@@ -20,6 +22,7 @@ NOT_FINITE = ".train-py-not-finite"  # of a checkpoint whose loss was not finite
 MARKS = (NEW, OLD, TRASH, NOT_FINITE)
 MARKED = rf"(({'|'.join(map(re.escape, MARKS))})\d*)*"  # numbered where a name was taken
 NAMES = "|".join(map(re.escape, (*COMPANIONS, *LOGS, LOCK)))
+NAMES += rf"|README\.md({'|'.join(map(re.escape, MARKS))})"  # without a mark it may be anybody's
 NAMES += r"|events\.out\.tfevents\..+"  # of experiments/to_tensorboard.py
 CODES = "|".join(map(re.escape, LANGUAGES))
 FILES = re.compile(
@@ -40,6 +43,8 @@ def is_folder(entry: os.DirEntry) -> bool:
 
 def is_file(entry: os.DirEntry) -> bool:
     """Whether it is a file that this program makes."""
+    if entry.name == CARD:
+        return is_card(entry.path)
     evaluation = os.path.basename(os.path.dirname(entry.path)).startswith("eval-")
     names = EVAL_FILES if evaluation else FILES
     return not entry.is_dir(follow_symlinks=False) and bool(names.fullmatch(entry.name))

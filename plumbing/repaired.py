@@ -6,6 +6,7 @@ import sacrebleu
 
 from plumbing.corpora import Corpus, Sample
 from plumbing.sampling import whole_rows
+from plumbing.tables import quoted
 
 
 class Outputs(NamedTuple):
@@ -38,16 +39,6 @@ class Change(NamedTuple):
         lines = [f"**{self.direction}**, chrF++ {self.quality:.1f}", ""]
         lines += [f"- {label}: {quoted(text)}" for label, text in zip(labels, texts, strict=True)]
         return "\n".join(lines)
-
-
-def quoted(text: str) -> str:
-    """A text on one line as code, in which nothing is markup."""
-    text = " ".join(text.split())
-    ticks = "`"
-    while ticks in text:
-        ticks += "`"
-    space = " " if text.startswith("`") or text.endswith("`") else ""
-    return f"{ticks}{space}{text}{space}{ticks}" if text else "(empty)"
 
 
 def describe_changes(corpus: Corpus, first: Outputs, last: Outputs) -> str:

@@ -8,8 +8,11 @@ import numpy as np
 from plumbing.corpora import Corpus, Direction
 from plumbing.doubt import RESAMPLES, SIGNIFICANT, half_width, p_value
 from plumbing.general import GENERAL
+from plumbing.heatmaps import draw_reports
 from plumbing.identify import CONFIDENCE, WINDOW, Identifier
+from plumbing.pictures import draw_picture
 from plumbing.repaired import Outputs, describe_changes
+from plumbing.streams import in_colour
 from plumbing.systems import System
 from plumbing.tables import RESAMPLED, align, costs, doubts, table
 from plumbing.testset import TestSet
@@ -70,6 +73,9 @@ class Reports:
         }
         self.reports[system.name] = report | cost
         return without(report | cost, "resampled", "kinds")
+
+    def draw(self, picture: str) -> None:
+        """Pictures of the figures, in a file if it is named; here there are none."""
 
     def say_cuts(self, system: System, results: dict[str, dict]) -> None:
         """Where a system did not get the whole of a source, or of its demonstrations."""
@@ -152,6 +158,15 @@ class Comparison(Reports):
             self.first = outputs
             return {}
         return {"repaired.md": describe_changes(corpus, self.first, outputs)}
+
+    def draw(self, picture: str) -> None:
+        """Heat maps on a terminal with colours, and in a file if it is named."""
+        zero_shot = self.parts["zero-shot"]
+        if in_colour():
+            print(f"\n{draw_reports(self.reports, zero_shot)}")
+        if picture:
+            draw_picture(picture, self.reports, zero_shot)
+            print(f"picture: {picture}")
 
     def __str__(self):
         """The tables and what their figures rest on."""

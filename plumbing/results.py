@@ -3,12 +3,14 @@
 import itertools
 import os
 
+from plumbing.cards import refresh_card
 from plumbing.corpora import Corpus
 from plumbing.distributed import require_agreement
 from plumbing.errors import InputError, require
 from plumbing.files import NEW, read_json, write_json, write_lines, write_whole
 from plumbing.general import GENERAL
-from plumbing.removal import publish_folder, remove_made
+from plumbing.lock import in_turn
+from plumbing.removal import free_name, publish_folder, remove_made, restore_folder
 
 
 class Results:
@@ -37,6 +39,7 @@ class Results:
         """The folder of this test set."""
         for number in itertools.count(1):
             folder = os.path.join(ckpt, f"eval-{self.split}{f'-{number}' if number > 1 else ''}")
+            restore_folder(folder)  # which a kill may have left between two names
             scores = os.path.join(folder, "scores.json")
             if not os.path.exists(scores):
                 return folder
@@ -52,34 +55,40 @@ class Results:
         more: dict | None = None,
     ) -> str:
         """Write hypotheses, sources, references and scores.json, and more texts by name, all of
-        them or none; returns the folder, without what an earlier evaluation left there. Raises
-        InputError."""
-        folder = self.choose(self.find_again())
-        aside = f"{folder}{NEW}{os.getpid()}"  # two evaluations may write at once
-        os.mkdir(aside)
-        try:
-            for direction, samples in corpus.items():
-                name = "-".join(direction)
-                if direction == GENERAL:
-                    answers = zip(samples, hypotheses[name], strict=True)
-                    records = [x.answered(text, report["name"]) for x, text in answers]
-                    write_json(os.path.join(aside, "model_outputs.json"), records)
-                    continue
-                self.write_texts(aside, f"{name}.txt", hypotheses[name])
-                self.write_texts(aside, f"{name}.src.txt", [x.source for x in samples])
-                self.write_texts(aside, f"{name}.ref.txt", [x.target for x in samples])
-                others = itertools.zip_longest(*(x.others for x in samples), fillvalue="")
-                for n, references in enumerate(others, start=2):
-                    self.write_texts(aside, f"{name}.ref{n}.txt", references)
-            for name, text in (more or {}).items():
-                write_whole(os.path.join(aside, name), text)
-            write_json(os.path.join(aside, "scores.json"), report | self.of)
-            publish_folder(aside, folder)
-        except OSError:
-            if os.path.isdir(aside):
-                remove_made(aside)
-            raise
+        them or none, and the model's card; returns the folder, without what an earlier evaluation
+        left there. Raises InputError."""
+        with in_turn(self.find_again()):  # two evaluations may end at once
+            folder = self.choose(self.find_again())
+            aside = free_name(folder + NEW)  # without what a killed one left
+            os.mkdir(aside)
+            try:
+                self.write_files(aside, corpus, hypotheses, report.get("name", ""))
+                for name, text in (more or {}).items():
+                    write_whole(os.path.join(aside, name), text)
+                write_json(os.path.join(aside, "scores.json"), report | self.of)
+                publish_folder(aside, folder)
+            except OSError:
+                if os.path.isdir(aside):
+                    remove_made(aside)
+                raise
+            refresh_card(os.path.dirname(folder))
         return folder
+
+    def write_files(self, folder: str, corpus: Corpus, outputs: dict, system: str) -> None:
+        """The texts of each direction, or the answers to other instructions."""
+        for direction, samples in corpus.items():
+            name = "-".join(direction)
+            if direction == GENERAL:
+                answers = zip(samples, outputs[name], strict=True)
+                records = [x.answered(text, system) for x, text in answers]
+                write_json(os.path.join(folder, "model_outputs.json"), records)
+                continue
+            self.write_texts(folder, f"{name}.txt", outputs[name])
+            self.write_texts(folder, f"{name}.src.txt", [x.source for x in samples])
+            self.write_texts(folder, f"{name}.ref.txt", [x.target for x in samples])
+            others = itertools.zip_longest(*(x.others for x in samples), fillvalue="")
+            for n, references in enumerate(others, start=2):
+                self.write_texts(folder, f"{name}.ref{n}.txt", references)
 
     @staticmethod
     def write_texts(folder: str, name: str, texts: list[str]) -> None:

@@ -13,10 +13,11 @@ from contextlib import contextmanager, suppress
 
 from safetensors import SafetensorError
 
+from plumbing.cards import write_card
 from plumbing.distributed import RANK, require_agreement
 from plumbing.errors import InputError, require
 from plumbing.files import NEW, read_json, write_json
-from plumbing.lock import locked
+from plumbing.lock import in_turn, locked
 from plumbing.meters import LOGS, Logs, logged_steps
 from plumbing.progress import Best, Checkpoint, Progress
 from plumbing.provenance import SETTINGS, checksum, refuse_changes
@@ -234,6 +235,8 @@ class Run:
             for name in os.listdir(self.partial):
                 if NOT_FINITE in name:
                     remove_folder(os.path.join(self.partial, name))
-            publish_folder(self.partial, self.out)
+            with in_turn(self.partial):  # an evaluation may be writing there
+                write_card(self.partial, os.path.basename(self.out))
+                publish_folder(self.partial, self.out)
             os.unlink(os.path.join(self.out, LOCK))
         print(f"saved {self.out}{note}")

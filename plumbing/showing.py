@@ -4,7 +4,6 @@ ours is the module data.py, which is handed in: plumbing imports none of the fiv
 """
 
 import random
-import sys
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -12,6 +11,7 @@ from plumbing.cli import DeviceSettings, option
 from plumbing.corpora import read_corpus
 from plumbing.folders import ModelFolder
 from plumbing.languages import TEMPLATES
+from plumbing.streams import in_colour
 from plumbing.tokenizer import Tokenizer
 
 MODES = ["any", "target"]
@@ -44,11 +44,11 @@ def show(ours: ModuleType, s: ShowSettings) -> None:
     chosen = rng.sample(tuning_set.samples, min(s.show, len(tuning_set.samples)))
     for number, pair in enumerate(tuning_set.with_twins(chosen, s.conflict, rng), start=1):
         print(f"\n=== {number}")
-        for line in describe(ours.collate([pair]), pair, tokenizer, sys.stdout.isatty()):
+        for line in describe(ours.collate([pair]), pair, tokenizer, in_colour()):
             print(line)
 
 
-def describe(batch, pair, tokenizer: Tokenizer, in_colour: bool) -> list[str]:
+def describe(batch, pair, tokenizer: Tokenizer, coloured: bool) -> list[str]:
     """The lines of a pair: what the Batch of it alone has. Supervised tokens are in brackets, or in
     colour."""
     lines, start = [], 0
@@ -59,7 +59,7 @@ def describe(batch, pair, tokenizer: Tokenizer, in_colour: bool) -> list[str]:
         places = range(start, start + length)
         prompt = [ids[i] for i in places if i not in predicted]
         response = [ids[i] for i in places if i in predicted]
-        opening, closing = (colour, PLAIN) if in_colour else ("[", "]")
+        opening, closing = (colour, PLAIN) if coloured else ("[", "]")
         texts = tokenizer.texts_of(response)
         marked = " ".join(f"{opening}{text}{closing}" for text in texts)
         source, target = one.sample.direction

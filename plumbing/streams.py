@@ -39,3 +39,8 @@ def steady() -> None:
     for name in ("stdout", "stderr"):  # None where it was closed from the first
         stream = getattr(sys, name) or open(os.devnull, "w")
         setattr(sys, name, Stream(stream))
+
+
+def in_colour() -> bool:
+    """Whether standard output is a terminal that wants colours (https://no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")

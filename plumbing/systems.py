@@ -28,6 +28,7 @@ class SystemSettings(DeviceSettings):
     data: list = option(("demo/data/test.tsv",), "files: TSV, JSON, paired files (docs/data.md)")
     translate: str = option("", "it-nl: no test set, but the lines of standard input")
     export: str = option("", "folder to make: texts for sacrebleu, comet-score, mt-metrics-eval")
+    picture: str = option("", "file to write: heat maps of the off-target ratios (png, svg, pdf)")
     explain: list = option((), "it-nl 'SENTENCE': p of its translation's tokens, by instruction")
     general: list = option((), "instead of --data: instructions to answer (AlpacaEval's JSON)")
     directions: str = option("all", "en-it,it-en, supervised (the first run's), zero-shot, all")

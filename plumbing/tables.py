@@ -83,6 +83,16 @@ def align(rows: list[list[str]]) -> list[str]:
     return lines
 
 
+def quoted(text: str) -> str:
+    """A text on one line as code, in which nothing is markup."""
+    text = " ".join(text.split())
+    ticks = "`"
+    while ticks in text:
+        ticks += "`"
+    space = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{ticks}{space}{text}{space}{ticks}" if text else "(empty)"
+
+
 def off_target_line(name: str, scores: dict) -> str:
     counts, sentences = scores["off_target"], scores["sentences"]
     shares = (f"{kind} {100 * counts.get(kind, 0) / sentences:.1f}" for kind in KINDS)

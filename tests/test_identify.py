@@ -68,7 +68,9 @@ def test_candidates_are_checked_before_any_work():
 
 def test_a_package_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "lingua", None)
-    with pytest.raises(InputError, match="--lid lingua needs .*: pip install -r requirements-lid"):
+    with pytest.raises(
+        InputError, match="--lid lingua needs .*: pip install -r requirements-optional"
+    ):
         make_identifier("lingua", CODES)
     assert set(MAKERS) | {"lid.176", "lid.176-open"} == set(PACKAGES) == set(MODULES)
     assert importlib.import_module("langid") and {*LANGUAGES} - {*LID_176.split()} == {"ha"}

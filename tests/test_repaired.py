@@ -1,7 +1,8 @@
 """What changed between two systems."""
 
 from plumbing.corpora import Sample
-from plumbing.repaired import Outputs, describe_changes, quoted
+from plumbing.repaired import Outputs, describe_changes
+from plumbing.tables import quoted
 
 PAIR = ("it", "nl")
 CORPUS = {

@@ -3,8 +3,12 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
+import time
 
 import pytest
+from conftest import ROOT
 
 from plumbing.corpora import Sample
 from plumbing.errors import InputError
@@ -106,3 +110,52 @@ def test_a_full_disk_leaves_the_scores_of_before(ckpt, monkeypatch):
         write(ckpt, hypotheses={"en-it": ["other"] * 3})
     assert {name: read_lines(os.path.join(folder, name)) for name in os.listdir(folder)} == before
     assert os.listdir(ckpt) == ["eval-test"]
+
+
+WRITER = """
+import itertools, sys
+from plumbing.corpora import Sample
+from plumbing.results import Results
+
+name, ckpt = sys.argv[1:]
+corpus = {("en", "it"): [Sample(("en", "it"), name, "b")]}
+print("begun", flush=True)
+for n in range(60) if name != "for ever" else itertools.count():
+    text = f"{name} {n}"
+    Results(ckpt, "test", 1).write(corpus, {"en-it": [text]}, {"t": text}, {"repaired.md": text})
+"""
+
+
+def start_writer(name, ckpt):
+    command = [sys.executable, "-c", WRITER, name, str(ckpt)]
+    writer = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert writer.stdout.readline() == "begun\n"
+    return writer
+
+
+def require_one_evaluation(folder):
+    """Every file there is of the same evaluation, and no file is missing."""
+    texts = read_json(f"{folder}/scores.json")["t"], *read_lines(f"{folder}/repaired.md")
+    assert {*texts, *read_lines(f"{folder}/en-it.txt")} == {texts[0]}
+    assert read_lines(f"{folder}/en-it.src.txt")[0] == texts[0].rsplit(" ", 1)[0]
+
+
+def test_two_evaluations_that_end_at_once_are_both_written_one_after_the_other(tmp_path):
+    writers = [start_writer(name, tmp_path) for name in ("a", "b")]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    require_one_evaluation(tmp_path / "eval-test")
+    assert os.listdir(tmp_path) == ["eval-test"]
+
+
+def test_a_kill_while_writing_leaves_one_whole_evaluation_and_the_next_cleans_up(tmp_path):
+    for wait in (0.02, 0.05, 0.03, 0.1, 0.07):
+        writer = start_writer("for ever", tmp_path)
+        time.sleep(wait)
+        writer.kill()
+        writer.wait()
+    Results(str(tmp_path), "test", 1).choose(str(tmp_path))  # what the next one does first
+    require_one_evaluation(tmp_path / "eval-test")
+    Results(str(tmp_path), "test", 1).write(CORPUS, HYPOTHESES, {})
+    assert os.listdir(tmp_path) == ["eval-test"] and "repaired.md" not in os.listdir(
+        tmp_path / "eval-test"
+    )

@@ -1,0 +1,192 @@
+"""README.md of a model that was made: its model card in the Hugging Face Hub's format.
+
+It says what the folder's settings.json and evaluations say, without a path of this machine.
+"""
+
+import json
+import os
+from contextlib import suppress
+
+from plumbing.adapters import config_path
+from plumbing.errors import InputError
+from plumbing.files import read_json, write_whole
+from plumbing.languages import TEMPLATES
+from plumbing.provenance import CARD, SETTINGS
+from plumbing.tables import align, quoted
+
+MARK = "# made by train.py; evaluate.py keeps its figures up to date until you delete this line"
+PAPER = (
+    "[Building Accurate Translation-Tailored LLMs with Language Aware Instruction Tuning]"
+    "(https://arxiv.org/abs/2403.14399)"
+)
+TAGS = ["translation", "unlikelihood-training", "arxiv:2403.14399"]
+METRICS = {  # {key of scores.json: (the Hub's type, its name)}
+    "bleu": ("sacrebleu", "SacreBLEU"),
+    "chrf": ("chrf", "chrF++"),
+    "otr": ("off_target_ratio", "off-target ratio, %"),
+}
+LOSS = "mean over response tokens of L_MLE"
+
+
+def is_card(path: str) -> bool:
+    """Whether a file is a card that this program made, and that nobody has taken over."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return MARK in file.read(1000)
+    except OSError:
+        return False
+
+
+def write_card(folder: str, name: str) -> None:
+    """Write the card of a folder that this program made, under the name that it has or will have,
+    while no evaluation writes there."""
+    write_whole(os.path.join(folder, CARD), make_card(folder, name))
+
+
+def refresh_card(folder: str) -> None:
+    """Write a folder's card anew, if it has one that is ours; where somebody changed settings.json
+    so that it says nothing, the card stays."""
+    if is_card(os.path.join(folder, CARD)):
+        with suppress(LookupError, TypeError, ValueError, AttributeError, InputError):
+            write_card(folder, os.path.basename(os.path.realpath(folder)))
+
+
+def make_card(folder: str, name: str) -> str:
+    """The text of a card: YAML, whose texts are all quoted ("no" is Norwegian), and Markdown."""
+    settings = read_json(os.path.join(folder, SETTINGS))
+    adapter = os.path.exists(config_path(folder))
+    evaluations = read_evaluations(folder)
+    base, tuned = settings.get("base", {}), settings.get("tuned", settings)
+    languages = {code for pair in settings["supervised"] for code in pair.split("-")}
+    front = {
+        "language": sorted(languages),
+        "library_name": "peft" if adapter else "transformers",
+        "pipeline_tag": "translation",
+        "base_model": base.get("name"),
+        "base_model_relation": base.get("name") and ("adapter" if adapter else "finetune"),
+        "tags": [*TAGS, *["lora"] * adapter],
+        "metrics": [kind for kind, _ in METRICS.values()][:2] if evaluations else [],
+        **base.get("license", {}),
+        "model-index": [{"name": name, "results": results(evaluations)}] if evaluations else [],
+    }
+    front = {key: value for key, value in front.items() if value}
+    parts = [
+        f"---\n{MARK}\n{yaml(front)}---",
+        f"# {quoted(name)}",
+        describe_model(adapter, base, tuned),
+        describe_use(adapter, settings.get("template", "")),
+        *map(describe_evaluation, evaluations),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def describe_model(adapter: bool, base: dict, tuned: dict) -> str:
+    """What was done to which model, with which data."""
+    what = f"A LoRA adapter of rank {tuned.get('lora_rank')}" if adapter else "A whole model"
+    origin = quoted(base.get("name") or base.get("folder", "its base"))
+    alpha, steps = tuned.get("alpha") or 0, tuned.get("steps")
+    loss = LOSS + (f" + {alpha:g} L_UL, of wrong instructions ({tuned['conflict']})" * bool(alpha))
+    long = f"{steps:,} steps" if steps else f"{tuned.get('epochs'):g} epochs"
+    files = [*tuned.get("data", []), *tuned.get("general", [])]
+    pairs = ", ".join(name.replace("-", "→") for name in tuned.get("supervised", []))
+    rows = [
+        f"directions: {pairs}",
+        f"stage {tuned.get('stage')}: {loss}",
+        f"{long} of {tuned.get('batch_size')} pairs, learning rate {tuned.get('lr'):g}, "
+        f"{'all' if tuned.get('full') else 'LoRA'} weights, seed {tuned.get('seed')}",
+        f"data: {', '.join(quoted(os.path.basename(path)) for path in files)}",
+    ]
+    about = f"{what} for {origin}" if adapter else f"{what}, tuned from {origin}"
+    lines = "\n".join(f"- {row}" for row in rows)
+    return f"{about}, by the method of {PAPER}.\n\n{lines}"
+
+
+def describe_use(adapter: bool, template: str) -> str:
+    """How it is asked."""
+    loads = "PEFT" if adapter else "transformers and vLLM"
+    text = f"## Use\n\n{loads} can load this folder. "
+    lines = TEMPLATES.get(template)
+    if template == "chat":
+        return text + "It is asked in the chat template of its tokenizer."
+    if not isinstance(lines, list):
+        return text + f"Its prompts are {quoted(template)} of the project's prompts.json."
+    return text + "It is asked, with the languages' names in English, so:\n\n" + fenced(lines)
+
+
+def fenced(lines: list[str]) -> str:
+    """A block of code."""
+    ticks = "```"
+    while ticks in "\n".join(lines):
+        ticks += "`"
+    return "\n".join([ticks, *lines, ticks])
+
+
+def read_evaluations(folder: str) -> list[tuple[str, dict]]:
+    """[(name, report)] of a folder's evaluations of translations; what is not whole is left out."""
+    found = []
+    for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name, "scores.json")
+        if name.startswith("eval-") and os.path.isfile(path):
+            try:
+                report = read_json(path)
+                for scores in [*report["directions"].values(), *report["average"].values()]:
+                    [f"{scores[key]:.2f}{scores['intervals'][key]:.2f}" for key in METRICS]
+                    f"{scores['length_ratio']:.2f}{scores['sentences']:,}"
+                [str(report[key]) for key in ("decoding", "identifiers", "split")]
+            except (InputError, LookupError, TypeError, ValueError, AttributeError):
+                continue
+            found.append((name.removeprefix("eval-"), report))
+    return found
+
+
+def results(evaluations: list[tuple[str, dict]]) -> list[dict]:
+    """The results of a model-index: of every direction."""
+    return [
+        {
+            "task": {"type": "translation", "name": f"Translation {direction}"},
+            "dataset": {"name": name, "type": name, "config": direction},
+            "metrics": [
+                {"type": kind, "name": title, "value": round(scores[key], 2)}
+                for key, (kind, title) in METRICS.items()
+            ],
+        }
+        for name, report in evaluations
+        for direction, scores in report["directions"].items()
+    ]
+
+
+def describe_evaluation(evaluation: tuple[str, dict]) -> str:
+    """The table of an evaluation."""
+    name, report = evaluation
+    rows = [["", "sentences", "BLEU", "chrF++", "OTR", "len"], ["---"] + ["---:"] * 5]
+    parts = {name.replace("-", "→"): scores for name, scores in report["directions"].items()}
+    parts |= {f"**{part}, average**": scores for part, scores in report["average"].items()}
+    for label, s in parts.items():
+        figures = [f"{s[key]:.1f} ± {s['intervals'][key]:.1f}" for key in METRICS]
+        rows.append([label, f"{s['sentences']:,}", *figures, f"{s['length_ratio']:.2f}"])
+    signature = next((s.get("signature") for s in report["directions"].values()), "")
+    about = f"Decoding: {report['decoding']}. SacreBLEU {signature}. OTR: outputs in another "
+    about += f"language than the one asked for, in %, by {'; '.join(report['identifiers'])}. "
+    about += "±: 95 % of bootstraps over sentences; len: tokens over the references'."
+    return f"## Results on {quoted(name)}\n\n" + "\n".join(align(rows)) + f"\n\n{about}"
+
+
+def yaml(value: dict | list, indent: str = "") -> str:
+    """Dicts and lists as block YAML."""
+    lines = ""
+    items = value.items() if isinstance(value, dict) else [(None, item) for item in value]
+    for key, item in items:
+        head = indent + ("-" if key is None else f"{key}:")
+        if isinstance(item, dict | list):
+            lines += f"{head}\n{yaml(item, indent + '  ')}"
+        else:
+            lines += f"{head} {scalar(item)}\n"
+    return lines
+
+
+def scalar(value: object) -> str:
+    """A number; or a text in quotes, of which what is not printed is escaped."""
+    if not isinstance(value, str):
+        return json.dumps(value)
+    signs = (c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08x}" for c in value)
+    return f'"{"".join(signs)}"'
