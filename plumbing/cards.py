@@ -86,7 +86,7 @@ def describe_model(adapter: bool, base: dict, tuned: dict) -> str:
     origin = quoted(base.get("name") or base.get("folder", "its base"))
     alpha, steps = tuned.get("alpha") or 0, tuned.get("steps")
     loss = LOSS + (f" + {alpha:g} L_UL, of wrong instructions ({tuned['conflict']})" * bool(alpha))
-    long = f"{steps:,} steps" if steps else f"{tuned.get('epochs'):g} epochs"
+    long = f"{steps:,} step{'s' * (steps != 1)}" if steps else f"{tuned.get('epochs'):g} epochs"
     files = [*tuned.get("data", []), *tuned.get("general", [])]
     pairs = ", ".join(name.replace("-", "→") for name in tuned.get("supervised", []))
     rows = [

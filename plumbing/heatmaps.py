@@ -15,6 +15,7 @@ class Grid(NamedTuple):
     """Percentages, None where there is nothing to measure."""
 
     title: str
+    kinds: tuple[str, str]  # what rows are, and columns
     rows: list[str]
     columns: list[str]
     cells: list[list[float | None]]
@@ -26,7 +27,7 @@ def off_target_grid(directions: dict[str, dict]) -> Grid:
     sources, targets = (sorted({pair[side] for pair in pairs}) for side in (0, 1))
     otr = {pair: scores["otr"] for pair, scores in zip(pairs, directions.values(), strict=True)}
     cells = [[otr.get((source, target)) for target in targets] for source in sources]
-    return Grid("OTR, % (source: row; target: column)", sources, targets, cells)
+    return Grid("OTR, %", ("source", "target"), sources, targets, cells)
 
 
 def confusion_grid(directions: dict[str, dict], zero_shot: list[Direction]) -> Grid:
@@ -45,8 +46,8 @@ def confusion_grid(directions: dict[str, dict], zero_shot: list[Direction]) -> G
         [100 * answered[target][code] / answered[target].total() for code in columns]
         for target in asked
     ]
-    where = "zero-shot" if zero_shot else "all directions"
-    return Grid(f"{where}, % (asked: row; answered: column)", asked, columns, cells)
+    title = f"{'zero-shot' if zero_shot else 'all'} outputs, %"
+    return Grid(title, ("asked for", "answered in"), asked, columns, cells)
 
 
 def both_grids(directions: dict[str, dict], zero_shot: list[Direction]) -> tuple[Grid, Grid]:
@@ -55,7 +56,9 @@ def both_grids(directions: dict[str, dict], zero_shot: list[Direction]) -> tuple
 
 def draw_grid(grid: Grid) -> str:
     """A grid for a terminal of 256 colours."""
-    lines = [grid.title, " " * WIDTH + "".join(name.rjust(WIDTH) for name in grid.columns)]
+    rows, columns = grid.kinds
+    lines = [f"{grid.title} ({rows}: row; {columns}: column)"]
+    lines += [" " * WIDTH + "".join(name.rjust(WIDTH) for name in grid.columns)]
     for name, cells in zip(grid.rows, grid.cells, strict=True):
         lines.append(name.ljust(WIDTH) + "".join(map(draw_cell, cells)))
     return "\n".join(lines)

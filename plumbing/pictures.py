@@ -9,11 +9,12 @@ from plumbing.errors import InputError, require
 from plumbing.files import NEW
 from plumbing.heatmaps import Grid, both_grids
 
-FORMATS = ("png", "svg", "pdf")
+# Without the time of day the same figures give the same bytes.
+FORMATS = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}  # metadata
 ACROSS = 4  # systems side by side
-READABLE = 14  # columns of a grid whose cells have room for figures
-# Text stays text, and the same figures give the same bytes.
-STYLE = {"svg.fonttype": "none", "svg.hashsalt": "0", "font.size": 9}
+CELL, LEAST = 0.36, 2.6  # inches of a cell, and of a heat map at least
+COLOURS = ("Reds", "Blues")  # what should be pale; what should be dark in one place of a row
+STYLE = {"svg.fonttype": "none", "svg.hashsalt": "0", "font.size": 9}  # text stays text
 
 
 def format_of(path: str) -> str:
@@ -41,21 +42,26 @@ def draw_picture(path: str, reports: dict[str, dict], zero_shot: list[Direction]
     import matplotlib
     from matplotlib.figure import Figure
 
-    across, down = min(len(reports), ACROSS), math.ceil(len(reports) / ACROSS)
+    across = min(len(reports), ACROSS)
+    grids = {name: both_grids(report["directions"], zero_shot) for name, report in reports.items()}
+    first = next(iter(grids.values()))
+    widest = max(len(grid.columns) for grid in first)
+    width = across * max(LEAST, CELL * widest + 0.8)
+    height = sum(max(LEAST, CELL * len(grid.rows) + 0.9) for grid in first)
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a name in letters that the font lacks
-        figure = Figure(figsize=(3.1 * across + 0.6, 5.6 * down), layout="constrained")
+        down = math.ceil(len(reports) / ACROSS)
+        figure = Figure(figsize=(width, height * down), layout="constrained")
         axes = figure.subplots(2 * down, across, squeeze=False)
         for axis in axes.flat:
             axis.set_axis_off()
-        for n, (name, report) in enumerate(reports.items()):
-            for part, grid in enumerate(both_grids(report["directions"], zero_shot)):
-                draw_grid(axes[2 * (n // ACROSS) + part, n % ACROSS], grid, f"{name}: {grid.title}")
-        colours = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 100), "Reds")
-        figure.colorbar(colours, ax=axes, shrink=0.5, label="%")
-        aside, metadata = path + NEW, {} if format_of(path) == "png" else {"Date": None}
+        for n, (name, both) in enumerate(grids.items()):
+            for part, grid in enumerate(both):
+                axis = axes[2 * (n // ACROSS) + part, n % ACROSS]
+                draw_grid(axis, grid, f"{name}: {grid.title}", COLOURS[part])
+        aside, kind = path + NEW, format_of(path)
         try:
-            figure.savefig(aside, format=format_of(path), metadata=metadata, dpi=150)
+            figure.savefig(aside, format=kind, metadata=FORMATS[kind], dpi=150)
             os.replace(aside, path)
         except OSError:
             if os.path.exists(aside):
@@ -63,20 +69,21 @@ def draw_picture(path: str, reports: dict[str, dict], zero_shot: list[Direction]
             raise
 
 
-def draw_grid(axis, grid: Grid, title: str) -> None:
-    """A heat map on matplotlib's axis, white to dark red, with its figures where there is room."""
+def draw_grid(axis, grid: Grid, title: str, colours: str) -> None:
+    """A heat map on matplotlib's axis, from white for 0 to dark for 100 %, with its figures."""
     cells = [[math.nan if value is None else value for value in row] for row in grid.cells]
     axis.set_axis_on()
-    axis.pcolormesh(cells, cmap="Reds", vmin=0, vmax=100, edgecolors="white", linewidth=1)
-    axis.set_title(title, fontsize=8, parse_math=False)
+    axis.pcolormesh(cells, cmap=colours, vmin=0, vmax=100, edgecolors="white", linewidth=1)
+    axis.set_title(title, parse_math=False)
+    rows, columns = grid.kinds
+    axis.set_ylabel(rows)
+    axis.set_xlabel(columns)
     axis.set_xticks([n + 0.5 for n in range(len(grid.columns))], grid.columns)
     axis.set_yticks([n + 0.5 for n in range(len(grid.rows))], grid.rows)
-    axis.tick_params(
-        length=0, labelsize=8, top=True, bottom=False, labeltop=True, labelbottom=False
-    )
+    axis.tick_params(length=0)
     axis.invert_yaxis()
     axis.set_frame_on(False)
-    for y, row in enumerate(grid.cells if len(grid.columns) <= READABLE else ()):
+    for y, row in enumerate(grid.cells):
         for x, value in enumerate(row):
             if value is not None:
                 ink = "white" if value > 60 else "black"

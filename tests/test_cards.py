@@ -114,7 +114,7 @@ def test_runs_and_merged_models_have_a_card_and_nobody_elses_is_touched(folder):
     args = ["--init", "a", "--merge", "--out", "b"]
     assert script("train.py", *args, cwd=folder).returncode == 0
     merged = hub.ModelCard.load(folder / "b" / "README.md")
-    assert merged.data.library_name == "transformers" and "1 steps of 2 pairs" in merged.text
+    assert merged.data.library_name == "transformers" and "1 step of 2 pairs" in merged.text
     (folder / "model" / "README.md").write_text("theirs")
     args = ["--ckpt", "model", "b", "--data", "train.tsv", "--rows", 2, "--max-new-tokens", 2]
     done = script("evaluate.py", *args, "--picture", "p.svg", cwd=folder)

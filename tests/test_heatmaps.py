@@ -38,4 +38,4 @@ def test_a_terminal_shows_every_figure_in_its_own_cell():
     assert shades[0] == shades[1] == 231 != shades[2]
     assert text.count("\x1b[0m") == 3  # no colour runs on
     both = draw_reports({"a": {"directions": DIRECTIONS}, "b": {"directions": DIRECTIONS}}, [])
-    assert both.count("OTR, %") == 2 and "b: all directions" in both
+    assert both.count("OTR, %") == 2 and "b: all outputs, %" in both

@@ -1,6 +1,7 @@
 """--translate: one line out for one line in."""
 
 import io
+import random
 import subprocess
 import sys
 
@@ -62,6 +63,37 @@ def test_as_many_lines_out_as_in_whatever_they_hold(model):
     assert b"5 prompts lost demonstrations, or their line's end, to fit" in done.stderr
     again = run(model, data.replace(b"\n", b"\r\n"), "--batch-size", 41)
     assert again.stdout == done.stdout
+
+
+def test_ten_thousand_hostile_lines_in_one_run(model):
+    """A third of the blank ones by controls that Python takes for ends of lines."""
+    rng = random.Random(0)
+    signs = [
+        "\u2028",
+        "\x85",
+        "\x0b",
+        "\x1c",
+        "\r",
+        "\x1b[2J",
+        "\ufeff",
+        "\U0010ffff",
+        "</s>",
+        "\u202e",
+    ]
+    lines = ["x" * 10_000, "\U0001f600" * 10_000]
+    while len(lines) < 10_000:
+        kind = rng.randrange(8)
+        if kind < 6:  # blank to a reader: nothing is decoded, but a line is written
+            lines.append("".join(rng.choices(["\u2028", "\x85", "\x0b", "\t", "\u3000"], k=kind)))
+        else:
+            lines.append("".join(rng.choices([*signs, "a", " ", "ciao"], k=rng.randrange(1, 9))))
+    for n in (3, 4000):  # the last line without an end, some with two
+        lines[n] += "\r"
+    done = run(model, "\n".join(lines).encode(), "--batch-size", 512, "--max-new-tokens", 1)
+    assert done.returncode == 0, done.stderr.decode()[-500:]
+    out = done.stdout.decode().split("\n")
+    assert out.pop() == "" and len(out) == len(lines) == 10_000
+    assert not any(text for text, line in zip(out, lines, strict=True) if not line.strip())
 
 
 def test_the_lines_before_a_wrong_one_are_there_and_the_sentence_names_it(model):

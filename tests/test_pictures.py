@@ -30,7 +30,7 @@ def test_every_system_and_figure_is_in_it(tmp_path):
     draw_picture(str(tmp_path / "a.svg"), REPORTS, [("it", "nl")])
     text = (tmp_path / "a.svg").read_text(encoding="utf-8")
     for name in ("a", "$x$ &lt;&amp;&gt; 日", "e"):
-        assert f">{name}: OTR, %" in text and f">{name}: zero-shot, %" in text
+        assert f">{name}: OTR, %" in text and f">{name}: zero-shot outputs, %" in text
     assert text.count(">75</text>") == len(REPORTS)
 
 

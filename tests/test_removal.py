@@ -5,6 +5,7 @@ import os
 import pytest
 
 from plumbing import removal
+from plumbing.cards import MARK
 from plumbing.removal import NEW, OLD, TRASH, others, publish_folder, remove_folder, restore_folder
 
 
@@ -54,6 +55,17 @@ def test_what_the_program_makes_goes_and_nothing_else(tmp_path, capsys):
     remove_folder(str(tmp_path / "run"))
     assert tree(tmp_path / f"run{TRASH}") == sorted([*THEIRS, "eval-link"])
     assert f"run{TRASH} stays" in capsys.readouterr().out
+
+
+def test_a_card_is_ours_until_somebody_takes_it_over(tmp_path):
+    make(tmp_path, "run/config.json")
+    (tmp_path / "run" / "README.md").write_text(f"---\n{MARK}\n---\nx")
+    make(tmp_path, f"run/README.md{NEW}")
+    assert others(tmp_path / "run") == []
+    (tmp_path / "run" / "README.md").write_text("---\n---\nx, and my notes")
+    assert [os.path.basename(path) for path in others(tmp_path / "run")] == ["README.md"]
+    remove_folder(str(tmp_path / "run"))
+    assert os.listdir(tmp_path / f"run{TRASH}") == ["README.md"]
 
 
 def test_what_stays_is_not_in_the_way_of_the_next(tmp_path):
