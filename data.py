@@ -25,7 +25,7 @@ from plumbing.languages import template_of, write_general
 from plumbing.sampling import pack, visits
 from plumbing.tokenizer import Tokenizer
 
-CONFLICTS, REDUCTIONS = ["any", "target"], ["token", "sentence"]
+CONFLICTS, REDUCTIONS = ["any", "target", "keep-source"], ["token", "sentence"]
 
 
 def write_prompt(template: str, direction: Direction, source: str) -> str:
@@ -85,9 +85,16 @@ def draw_conflict(direction: Direction, instructions: dict, mode: str, rng: Rand
     """The instruction I~ != I of a conflicting sample (paper, section 3), drawn at random from
     those of the tuning set, {direction: number of samples}: frequent ones more often, as from the
     data itself. mode "any" is the paper's I~ != I, which may keep the target language (it->en under
-    nl->en punishes a right-language output); "target" never keeps it. Raises InputError."""
+    nl->en punishes a right-language output); "target" never keeps it; "keep-source" asks for
+    another of the target languages from the same source, an instruction that may be in no sample.
+    Raises InputError."""
     wrong = {d: n for d, n in instructions.items() if d != direction}
-    if mode == "target":
+    if mode == "keep-source":
+        targets = Counter()
+        for (_, target), n in wrong.items():
+            targets[target] += n
+        wrong = {(direction[0], t): n for t, n in targets.items() if t != direction[0]}
+    if mode != "any":
         wrong = {d: n for d, n in wrong.items() if d[1] != direction[1]}
     sentence = f"no instruction in the tuning data conflicts with {'-'.join(direction)}"
     require(wrong, f"{sentence} (--conflict {mode}); add more")
@@ -166,15 +173,17 @@ class TuningSet:
             samples += [self.general[i] for i in more]
         return samples
 
-    def with_twins(self, samples: list[EncodedSample], conflict=None, rng=None) -> list[TwinPair]:
+    def with_twins(
+        self, samples: list[EncodedSample], conflict=None, rng=None, punish_eos=True
+    ) -> list[TwinPair]:
         """Each sample, shortest first, with its twin under an instruction drawn anew. conflict: the
-        mode of draw_conflict; None: no twins."""
+        mode of draw_conflict; None: no twins. punish_eos: the twins' responses have their end."""
         ordered = sorted(samples, key=lambda encoded: encoded.tokens)
         if conflict is None:
             return [TwinPair(positive, None) for positive in ordered]
-        return [TwinPair(positive, self._twin(positive, conflict, rng)) for positive in ordered]
+        return [TwinPair(x, self._twin(x, conflict, rng, punish_eos)) for x in ordered]
 
-    def _twin(self, positive: EncodedSample, conflict: str, rng: Random):
+    def _twin(self, positive: EncodedSample, conflict: str, rng: Random, punish_eos: bool):
         """The conflicting twin of a sample, or None where there is none, or it does not fit."""
         if positive.sample.direction == GENERAL:
             return None
@@ -185,7 +194,8 @@ class TuningSet:
         names = " and ".join("-".join(d) for d in (positive.sample.direction, wrong))
         sentence = f"--template {self.prompter.template} has one prompt for {names}"
         require(prompt != positive.prompt, f"{sentence}; expected one that names the target")
-        return EncodedSample(sample, prompt, positive.response) if prompt else None
+        response = positive.response if punish_eos else positive.response[:-1]
+        return EncodedSample(sample, prompt, response) if prompt else None
 
 
 class Batch(NamedTuple):
@@ -197,6 +207,8 @@ class Batch(NamedTuple):
     y: Tensor  # [R], the tokens of the responses, each with its EOS
     weight: Tensor  # [R], of their losses; 0 where a process idles
     positives: int  # so many of the R are of positives
+    same: Tensor  # [R - positives], of each token of a twin: where it is among the positives'
+    pair: Tensor  # [R - positives], which twin it is of
     samples: list[Sample]  # without twins
 
 
@@ -222,9 +234,15 @@ def collate(pairs: list[TwinPair], reduction: str = "token") -> Batch:
         weight += [1.0 if reduction == "token" else 1 / len(response)] * len(response)
         lengths.append(len(prompt) + len(response))
     ids, at, y, weight = map(torch.tensor, (ids, at, y, weight))
-    of_positives = sum(len(encoded.response) for encoded in positives)
+    of_positives, same, pair = 0, [], []
+    for one in pairs:
+        if one.twin:
+            same += range(of_positives, of_positives + len(one.twin.response))
+            pair += [pair[-1] + 1 if pair else 0] * len(one.twin.response)
+        of_positives += len(one.positive.response)
     samples = [encoded.sample for encoded in positives]
-    return Batch(ids, lengths, at, y, weight, of_positives, samples)
+    numbers = torch.tensor(same, dtype=torch.long), torch.tensor(pair, dtype=torch.long)
+    return Batch(ids, lengths, at, y, weight, of_positives, *numbers, samples)
 
 
 def micro_batches(pairs: list[TwinPair], tokens: int, reduction="token", world=1) -> list:

@@ -9,10 +9,10 @@ python train.py --merge --init runs/stage2  # no tuning: the adapter in its base
 
 import plumbing.interrupts  # noqa: F401, I001 - before the packages, whose import takes seconds
 
+import argparse
 import os
 import random
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -25,7 +25,8 @@ from plumbing import cli, distributed
 from plumbing.adapters import read_adapter
 from plumbing.cli import option
 from plumbing.corpora import Corpus, read_corpus
-from plumbing.distributed import RANK, WORLD, progress_bar
+from plumbing.dev import Dev
+from plumbing.distributed import RANK, WORLD
 from plumbing.errors import require
 from plumbing.general import general_part, read_general
 from plumbing.languages import TEMPLATES
@@ -39,13 +40,19 @@ from plumbing.tokenizer import Tokenizer
 from plumbing.tuning import TuningSettings, by_stage
 
 FIRST_RUN = "runs/stage1"  # where stage 2 starts
+MODES = "any other, another target, or keep the source with another target"
+PENALTIES = ["unlikelihood", "preference", "hinge"]
 
 
 @dataclass
 class Settings(TuningSettings):
     stage: int = option(1, "1: MLE; 2: MLE + alpha * unlikelihood", choices=[1, 2])
     alpha: float = option(by_stage(0.0, 0.05), "weight of the unlikelihood (Eq. 3)", least=0)
-    conflict: str = option("target", "twins' instruction: any, or other target", choices=CONFLICTS)
+    conflict: str = option("target", f"twins' instruction: {MODES}", choices=CONFLICTS)
+    penalty: str = option("unlikelihood", "instead of L_UL: see loss.py", choices=PENALTIES)
+    punish_eos: bool = option(
+        True, "the twins' response ends with EOS", action=argparse.BooleanOptionalAction
+    )
     loss_reduction: str = option("token", "mean over tokens, or over sentences", choices=REDUCTIONS)
     template: str = option("", "prompt; left out: that of --init, or alpaca", choices=TEMPLATES)
     pairs: int = option(by_stage(1200, 0), "sentence pairs per direction, 0 all", least=0)
@@ -69,21 +76,29 @@ class Settings(TuningSettings):
         self.resolve(FIRST_RUN)
 
 
-def loss_sums(model: LlamaForCausalLM, batch: Batch, device: str, dtype: str) -> tuple:
-    """The two sums of losses of a micro-batch, positives and twins in one forward pass."""
-    at, y, w = (t.to(device) for t in (batch.at, batch.y, batch.weight))
-    with cli.autocast(device, dtype):
+def loss_sums(model: LlamaForCausalLM, batch: Batch, s: Settings) -> tuple:
+    """The two sums of losses of a micro-batch, L_MLE and L_UL or what --penalty has in its place;
+    positives and twins are in one forward pass."""
+    at, y, w = (t.to(s.device) for t in (batch.at, batch.y, batch.weight))
+    with cli.autocast(s.device, s.dtype):
         logits = model(batch.ids, batch.lengths, at=at)  # [R, V]
     n = batch.positives
     mle_sum, _ = loss.mle(logits[:n], y[:n], w[:n])  # under I
-    ul_sum, _ = loss.unlikelihood(logits[n:], y[n:], w[n:])  # under I~
+    wrong = logits[n:], y[n:], w[n:]  # under I~
+    if s.penalty == "unlikelihood":
+        ul_sum, _ = loss.unlikelihood(*wrong)
+    else:  # of the same tokens under both
+        same, pair = batch.same.to(s.device), batch.pair.to(s.device)
+        ul_sum, _ = getattr(loss, s.penalty)(logits[same], *wrong, pair)
     return mle_sum, ul_sum
 
 
 class StepResult(NamedTuple):
     """What one step found."""
 
-    figures: dict[str, float | None]  # "loss", "mle", "ul" (None without twins), "grad_norm"
+    figures: dict[
+        str, float | None
+    ]  # "loss", "mle", "ul" or the penalty's name (None without twins), "grad_norm"
     computed: int  # tokens that passed the network; what sequences share does so once
     updated: bool  # False: fp16's loss scale was too large
     blamed: list  # the samples where something is not finite; then nothing is updated
@@ -98,7 +113,7 @@ def train_step(model, shares: list, optimizer: Optimizer, s: Settings) -> StepRe
 
     sums = torch.zeros(len(batches), 3, dtype=torch.float64, device=s.device)
     for row, batch in enumerate(shares[RANK], start=RANK * len(shares[RANK])):  # each has as many
-        mle_sum, ul_sum = loss_sums(model, batch, s.device, s.dtype)
+        mle_sum, ul_sum = loss_sums(model, batch, s)
         objective = loss.language_aware(mle_sum, mle_weight, ul_sum, ul_weight, s.alpha)
         optimizer.scale(objective).backward()  # gradients add up, over processes too (FSDP2)
         sums[row, :2] = torch.stack([mle_sum, ul_sum]).detach()
@@ -112,56 +127,16 @@ def train_step(model, shares: list, optimizer: Optimizer, s: Settings) -> StepRe
     mle = sums[:, 0].sum().item() / mle_weight
     ul = sums[:, 1].sum().item() / ul_weight if ul_weight else None
     mean = loss.language_aware(mle, 1, ul or 0.0, 1, s.alpha)
-    figures = {"loss": mean, "mle": mle, "ul": ul, "grad_norm": norm}
+    name = "ul" if s.penalty == "unlikelihood" else s.penalty
+    figures = {"loss": mean, "mle": mle, name: ul, "grad_norm": norm}
     return StepResult(figures, int(sums[:, 2].sum()), updated, blamed)
 
 
-class Dev(NamedTuple):
-    """--dev, made ready before the first step: what is wrong with it is said then."""
-
-    tuning_set: TuningSet
-    prompts: list[list[int]]  # for decoding
-    directions: list[tuple[str, str]]
-    identify: Callable[[str], str]
-
-
 def prepare_dev(model: LlamaForCausalLM, corpus: Corpus, prompter: Prompter, s: Settings) -> Dev:
-    """Raises InputError for a language that langid lacks, or too few positions."""
+    """--dev, made ready. Raises InputError."""
     import evaluate  # here, since only this needs decoding and langid
-    from plumbing.identify import make_identifiers
 
-    tuning_set = TuningSet(corpus, prompter, s.max_length)
-    samples = [encoded.sample for encoded in tuning_set.samples]
-    directions = [sample.direction for sample in samples]
-    (identify,) = make_identifiers(["langid"], evaluate.CANDIDATES, directions)
-    positions = model.config.max_position_embeddings
-    prompts, _ = evaluate.encode_prompts(prompter, samples, positions, evaluate.MAX_NEW_TOKENS)
-    return Dev(tuning_set, prompts, directions, identify)
-
-
-@torch.no_grad()
-def measure_dev(model: LlamaForCausalLM, dev: Dev, s: Settings):
-    """{"dev_mle": nats per response token, "dev_otr": % of greedy translations} over --dev."""
-    import evaluate
-
-    model.eval()
-    sums = torch.zeros(2, dtype=torch.float64, device=s.device)
-    pairs = dev.tuning_set.with_twins(dev.tuning_set.samples)
-    shares = micro_batches(pairs, s.micro_batch_tokens, world=WORLD)
-    for batch in shares[RANK]:
-        mle_sum, _ = loss_sums(model, batch, s.device, s.dtype)
-        sums += torch.stack([mle_sum, batch.weight.sum().to(s.device)]).double()
-    mle_sum, mle_weight = distributed.sum_over_processes(sums).tolist()
-
-    bar = progress_bar(total=len(dev.prompts), desc="dev", unit="sentence", leave=False)
-    with cli.autocast(s.device, s.dtype), bar:  # by every process, since weights are sharded
-        decoder, prompter = evaluate.Decoder(model), dev.tuning_set.prompter
-        texts = evaluate.translate(decoder, prompter, dev.prompts, bar)
-    texts = [" ".join(text.split()) for text in texts]
-    kinds = evaluate.off_target(texts, dev.directions, dev.identify)
-    model.train()
-    otr = 100 * sum(map(bool, kinds)) / len(kinds)
-    return {"dev_mle": mle_sum / mle_weight, "dev_otr": otr}
+    return Dev(sys.modules[__name__], evaluate, model, corpus, prompter, s)
 
 
 def prepare(s: Settings, checkpoint: Checkpoint | None = None):
@@ -201,7 +176,8 @@ def pairs_of_step(tuning_set: TuningSet, step: int, visits: int, s: Settings) ->
     """A step's samples, where alpha is not 0 with their twins."""
     samples = tuning_set.of_step(step, s.batch_size, visits, s.seed, s.general_share)
     conflict = s.conflict if s.alpha else None
-    return tuning_set.with_twins(samples, conflict, random.Random(f"{s.seed} twins {step}"))
+    rng = random.Random(f"{s.seed} twins {step}")
+    return tuning_set.with_twins(samples, conflict, rng, s.punish_eos)
 
 
 def train(s: Settings, run: Run) -> None:
@@ -230,7 +206,7 @@ def train(s: Settings, run: Run) -> None:
     run.begin(record, checkpoint)
     run.open(checkpoint, lambda out: save_model(model, out, tokenizer.folder), optimizer)
     if dev and checkpoint:  # which was saved before --dev was looked at
-        progress.compare(run.logs.extend(measure_dev(model, dev, s)), s.best)
+        progress.compare(run.logs.extend(dev.measure(model)), s.best)
     meter = SpeedMeter(model.model.layers, model.lm_head, s.full, s.device)
     bar = distributed.progress_steps(progress.step, steps, f"stage {s.stage}")
 
@@ -261,7 +237,7 @@ def train(s: Settings, run: Run) -> None:
         # The last step's serves --dev: without it run.finish writes the same weights.
         saved = due and (progress.step < steps or dev) and run.save(progress)
         if saved and dev:  # in this order, since decoding may run out of memory
-            progress.compare(run.logs.extend(measure_dev(model, dev, s)), s.best)
+            progress.compare(run.logs.extend(dev.measure(model)), s.best)
     run.finish(progress, s.best)
 
 

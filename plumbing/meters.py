@@ -89,7 +89,8 @@ def trained_parameters(module: nn.Module) -> str:
 
 def brief(figures: dict, speed: dict) -> str:
     """The figures of a step for the progress bar."""
-    losses = [f"{name} {figures[name]:.3f}" for name in ("mle", "ul") if figures[name] is not None]
+    names = [name for name in ("mle", "ul", "preference", "hinge") if figures.get(name) is not None]
+    losses = [f"{name} {figures[name]:.3f}" for name in names]
     return ", ".join([*losses, f"{speed['tokens_per_s']:,.0f} tokens/s"])
 
 

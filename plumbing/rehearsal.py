@@ -3,6 +3,7 @@
 train is the module train.py, which is handed in: plumbing imports none of the five.
 """
 
+import copy
 import os
 from dataclasses import replace
 from types import ModuleType
@@ -37,6 +38,9 @@ def plan(s: object, train: ModuleType) -> None:
     few = min(steps, planning.looked_at(s.batch_size))
     first = [train.pairs_of_step(tuning_set, step, visits, s) for step in range(few)]
 
+    here = copy.copy(s)
+    here.device = "cpu"
+
     def make_model(layers: int) -> nn.Module:
         with planning.default_dtype(torch.float32 if s.full else DTYPES[s.dtype]):
             model = train.LlamaForCausalLM(replace(folder.config, num_hidden_layers=layers))
@@ -48,7 +52,7 @@ def plan(s: object, train: ModuleType) -> None:
         return [train.micro_batches(pairs, tokens, world=gpus) for pairs in first]
 
     def find_loss(model: nn.Module, batch: object) -> Tensor:
-        mle_sum, ul_sum = train.loss_sums(model, batch, "cpu", s.dtype)
+        mle_sum, ul_sum = train.loss_sums(model, batch, here)
         return train.loss.language_aware(mle_sum, 1, ul_sum, 1, s.alpha)
 
     layers, share = folder.config.num_hidden_layers, s.full or not lora.lora_dropout

@@ -14,7 +14,7 @@ from plumbing.languages import TEMPLATES
 from plumbing.streams import in_colour
 from plumbing.tokenizer import Tokenizer
 
-MODES = ["any", "target"]
+MODES = ["any", "target", "keep-source"]
 GREEN, RED, PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[0m"  # more likely, less likely
 
 

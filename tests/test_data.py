@@ -234,3 +234,34 @@ def test_a_pair_whose_twin_does_not_fit_has_none(tokenizer):
         )
         some |= {pair.twin is None for pair in pairs}
     assert False in some
+
+
+def test_a_twin_that_keeps_the_source_asks_for_another_of_the_target_languages():
+    instructions = {("en", "it"): 5, ("en", "nl"): 1, ("it", "en"): 5, ("nl", "en"): 1}
+    rng, found = random.Random(0), {}
+    for direction in instructions:
+        drawn = Counter(
+            draw_conflict(direction, instructions, "keep-source", rng) for _ in "x" * 99
+        )
+        found[direction] = drawn
+        assert all(d[0] == direction[0] and d[1] not in direction for d in drawn)
+    assert set(found["it", "en"]) == {("it", "nl")}  # in no sample
+    with pytest.raises(InputError, match="--conflict keep-source"):
+        draw_conflict(("en", "it"), {("en", "it"): 5, ("it", "en"): 5}, "keep-source", rng)
+
+
+def test_each_token_of_a_twin_knows_the_same_token_of_its_positive(encoded):
+    pairs = encoded.with_twins(encoded.samples[:4], "any", random.Random(0))
+    pairs[1] = pairs[1]._replace(twin=None)
+    for punish_eos in (True, False):
+        if not punish_eos:
+            pairs = encoded.with_twins(encoded.samples[:4], "any", random.Random(0), punish_eos)
+        batch = collate(pairs)
+        n = batch.positives
+        assert torch.equal(batch.y[batch.same], batch.y[n:]) and len(batch.pair) == len(batch.same)
+        twins = [pair for pair in pairs if pair.twin]
+        lengths = [len(pair.twin.response) for pair in twins]
+        assert batch.pair.tolist() == [i for i, k in enumerate(lengths) for _ in range(k)]
+        assert [k - len(x.positive.response) for k, x in zip(lengths, twins, strict=True)] == [
+            0 if punish_eos else -1
+        ] * len(twins)

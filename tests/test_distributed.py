@@ -15,7 +15,7 @@ import loss
 from data import micro_batches
 from model import load_model, save_model
 from plumbing.corpora import read_corpus
-from train import loss_sums
+from train import Settings, loss_sums
 
 RAGGED = "\n".join(
     line.replace(" adesso", " adesso il file" * (i % 9)).replace(" acum", " acum" * (i % 7))
@@ -50,7 +50,7 @@ def gradient(place, shares, normalise):
     model = load_model(place / "model")
     batches = [b for share in shares for b in share]
     for b in batches:
-        normalise(b, loss_sums(model, b, "cpu", "fp32"), batches).backward()
+        normalise(b, loss_sums(model, b, Settings(device="cpu", dtype="fp32")), batches).backward()
     return torch.cat([p.grad.flatten() for p in model.parameters()])
 
 

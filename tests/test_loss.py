@@ -58,3 +58,48 @@ def test_objective_with_alpha_zero_is_stage_one_and_alpha_weighs_the_unlikelihoo
 def test_no_tokens_give_zero_not_nan():
     empty, none = torch.zeros(0, 9), torch.zeros(0, dtype=torch.long)
     assert loss.mle(empty, none)[0] == loss.unlikelihood(empty, none)[0] == 0
+
+
+def pairs_of_two():
+    """Logits under I and I~ of two pairs, of 3 and 2 tokens, with their weights."""
+    torch.manual_seed(0)
+    right, wrong = (torch.randn(5, 7, dtype=torch.float64, requires_grad=True) for _ in "ab")
+    w = torch.tensor([1.0, 2.0, 1.0, 0.5, 0.5], dtype=torch.float64)
+    return right, wrong, torch.tensor([0, 6, 3, 3, 1]), w, torch.tensor([0, 0, 0, 1, 1])
+
+
+def gap_by_hand(right, wrong, y, w, tokens):
+    terms = [
+        w[t] * (right[t].softmax(-1)[y[t]].log() - wrong[t].softmax(-1)[y[t]].log()) for t in tokens
+    ]
+    return sum(terms) / sum(w[t] for t in tokens)
+
+
+def test_penalties_of_a_gap_are_their_formulas_pair_by_pair():
+    right, wrong, y, w, pair = pairs_of_two()
+    gaps = [gap_by_hand(right, wrong, y, w, tokens) for tokens in ((0, 1, 2), (3, 4))]
+    value, weight = loss.preference(right, wrong, y, w, pair)
+    expected = sum(n * torch.log(1 + torch.exp(-g)) for n, g in zip((4, 1), gaps, strict=True))
+    torch.testing.assert_close(value, expected)
+    assert weight == w.sum()
+    value, _ = loss.hinge(right, wrong, y, w, pair, margin=0.5)
+    expected = sum(n * max(0, 0.5 - g.item()) for n, g in zip((4, 1), gaps, strict=True))
+    assert value.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("penalty", [loss.preference, loss.hinge])
+def test_penalties_of_a_gap_have_right_gradients_and_none_where_both_are_alike(penalty):
+    right, wrong, *rest = pairs_of_two()
+    assert torch.autograd.gradcheck(lambda a, b: penalty(a, b, *rest)[0], (right, wrong))
+    z = right.detach().requires_grad_()
+    penalty(z, z, *rest)[0].backward()
+    torch.testing.assert_close(z.grad, torch.zeros_like(z.grad))
+
+
+@pytest.mark.parametrize("penalty", [loss.preference, loss.hinge])
+def test_weights_of_zero_and_no_pairs_give_zero_not_nan(penalty):
+    right, wrong, y, w, pair = pairs_of_two()
+    value, weight = penalty(right, wrong, y, 0 * w, pair)
+    value.backward()
+    assert value == weight == 0 and right.grad.abs().sum() == 0
+    assert penalty(right[:0], wrong[:0], y[:0], w[:0], pair[:0])[0] == 0

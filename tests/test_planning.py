@@ -12,7 +12,7 @@ from plumbing.adapters import LoraSettings
 from plumbing.cli import DTYPES
 from plumbing.folders import Config
 from plumbing.tuning import LINEARS
-from train import loss_sums
+from train import Settings, loss_sums
 
 CONFIG = Config(500, 64, 160, 5, 4, num_key_value_heads=2, tie_word_embeddings=True)
 
@@ -46,7 +46,7 @@ def maker(full, dtype):
 
 def loss_of(batch, dtype):
     def find_loss(model):
-        mle_sum, ul_sum = loss_sums(model, batch, "cpu", dtype)
+        mle_sum, ul_sum = loss_sums(model, batch, Settings(device="cpu", dtype=dtype))
         return loss.language_aware(mle_sum, 1, ul_sum, 1, 0.05)
 
     return find_loss

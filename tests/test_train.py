@@ -19,7 +19,7 @@ from plumbing.files import write_json
 from plumbing.folders import Config
 from plumbing.tokenizer import Tokenizer
 from plumbing.tuning import LINEARS
-from train import loss_sums
+from train import Settings, loss_sums
 
 FAST = ["--pairs", "20", "--steps", "3", "--batch-size", "8", "--lora-rank", "4", "--device", "cpu"]
 
@@ -339,7 +339,9 @@ def step_of(config, device, dtype, tokens):
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-4)
     ids = list(range(3, tokens + 3))
     encoded = EncodedSample(None, ids[: tokens // 2], ids[tokens // 2 :])
-    mle_sum, _ = loss_sums(model, collate([TwinPair(encoded, None)]), device, dtype)
+    mle_sum, _ = loss_sums(
+        model, collate([TwinPair(encoded, None)]), Settings(device=device, dtype=dtype)
+    )
     mle_sum.backward()
     optimizer.step()
     return mle_sum.item() / (tokens - tokens // 2)
@@ -480,7 +482,9 @@ def test_the_figures_of_dev_are_those_of_evaluate_and_the_best_checkpoint_is_the
         dev = tuning_set(corpus, Tokenizer([run], model.config), 512)
         with torch.no_grad():
             (batches,) = micro_batches(dev.with_twins(dev.samples), 500)
-            nats = sum(loss_sums(model, b, "cpu", "fp32")[0].item() for b in batches)
+            nats = sum(
+                loss_sums(model, b, Settings(device="cpu", dtype="fp32"))[0].item() for b in batches
+            )
         assert row["dev_mle"] == pytest.approx(nats / sum(len(b.y) for b in batches), rel=1e-5)
     a, b = (
         load_file(tmp_path / "run" / place / "adapter_model.safetensors")
