@@ -1,0 +1,208 @@
+"""RESULTS.md and its figures, from the scores.json of the grid's runs."""
+
+import json
+import math
+import os
+import statistics
+
+import numpy as np
+
+from evaluate import CANDIDATES
+from experiments.grid import ALPHAS, CLAIMS, GROUPS, PENALTIES, STEPS
+from plumbing.corpora import read_corpus
+from plumbing.doubt import SIGNIFICANT, p_value, resampled_share
+from plumbing.files import read_lines, write_whole
+from plumbing.identify import make_identifiers
+from plumbing.metrics import compare_texts
+from plumbing.tables import align
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+RESULTS = os.path.join(HERE, "RESULTS.md")
+# Of Student's t, 97.5 %, for so many seeds.
+T = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
+COLUMNS = {
+    "supervised BLEU": ("supervised", "bleu"),
+    "zero-shot BLEU": ("zero-shot", "bleu"),
+    "zero-shot OTR": ("zero-shot", "otr"),
+    "len": ("zero-shot", "length_ratio"),
+    "mixed": ("zero-shot", "mixed"),
+}
+
+
+def read_scores(folder: str, name: str, split: str = "dev") -> dict[int, dict]:
+    """{seed: report} of a run's evaluations that are there."""
+    found, prefix = {}, f"{name}-seed-"
+    for entry in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+        path = os.path.join(folder, entry, f"eval-{split}", "scores.json")
+        if entry.startswith(prefix) and entry[len(prefix) :].isdigit() and os.path.exists(path):
+            with open(path, encoding="utf-8") as file:
+                found[int(entry[len(prefix) :])] = json.load(file)
+    return found
+
+
+def figures_of(folder: str, name: str, column: str) -> dict[int, float]:
+    """{seed: figure} of a column of the tables."""
+    part, key = COLUMNS[column]
+    scores = read_scores(folder, name)
+    return {seed: report["average"][part][key] for seed, report in scores.items()}
+
+
+def describe(values: list[float], digits: int = 1) -> str:
+    """The mean over seeds; from three on with its 95 % interval by Student's t."""
+    mean = statistics.fmean(values)
+    if len(values) < 3:
+        return f"{mean:.{digits}f}"
+    width = T[min(len(values), 10)] * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{mean:.{digits}f} ± {width:.{digits}f}"
+
+
+def group_table(folder: str, runs: list[str]) -> list[str]:
+    """Lines of a Markdown table; runs without a result are left out. Last, what a run has more than
+    "paper" in zero-shot BLEU, over the seeds that both have."""
+    rows = [["run", "seeds", *COLUMNS, "BLEU - paper's"]]
+    rows.append(["---"] + ["---:"] * (len(rows[0]) - 1))
+    paper = figures_of(folder, "paper", "zero-shot BLEU")
+    for name in runs:
+        figures = {column: figures_of(folder, name, column) for column in COLUMNS}
+        seeds = figures["zero-shot BLEU"]
+        if not seeds:
+            continue
+        cells = [
+            describe([*values.values()], 2 if column == "len" else 1)
+            for column, values in figures.items()
+        ]
+        both = sorted(seeds.keys() & paper.keys())
+        gain = describe([seeds[n] - paper[n] for n in both]) if both and name != "paper" else ""
+        rows.append([name, f"{len(seeds)}", *cells, gain])
+    return align(rows) if len(rows) > 2 else ["(nothing yet)"]
+
+
+def write_results(folder: str) -> None:
+    """RESULTS.md, but for the claims, which stay as they were tested."""
+    parts = [
+        "# The paper's claims at the demo's scale",
+        "Made by `python experiments/run.py` from scores.json of each run, on the dev split (200 "
+        "rows a direction, greedy); ± is the 95 % interval over seeds by Student's t, where there "
+        "are three or more. A seed decides stage 1's pairs, LoRA's start, order and twins. What "
+        "each run is: [grid.py](grid.py); what it costs, and what of the paper was reproduced: "
+        "[README.md](README.md).",
+    ]
+    for name, group in GROUPS.items():
+        table = group_table(folder, group.runs)
+        parts += [f"## {group.title}", group.question, "\n".join(table)]
+        if draw_group(folder, name):
+            parts.append(f"![{group.title}]({name}.png)")
+    old = open(RESULTS, encoding="utf-8").read() if os.path.exists(RESULTS) else ""
+    _, _, claims = old.partition("\n## Claims")
+    text = "\n\n".join(parts) + "\n" + (f"\n## Claims{claims}" if claims else "")
+    write_whole(RESULTS, text)
+    print(f"wrote {os.path.relpath(RESULTS)}")
+
+
+def draw_group(folder: str, name: str) -> bool:
+    """Draw the figure of a group that has one; False where there is none, or no matplotlib."""
+    lines = {
+        "alpha": {
+            penalty: [
+                (
+                    alpha,
+                    "paper" if (penalty, alpha) == ("unlikelihood", 0.05) else f"{penalty}-{alpha}",
+                )
+                for alpha in ALPHAS
+            ]
+            for penalty in PENALTIES
+        },
+        "steps": {
+            "alpha 0.05": [(0, "stage1"), (100, "paper"), *((n, f"steps-{n}") for n in STEPS)]
+        },
+    }.get(name)
+    path = os.path.join(HERE, f"{name}.png")
+    if lines is None:
+        return False
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return os.path.exists(path)
+    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    axes = figure.subplots(1, 3)
+    columns = ("zero-shot OTR", "zero-shot BLEU", "supervised BLEU")
+    drawn = False
+    for axis, column in zip(axes, columns, strict=True):
+        for label, points in lines.items():
+            values = {x: figures_of(folder, run, column).values() for x, run in sorted(points)}
+            means = {x: statistics.fmean(found) for x, found in values.items() if found}
+            if means:
+                axis.plot([*means], [*means.values()], marker="o", label=label)
+                drawn = True
+        axis.set_title(column)
+        axis.set_xlabel(name)
+        if name == "alpha":
+            axis.set_xscale("log")
+    if drawn:
+        axes[0].legend(fontsize=7)
+        figure.savefig(path, dpi=110)
+    return drawn
+
+
+def on_test(folder: str, name: str, figure: str) -> tuple[dict[int, float], np.ndarray]:
+    """({seed: a figure on the test split}, its bootstraps over sentences, of the mean over seeds);
+    both are means over the directions. Every run, seed and direction draws the same sentences."""
+    corpus, _ = read_corpus(["demo/data/test.tsv"], "all")
+    (identify,) = make_identifiers(["langid"], CANDIDATES, corpus)
+    part = "supervised" if figure == "supervised bleu" else "zero-shot"
+    directions = [d for d in corpus if ("en" in d) == (part == "supervised")]
+    found, bootstraps = {}, []
+    for seed in read_scores(folder, name, "test"):
+        values = []
+        for direction in directions:
+            path = os.path.join(folder, f"{name}-seed-{seed}", "eval-test", "-".join(direction))
+            texts = read_lines(f"{path}.txt")
+            if figure == "otr":
+                flags = [identify(text) != direction[1] for text in texts]
+                values.append(100 * statistics.fmean(flags))
+                bootstraps.append(resampled_share(flags))
+            else:
+                references = [(row.target, *row.others) for row in corpus[direction]]
+                scores, resampled = compare_texts(texts, references, direction[1])
+                values.append(scores["bleu"])
+                bootstraps.append(resampled["bleu"])
+        found[seed] = statistics.fmean(values)
+    return found, np.mean(bootstraps, 0)
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """Corrected for their number (Holm 1979)."""
+    corrected, most = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        most = max(most, min(1.0, p_values[i] * (len(p_values) - rank)))
+        corrected[i] = most
+    return corrected
+
+
+def write_claims(folder: str) -> None:
+    """Replace the claims' part of RESULTS.md with what the test split says of each."""
+    rows, p_values = [], []
+    for claim in CLAIMS:
+        (a, of_a), (b, of_b) = (
+            on_test(folder, x, claim.figure) for x in (claim.better, claim.than)
+        )
+        sign = -1 if claim.figure == "otr" else 1
+        differences = [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]
+        mean = statistics.fmean(differences)
+        p_values.append(p_value(of_b, of_a, mean))
+        better = sum(sign * x > 0 for x in differences)
+        cells = [f"{statistics.fmean(x.values()):.1f}" for x in (a, b)]
+        cells += [describe(differences), f"{better} of {len(differences)}", f"{p_values[-1]:.3f}"]
+        rows.append((f"{claim.better} over {claim.than}, {claim.figure}", cells, sign * mean > 0))
+    lines = [["claim", "its own", "the other's", "difference", "seeds", "p", "Holm", "holds"]]
+    lines.append(["---"] + ["---:"] * 7)
+    for (label, cells, right_way), p in zip(rows, holm(p_values), strict=True):
+        lines.append([label, *cells, f"{p:.3f}", "yes" if right_way and p < SIGNIFICANT else "no"])
+    about = (
+        "Stated on dev in grid.py before they were tested, once, on the test split. p is of the "
+        "paired bootstrap over sentences of the mean over seeds, Holm corrects it for the number "
+        "of claims; a claim holds where that is below 0.05; *seeds* had the difference's sign."
+    )
+    with open(RESULTS, encoding="utf-8") as file:
+        before, _, _ = file.read().partition("\n## Claims")
+    write_whole(RESULTS, "\n".join([before, "## Claims", "", about, "", *align(lines), ""]))
