@@ -1,0 +1,97 @@
+"""Why it works, in one figure: p of the tokens of an answer by their position, for several runs.
+
+    python experiments/positions.py --ckpt runs/stage1 runs/control runs/stage2
+
+Left, supervised directions: p of the reference under the right instruction I (lines) and under
+wrong ones (dashed), which is what the penalties see. Right, zero-shot directions, which no run was
+tuned on: p of the reference (lines) and of its English translation (dashed) under I.
+"""
+
+import argparse
+import os
+import random
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+import numpy as np  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from data import Prompter, draw_conflict  # noqa: E402
+from evaluate import response_terms  # noqa: E402
+from model import load_model  # noqa: E402
+from plumbing.corpora import read_corpus  # noqa: E402
+from plumbing.tokenizer import Tokenizer  # noqa: E402
+
+POSITIONS = 8
+
+
+def cases(corpus: dict, rows: int) -> list[tuple[str, list, list[str]]]:
+    """[(panel, the samples whose prompts are compared, the responses that go with them)]."""
+    supervised = {d: len(rows) for d, rows in corpus.items() if "en" in d}
+    rng, found = random.Random(0), []
+    for direction, samples in corpus.items():
+        for sample in samples[:rows]:
+            if direction in supervised:
+                wrong = draw_conflict(direction, supervised, "target", rng)
+                pair = [sample, sample._replace(direction=wrong)]
+                found.append(("supervised", pair, [sample.target, sample.target]))
+            else:
+                to_english = corpus[direction[0], "en"]
+                english = next(x.target for x in to_english if x.source == sample.source)
+                found.append(("zero-shot", [sample, sample], [sample.target, english]))
+    return found
+
+
+def measure(folder: str, corpus: dict, rows: int) -> dict[tuple[str, int], np.ndarray]:
+    """{(panel, 0: the line or 1: the dashed one): mean p [POSITIONS]} of a model."""
+    model = load_model(folder).eval()
+    prompter = Prompter(Tokenizer([folder, model.source], model.config), "alpaca")
+    room, by_position = model.config.max_position_embeddings, {}
+    for panel, samples, responses in tqdm(cases(corpus, rows), desc=os.path.basename(folder)):
+        for n, (sample, response) in enumerate(zip(samples, responses, strict=True)):
+            prompt, _ = prompter.encode(sample, room - POSITIONS)
+            ids = prompter.encode_response(response)[:POSITIONS]
+            p, _ = response_terms(model, [prompt], ids)
+            for t, value in enumerate(p[0].tolist()):
+                by_position.setdefault((panel, n), [[] for _ in range(POSITIONS)])[t].append(value)
+    return {key: np.array([np.mean(x) for x in values]) for key, values in by_position.items()}
+
+
+def draw(found: dict[str, dict], path: str) -> None:
+    """The figure of {name: what measure() returned}."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    titles = {
+        "supervised": "supervised: reference under I, and under wrong ones (dashed)",
+        "zero-shot": "zero-shot, under I: reference, and English (dashed)",
+    }
+    for axis, (panel, title) in zip(axes, titles.items(), strict=True):
+        for n, (name, of_run) in enumerate(found.items()):
+            for line, style in enumerate(("-", "--")):
+                label = name if style == "-" else None
+                places = range(1, POSITIONS + 1)
+                axis.plot(places, of_run[panel, line], style, color=f"C{n}", label=label)
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("position in the response")
+    axes[0].set_ylabel("mean p(y_t)")
+    axes[0].legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--ckpt", nargs="+", required=True, help="runs of the demo")
+    parser.add_argument("--rows", type=int, default=50, help="of each direction (default: 50)")
+    parser.add_argument("--out", default=os.path.join(ROOT, "experiments", "positions.png"))
+    s = parser.parse_args()
+    corpus, _ = read_corpus([os.path.join(ROOT, "demo/data/dev.tsv")], "all")
+    found = {os.path.basename(os.path.normpath(x)): measure(x, corpus, s.rows) for x in s.ckpt}
+    for name, of_run in found.items():
+        for (panel, line), values in sorted(of_run.items()):
+            kind = "dashed" if line else "line"
+            print(name, panel, kind, " ".join(f"{p:.3f}" for p in values))
+    draw(found, s.out)
+    print(f"wrote {s.out}")
