@@ -25,7 +25,7 @@ from plumbing.languages import template_of, write_general
 from plumbing.sampling import pack, visits
 from plumbing.tokenizer import Tokenizer
 
-CONFLICTS, REDUCTIONS = ["any", "target", "keep-source"], ["token", "sentence"]
+REDUCTIONS = ["token", "sentence"]
 
 
 def write_prompt(template: str, direction: Direction, source: str) -> str:

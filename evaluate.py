@@ -4,11 +4,11 @@
     python evaluate.py --systems mt=runs/stage1 ptl=runs/stage1,template=ptl  # by name
     torchrun --nproc-per-node 4 evaluate.py --ckpt runs/stage2  # each GPU a share of the sentences
     python evaluate.py --ckpt runs/stage2 --translate it-nl < in.txt > out.txt  # line by line
-    python evaluate.py --ckpt runs/stage1 runs/stage2 --explain it-nl "Apri il file"  # p by token
+    python evaluate.py --ckpt runs/stage2 --explain it-nl "Apri il file"  # token by token
 
-An output is off-target when langid, choosing among --candidates, does not name the target language;
-an empty output is off-target too. The references' own OTR is printed as the floor: langid errs on
-short text.
+An output is off-target when the first of --lid, choosing among --candidates, does not name the
+target language; an empty output is off-target too. The references' own OTR is printed as the floor:
+langid errs on short text.
 """
 
 import plumbing.interrupts  # noqa: F401, I001 - before the packages, whose import takes seconds
@@ -17,7 +17,6 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -28,32 +27,28 @@ import loss
 from data import EncodedSample, Prompter, TwinPair, collate, micro_batches
 from model import LlamaForCausalLM, build_model, load_model, merge_lora
 from plumbing import evaluation
-from plumbing.cli import DTYPES, option, run_script
-from plumbing.corpora import Direction, Sample
+from plumbing.cli import DTYPES, run_script
+from plumbing.corpora import Corpus, Direction, Sample
 from plumbing.decoding import Decoder
 from plumbing.errors import require
 from plumbing.explaining import explain
-from plumbing.identify import PACKAGES, Identifier
+from plumbing.identify import Identifier
 from plumbing.lines import translate_lines
 from plumbing.metrics import score_translations
 from plumbing.provenance import read_setting
-from plumbing.systems import MAX_NEW_TOKENS, System, SystemSettings, contrasting
+from plumbing.systems import BATCH_SIZE, MAX_NEW_TOKENS, System, SystemSettings, contrasting
 from plumbing.testset import TestSet
 from plumbing.tokenizer import Tokenizer
 
-CANDIDATES = "cs,de,en,es,fr,hu,it,ja,nl,pl,pt,ro,ru,uk,zh"
-BATCH_SIZE, REFERENCE_TOKENS = 64, 1024
+REFERENCE_TOKENS = 1024  # in one forward pass of reference_loss
 
 
-@dataclass
 class Settings(SystemSettings):
-    lid: list = option(("langid",), "identifiers, the first for the table", choices=[*PACKAGES])
-    candidates: str = option(CANDIDATES, "what they may answer, besides the data's languages")
-    batch_size: int = option(BATCH_SIZE, "sentences decoded together", least=1)
+    """All of them are plumbing/systems.py's."""
 
 
 class Variants(NamedTuple):
-    """What B sentences are contrasted with: the same sentences under another prompt."""
+    """The prompts that those of B sentences are contrasted with."""
 
     weight: float  # lambda
     prompts: list[list[int]]  # B
@@ -85,7 +80,7 @@ def greedy(
     at its own position in the cache. When one ends, the last one takes its place."""
     decoder = model if isinstance(model, Decoder) else Decoder(model)
     logits = decoder.prefill(prompts, max_new_tokens, [v.prompts for v in variants])
-    outputs, rows = [[] for _ in prompts], list(range(len(prompts)))  # of whom a row is
+    outputs, rows = [[] for _ in prompts], list(range(len(prompts)))  # the sentence of a row
     for left in reversed(range(max_new_tokens)):
         scores = contrast(logits, variants) if variants else logits[:, 0]  # [B, 1, V]
         new = scores[:, 0].argmax(-1).tolist()  # B ids
@@ -124,7 +119,7 @@ def beam_search(
     present length, is no better than the worst of them."""
     n = decoder.n
     logits = decoder.prefill(prompts, max_new_tokens, [v.prompts for v in variants])
-    rows = list(range(len(prompts)))  # of whom a row is
+    rows = list(range(len(prompts)))  # the sentence of a row
     kept = [[] for _ in prompts]
     live = [[Beam(0.0, [])] for _ in prompts]  # of each row
     for length in range(1, max_new_tokens + 1):
@@ -224,9 +219,9 @@ def off_target(texts: list[str], directions: list[Direction], identify: Identifi
 
 def score(hypotheses: list[str], samples: list[Sample], test: TestSet) -> dict:
     """The scores of a direction: BLEU, chrF++, OTR by each identifier, and what they rest on."""
-    hypotheses = [" ".join(text.split()) for text in hypotheses]
+    hypotheses = [" ".join(text.split()) for text in hypotheses]  # as in the files
     directions = [sample.direction for sample in samples]
-    firsts = [sample.target for sample in samples]  # references
+    firsts = [sample.target for sample in samples]
     verdicts = {
         identify.name: [off_target(texts, directions, identify) for texts in (hypotheses, firsts)]
         for identify in test.identifiers
@@ -234,9 +229,16 @@ def score(hypotheses: list[str], samples: list[Sample], test: TestSet) -> dict:
     return score_translations(hypotheses, samples, verdicts, test.identifiers, test.languages)
 
 
-def encode(prompter, samples: list[Sample], sources: list[str], shots, positions, s: Settings):
-    """(prompts of some samples of a direction, their Variants, what how many of them lost).
-    sources: all of the direction. positions: of the model. Raises InputError."""
+def encode_direction(
+    prompter: Prompter,
+    samples: list[Sample],
+    sources: list[str],
+    shots: Corpus,
+    positions: int,
+    s: Settings,
+) -> tuple[list[list[int]], list[Variants], Counter]:
+    """(prompts of some samples of a direction, their Variants, how many prompts lost "shots" or
+    "source"). sources: all of the direction. positions: of the model. Raises InputError."""
     shots = shots[samples[0].direction][: s.shots] if s.shots else []
     prompts, losses = encode_prompts(prompter, samples, positions, s.max_new_tokens, shots)
     variants = [

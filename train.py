@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 
 import loss
-from data import CONFLICTS, REDUCTIONS, Batch, Prompter, TuningSet, TwinPair, micro_batches
+from data import REDUCTIONS, Batch, Prompter, TuningSet, TwinPair, micro_batches
 from model import LlamaForCausalLM, add_lora, build_model, merge_lora, save_model
 from plumbing import cli, distributed
 from plumbing.adapters import read_adapter
@@ -37,7 +37,7 @@ from plumbing.provenance import checksum, merged_provenance, provenance, read_se
 from plumbing.rehearsal import plan
 from plumbing.runs import Run
 from plumbing.tokenizer import Tokenizer
-from plumbing.tuning import TuningSettings, by_stage
+from plumbing.tuning import CONFLICTS, TuningSettings, by_stage
 
 FIRST_RUN = "runs/stage1"  # where stage 2 starts
 MODES = "any other, another target, or keep the source with another target"

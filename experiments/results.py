@@ -7,13 +7,13 @@ import statistics
 
 import numpy as np
 
-from evaluate import CANDIDATES
 from experiments.grid import ALPHAS, CLAIMS, GROUPS, PENALTIES, STEPS
 from plumbing.corpora import read_corpus
 from plumbing.doubt import SIGNIFICANT, p_value, resampled_share
 from plumbing.files import read_lines, write_whole
 from plumbing.identify import make_identifiers
 from plumbing.metrics import compare_texts
+from plumbing.systems import CANDIDATES
 from plumbing.tables import align
 
 HERE = os.path.dirname(os.path.abspath(__file__))

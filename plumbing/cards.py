@@ -19,13 +19,18 @@ PAPER = (
     "[Building Accurate Translation-Tailored LLMs with Language Aware Instruction Tuning]"
     "(https://arxiv.org/abs/2403.14399)"
 )
-TAGS = ["translation", "unlikelihood-training", "arxiv:2403.14399"]
+TAGS = ["translation", "arxiv:2403.14399"]
 METRICS = {  # {key of scores.json: (the Hub's type, its name)}
     "bleu": ("sacrebleu", "SacreBLEU"),
     "chrf": ("chrf", "chrF++"),
     "otr": ("off_target_ratio", "off-target ratio, %"),
 }
-LOSS = "mean over response tokens of L_MLE"
+MEANS = {"token": "mean over tokens", "sentence": "mean of sentence means"}
+CONFLICTS = {
+    "any": "any other",
+    "target": "another target language",
+    "keep-source": "the same source",
+}
 
 
 def is_card(path: str) -> bool:
@@ -64,10 +69,12 @@ def make_card(folder: str, name: str) -> str:
         "pipeline_tag": "translation",
         "base_model": base.get("name"),
         "base_model_relation": base.get("name") and ("adapter" if adapter else "finetune"),
-        "tags": [*TAGS, *["lora"] * adapter],
-        "metrics": [kind for kind, _ in METRICS.values()][:2] if evaluations else [],
+        "tags": [*TAGS, *["unlikelihood-training"] * punishes(tuned), *["lora"] * adapter],
+        "metrics": ["sacrebleu", "chrf"] if evaluations else [],
         **base.get("license", {}),
-        "model-index": [{"name": name, "results": results(evaluations)}] if evaluations else [],
+        "model-index": [{"name": name, "results": found}]
+        if (found := results(evaluations))
+        else [],
     }
     front = {key: value for key, value in front.items() if value}
     parts = [
@@ -84,21 +91,31 @@ def describe_model(adapter: bool, base: dict, tuned: dict) -> str:
     """What was done to which model, with which data."""
     what = f"A LoRA adapter of rank {tuned.get('lora_rank')}" if adapter else "A whole model"
     origin = quoted(base.get("name") or base.get("folder", "its base"))
-    alpha, steps = tuned.get("alpha") or 0, tuned.get("steps")
-    loss = LOSS + (f" + {alpha:g} L_UL, of wrong instructions ({tuned['conflict']})" * bool(alpha))
-    long = f"{steps:,} step{'s' * (steps != 1)}" if steps else f"{tuned.get('epochs'):g} epochs"
+    steps, loss = tuned.get("steps"), "L_MLE"
+    if tuned.get("alpha"):
+        name = "L_UL" if punishes(tuned) else tuned["penalty"]
+        wrong = CONFLICTS[tuned["conflict"]]
+        loss += f" + {tuned['alpha']:g} {name}, under instructions with {wrong}"
+    loss += f"; {MEANS[tuned['loss_reduction']]}"
+    before = os.path.basename(os.path.normpath(tuned.get("init") or ""))
+    long = f"{steps:,} step{'s' * (steps != 1)}" if steps else f"{tuned.get('epochs'):g} epoch(s)"
     files = [*tuned.get("data", []), *tuned.get("general", [])]
     pairs = ", ".join(name.replace("-", "→") for name in tuned.get("supervised", []))
     rows = [
         f"directions: {pairs}",
-        f"stage {tuned.get('stage')}: {loss}",
+        f"stage {tuned.get('stage')}: {loss}" + f"; from the run {quoted(before)}" * bool(before),
         f"{long} of {tuned.get('batch_size')} pairs, learning rate {tuned.get('lr'):g}, "
         f"{'all' if tuned.get('full') else 'LoRA'} weights, seed {tuned.get('seed')}",
         f"data: {', '.join(quoted(os.path.basename(path)) for path in files)}",
     ]
     about = f"{what} for {origin}" if adapter else f"{what}, tuned from {origin}"
     lines = "\n".join(f"- {row}" for row in rows)
-    return f"{about}, by the method of {PAPER}.\n\n{lines}"
+    return f"{about} with an implementation of {PAPER}.\n\n{lines}"
+
+
+def punishes(tuned: dict) -> bool:
+    """Whether a run's loss had the unlikelihood in it."""
+    return bool(tuned.get("alpha")) and tuned.get("penalty", "unlikelihood") == "unlikelihood"
 
 
 def describe_use(adapter: bool, template: str) -> str:
@@ -127,20 +144,16 @@ def read_evaluations(folder: str) -> list[tuple[str, dict]]:
     for name in sorted(os.listdir(folder)):
         path = os.path.join(folder, name, "scores.json")
         if name.startswith("eval-") and os.path.isfile(path):
-            try:
-                report = read_json(path)
-                for scores in [*report["directions"].values(), *report["average"].values()]:
-                    [f"{scores[key]:.2f}{scores['intervals'][key]:.2f}" for key in METRICS]
-                    f"{scores['length_ratio']:.2f}{scores['sentences']:,}"
-                [str(report[key]) for key in ("decoding", "identifiers", "split")]
-            except (InputError, LookupError, TypeError, ValueError, AttributeError):
-                continue
-            found.append((name.removeprefix("eval-"), report))
+            with suppress(LookupError, TypeError, ValueError, AttributeError, InputError):
+                evaluation = name.removeprefix("eval-"), read_json(path)
+                describe_evaluation(evaluation)  # fails where something is missing
+                results([evaluation])
+                found.append(evaluation)
     return found
 
 
 def results(evaluations: list[tuple[str, dict]]) -> list[dict]:
-    """The results of a model-index: of every direction."""
+    """The results of a model-index: of every direction, of evaluations of all rows."""
     return [
         {
             "task": {"type": "translation", "name": f"Translation {direction}"},
@@ -151,6 +164,7 @@ def results(evaluations: list[tuple[str, dict]]) -> list[dict]:
             ],
         }
         for name, report in evaluations
+        if not report["settings"]["rows"]
         for direction, scores in report["directions"].items()
     ]
 
@@ -165,8 +179,11 @@ def describe_evaluation(evaluation: tuple[str, dict]) -> str:
         figures = [f"{s[key]:.1f} ± {s['intervals'][key]:.1f}" for key in METRICS]
         rows.append([label, f"{s['sentences']:,}", *figures, f"{s['length_ratio']:.2f}"])
     signature = next((s.get("signature") for s in report["directions"].values()), "")
-    about = f"Decoding: {report['decoding']}. SacreBLEU {signature}. OTR: outputs in another "
-    about += f"language than the one asked for, in %, by {'; '.join(report['identifiers'])}. "
+    files = ", ".join(quoted(os.path.basename(path)) for path in report["settings"]["data"])
+    rows_of = report["settings"]["rows"]
+    about = f"Data: {f'the first {rows_of:,} rows of ' if rows_of else ''}{files}. "
+    about += f"Decoding: {report['decoding']}. SacreBLEU {signature}. OTR: outputs in a language "
+    about += f"other than the one asked for, in %, by {'; '.join(report['identifiers'])}. "
     about += "±: 95 % of bootstraps over sentences; len: tokens over the references'."
     return f"## Results on {quoted(name)}\n\n" + "\n".join(align(rows)) + f"\n\n{about}"
 

@@ -1,6 +1,7 @@
 """A script's flags from a dataclass, its device and dtype, and how it begins and ends."""
 
 import argparse
+import inspect
 import os
 import sys
 import time
@@ -50,8 +51,7 @@ def parse(settings: type, argv: list[str] | None = None):
     script = sys.modules[settings.__module__]
     about = (script.__doc__ or "").split("\n\n")[0]  # python -OO leaves no docstrings
     parser = Parser(description=about)
-    own = settings.__annotations__
-    for f in sorted(fields(settings), key=lambda f: f.name not in own):  # the script's own first
+    for f in sorted(fields(settings), key=lambda f: depth(settings, f.name)):
         extra = {name: value for name, value in f.metadata.items() if name not in BOUNDS}
         default = " ".join(f.default) if isinstance(f.default, tuple) else f.default
         if default not in (None, "") and f.type is not bool:
@@ -78,6 +78,11 @@ def parse(settings: type, argv: list[str] | None = None):
     if s.dtype == "auto":
         s.dtype = "fp32" if s.device == "cpu" else "bf16"
     return s
+
+
+def depth(settings: type, name: str) -> int:
+    """How far up a field is defined: the script's own come first."""
+    return [name in inspect.get_annotations(c) for c in settings.__mro__].index(True)
 
 
 def require_bounds(flag: str, value: float, least=None, most=None, **_) -> None:

@@ -1,6 +1,6 @@
 """--dev: what a run is like on other data, at each of its checkpoints.
 
-ours is the module train.py, judge the module evaluate.py, which are handed in: plumbing imports
+script is the module train.py, judge the module evaluate.py, which are handed in: plumbing imports
 none of the five.
 """
 
@@ -12,6 +12,7 @@ from plumbing import cli, distributed
 from plumbing.corpora import Corpus
 from plumbing.distributed import RANK, WORLD, progress_bar
 from plumbing.identify import make_identifiers
+from plumbing.systems import CANDIDATES, MAX_NEW_TOKENS
 
 
 class Dev:
@@ -19,15 +20,15 @@ class Dev:
     language that langid lacks or too few positions. Raises InputError."""
 
     def __init__(
-        self, ours: ModuleType, judge: ModuleType, model, corpus: Corpus, prompter, s: object
+        self, script: ModuleType, judge: ModuleType, model, corpus: Corpus, prompter, s: object
     ):
-        self.ours, self.judge, self.s = ours, judge, s
-        self.tuning_set = ours.TuningSet(corpus, prompter, s.max_length)
+        self.script, self.judge, self.s = script, judge, s
+        self.tuning_set = script.TuningSet(corpus, prompter, s.max_length)
         samples = [encoded.sample for encoded in self.tuning_set.samples]
         self.directions = [sample.direction for sample in samples]
-        (self.identify,) = make_identifiers(["langid"], judge.CANDIDATES, self.directions)
+        (self.identify,) = make_identifiers(["langid"], CANDIDATES, self.directions)
         positions = model.config.max_position_embeddings
-        self.prompts, _ = judge.encode_prompts(prompter, samples, positions, judge.MAX_NEW_TOKENS)
+        self.prompts, _ = judge.encode_prompts(prompter, samples, positions, MAX_NEW_TOKENS)
 
     @torch.no_grad()
     def measure(self, model) -> dict[str, float]:
@@ -35,9 +36,9 @@ class Dev:
         model.eval()
         sums = torch.zeros(2, dtype=torch.float64, device=self.s.device)
         pairs = self.tuning_set.with_twins(self.tuning_set.samples)
-        shares = self.ours.micro_batches(pairs, self.s.micro_batch_tokens, world=WORLD)
+        shares = self.script.micro_batches(pairs, self.s.micro_batch_tokens, world=WORLD)
         for batch in shares[RANK]:
-            mle_sum, _ = self.ours.loss_sums(model, batch, self.s)
+            mle_sum, _ = self.script.loss_sums(model, batch, self.s)
             sums += torch.stack([mle_sum, batch.weight.sum().to(self.s.device)]).double()
         mle_sum, mle_weight = distributed.sum_over_processes(sums).tolist()
 

@@ -2,7 +2,6 @@
 
 import functools
 import os
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -16,17 +15,17 @@ def draws(n: int, seed: int | None) -> np.ndarray:
     return np.random.default_rng(seed).choice(n, size=(RESAMPLES, n), replace=True)
 
 
-def resamples(sentences: list | np.ndarray) -> Iterator[np.ndarray]:
-    """The sentences [n] of each bootstrap: the same ones for every system and metric. The variable
-    SACREBLEU_SEED sets the seed, as it does for SacreBLEU."""
+def resamples(n: int) -> np.ndarray:
+    """[RESAMPLES, n], the numbers of the sentences in each bootstrap: the same ones for every
+    system and metric. The variable SACREBLEU_SEED sets the seed, as it does for SacreBLEU."""
     seed = os.environ.get("SACREBLEU_SEED", "12345").lower()
-    yield from draws(len(sentences), None if seed == "none" else int(seed))
+    return draws(n, None if seed == "none" else int(seed))
 
 
 def resampled_share(flags: list[bool]) -> np.ndarray:
-    """[RESAMPLES], how many of 100 sentences have a flag in each bootstrap."""
+    """[RESAMPLES], the % of the sentences that have a flag in each bootstrap."""
     values = np.array(flags, "float64")
-    return np.array([100 * values[chosen].mean() for chosen in resamples(values)])
+    return 100 * values[resamples(len(values))].mean(1)
 
 
 def half_width(scores: np.ndarray) -> float:

@@ -1,6 +1,6 @@
 """An evaluation of several systems: checked, shared out over processes, scored, written.
 
-ours is the module evaluate.py, which is handed in: plumbing imports none of the five.
+script is the module evaluate.py, which is handed in: plumbing imports none of the five.
 """
 
 import time
@@ -17,14 +17,14 @@ from plumbing.general import GENERAL
 from plumbing.metrics import score_answers
 from plumbing.pictures import refuse_picture
 from plumbing.provenance import checksum
-from plumbing.report import compare
+from plumbing.report import make_reports
 from plumbing.results import Results
 from plumbing.sampling import share_rows, whole_rows
-from plumbing.systems import System, read_systems
+from plumbing.systems import System, SystemSettings, read_systems
 from plumbing.testset import TestSet, read_test_set
 
 
-def evaluate(ours: ModuleType, s: object) -> None:
+def evaluate(script: ModuleType, s: SystemSettings) -> None:
     """Every system on the same test set: a report beside each checkpoint, one table of all. s: the
     Settings of evaluate.py. Raises InputError."""
     systems, outputs = read_systems(s), {}
@@ -36,17 +36,17 @@ def evaluate(ours: ModuleType, s: object) -> None:
             refuse(path)
             require(not s.general, f"{flag} is of translations; leave out --general")
     test = read_test_set(s, systems)
-    prompters = [check(ours, system, test) for system in systems]
+    prompters = [check(script, system, test) for system in systems]
     places = [Results(x.ckpt, test.name, checksum(test.corpus), x.suffix) for x in systems]
-    comparison, troubles = compare(test, asdict(s)), []
+    comparison, troubles = make_reports(test, asdict(s)), []
     for system, prompter, place in zip(systems, prompters, places, strict=True):
-        results, texts, cost = evaluate_system(ours, system, prompter, test)
+        results, texts, cost = evaluate_system(script, system, prompter, test)
         outputs[system.name] = texts
         report = comparison.add(system, results, cost)
         more = comparison.more_files(system, test.corpus, texts)
         try:
             written = place.write(test.corpus, texts, report, more) if RANK == 0 else ""
-            print(f"{comparison.files} and scores.json: {written}")
+            print(f"{', '.join([comparison.files, *more])} and scores.json: {written}")
         except (InputError, OSError) as error:  # the table comes first
             troubles.append(str(error))
     print(comparison)
@@ -57,14 +57,15 @@ def evaluate(ours: ModuleType, s: object) -> None:
     require(not troubles, "; ".join(troubles))
 
 
-def check(ours: ModuleType, system: System, test: TestSet) -> object:
+def check(script: ModuleType, system: System, test: TestSet) -> object:
     """The Prompter of a system. Raises InputError for what would fail after hours, or after another
     system's: no whole weights, no tokenizer, no room for a prompt."""
-    prompter, positions = ours.make_prompter(system)
+    prompter, positions = script.make_prompter(system)
     for direction, samples in test.corpus.items():
         tried = samples if direction == GENERAL else [Sample(direction, "", "")]
         s = system.settings
-        *_, lost = ours.encode(prompter, tried, ["another"], test.shots, positions, s)
+        sources = ["any"]  # of --contrast-source
+        *_, lost = script.encode_direction(prompter, tried, sources, test.shots, positions, s)
         sentence = f"{system.name}: --shots {s.shots} leaves no room for the prompt"
         require(not lost["shots"], sentence)
     return prompter
@@ -79,10 +80,10 @@ class Share(NamedTuple):
     nats: tuple[float, int]  # reference_loss of other instructions
 
 
-def decode(ours: ModuleType, system: System, prompter: object, test: TestSet) -> Share:
+def decode(script: ModuleType, system: System, prompter: object, test: TestSet) -> Share:
     """This process's share of each direction's rows."""
     s, corpus = system.settings, test.corpus
-    decoder = ours.load_decoder(system)
+    decoder = script.load_decoder(system)
     positions = decoder.model.config.max_position_embeddings
     how = s.max_new_tokens, s.batch_size, s.length_penalty
     shares, texts, lost, nats = share_rows(corpus, RANK, WORLD), {}, {}, (0.0, 0)
@@ -91,22 +92,22 @@ def decode(ours: ModuleType, system: System, prompter: object, test: TestSet) ->
         for direction, rows in shares.items():
             samples = [corpus[direction][n] for n in rows]
             sources = [sample.source for sample in corpus[direction]]
-            prompts, variants, lost[direction] = ours.encode(
+            prompts, variants, lost[direction] = script.encode_direction(
                 prompter, samples, sources, test.shots, positions, s
             )
-            outputs = ours.translate(decoder, prompter, prompts, bar, *how, variants)
+            outputs = script.translate(decoder, prompter, prompts, bar, *how, variants)
             texts |= {(direction, n): text for n, text in zip(rows, outputs, strict=True)}
             if direction == GENERAL:
-                nats = ours.reference_loss(decoder.model, prompter, prompts, samples)
+                nats = script.reference_loss(decoder.model, prompter, prompts, samples)
     return Share(texts, lost, decoder.computed, nats)
 
 
-def evaluate_system(ours: ModuleType, system: System, prompter: object, test: TestSet) -> tuple:
+def evaluate_system(script: ModuleType, system: System, prompter: object, test: TestSet) -> tuple:
     """({direction: its scores}, {direction: a hypothesis for each row, empty where a side of the
     row is blank}, {"tokens", "seconds"}). The processes share the sentences of each direction, then
     the scoring."""
     started, corpus = time.time(), test.corpus
-    shares = gather_from_processes(decode(ours, system, prompter, test))
+    shares = gather_from_processes(decode(script, system, prompter, test))
     tokens = sum(share.tokens for share in shares)
     cost = {"tokens": tokens, "seconds": round(time.time() - started, 1)}
     texts, results = ChainMap(*(share.texts for share in shares)), {}
@@ -116,7 +117,7 @@ def evaluate_system(ours: ModuleType, system: System, prompter: object, test: Te
         if direction == GENERAL:
             scores = score_answers(outputs, [share.nats for share in shares])
         else:
-            scores = ours.score(outputs, samples, test)
+            scores = script.score(outputs, samples, test)
         lost = sum((share.lost.get(direction, Counter()) for share in shares), Counter())
         scores |= {"sources_cut": lost["source"], "shots_left_out": lost["shots"]}
         results["-".join(direction)] = scores

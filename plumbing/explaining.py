@@ -1,73 +1,83 @@
 """What instruction a model listens to: each token of a response under the right and wrong ones.
 
-ours is the module evaluate.py, which is handed in: plumbing imports none of the five.
+script is the module evaluate.py, which is handed in: plumbing imports none of the five.
 """
 
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
 from plumbing.corpora import Direction, Sample, read_corpus
 from plumbing.errors import require
 from plumbing.lines import read_direction
 from plumbing.provenance import read_setting
-from plumbing.systems import System, read_systems
+from plumbing.systems import SystemSettings, read_systems
 from plumbing.tables import align
+from plumbing.testset import read_shots
 
 
-def explain(ours: ModuleType, s: object) -> None:
-    """Print for each system of evaluate.py's Settings s, --explain it-nl SENTENCE, p of each token
-    of the response under every instruction. The response is the reference, where the sentence is a
-    source of --data, else the system's own. Raises InputError."""
-    require(len(s.explain) == 2, f"--explain {' '.join(s.explain)}: expected it-nl 'SENTENCE'")
-    name, sentence = s.explain
+def explain(script: ModuleType, s: SystemSettings) -> None:
+    """Print for each system of evaluate.py's Settings, --explain it-nl SENTENCE [RESPONSE], p of
+    each token of the response under every instruction. The response is the one that is given, else
+    the reference, where the sentence is a source of --data, else the first system's answer. Raises
+    InputError."""
+    expected = "expected it-nl 'SENTENCE', and perhaps 'RESPONSE'"
+    require(len(s.explain) in (2, 3), f"--explain {' '.join(s.explain)}: {expected}")
+    name, sentence, *given = s.explain
     direction, sentence = read_direction(name, "--explain"), sentence.strip()
     require(sentence, "--explain: the sentence is blank; expected some words")
     systems = read_systems(s)
+    for _, _, own, _ in systems:
+        contrast = own.contrast_language or own.contrast_source
+        require(not contrast, "--explain is of p under one prompt; leave out contrast")
     corpus, _ = read_corpus(s.data, skip_unknown=s.skip_unknown)
+    most = max(system.settings.shots for system in systems)
+    shots = read_shots(s.shots_from, {direction: []}, most, s.skip_unknown).get(direction, [])
     rows = corpus.get(direction, [])
-    reference = next((x.target for x in rows if x.source == sentence), "")
+    target = next((x.target for x in rows if x.source == sentence), "")
+    target, what = (given[0], "given") if given else (target, "the reference")
     for system in systems:
-        print(f"\n{explain_one(ours, system, Sample(direction, sentence, reference), corpus)}")
+        prompter, positions = script.make_prompter(system)
+        decoder, own = script.load_decoder(system), system.settings
+        how = positions, own.max_new_tokens, shots[: own.shots]
+        if not target:
+            prompts, _ = script.encode_prompts(prompter, [Sample(direction, sentence, "")], *how)
+            limits = own.max_new_tokens, own.batch_size, own.length_penalty
+            (target,) = script.translate(decoder, prompter, prompts, None, *limits)
+            what = f"the answer of {system.name}"
+        wrong = conflicts_of(system.ckpt, direction, list(corpus))
+        samples = [Sample(d, sentence, target) for d in (direction, *wrong)]
+        prompts, _ = script.encode_prompts(prompter, samples, *how)
+        response = prompter.encode_response(target)[: own.max_new_tokens]
+        terms = script.response_terms(decoder.model, prompts, response)
+        tokens = prompter.tokenizer.texts_of(response, prompter.way.end)
+        print(f"\n{system.name}: {sentence} → {target or '(empty)'} ({what})\n")
+        print(terms_table(tokens, [direction, *wrong], *terms))
 
 
-def explain_one(ours: ModuleType, system: System, sample: Sample, corpus: dict) -> str:
-    """The table of a system, with a line above it."""
-    prompter, positions = ours.make_prompter(system)
-    decoder, own = ours.load_decoder(system), system.settings
-    limits = positions, own.max_new_tokens
-    if not sample.target:
-        prompts, _ = ours.encode_prompts(prompter, [sample], *limits)
-        how = own.max_new_tokens, own.batch_size, own.length_penalty
-        (answer,) = ours.translate(decoder, prompter, prompts, None, *how)
-        what, sample = "its own answer", sample._replace(target=answer)
-    else:
-        what = "the reference"
-    tuned = [tuple(x.split("-")) for x in read_setting(system.ckpt, "supervised", [])]
-    directions = instructions_beside(sample.direction, tuned or list(corpus))
-    samples = [sample._replace(direction=direction) for direction in directions]
-    prompts, _ = ours.encode_prompts(prompter, samples, *limits)
-    response = prompter.encode_response(sample.target)[: own.max_new_tokens]
-    p, ul = ours.response_terms(decoder.model, prompts, response)
-    tokens = prompter.tokenizer.texts_of(response)
-    about = f"{system.name}: {sample.source} → {sample.target or '(empty)'} ({what})"
-    return f"{about}\n\n{terms_table(tokens, directions, p, ul)}"
-
-
-def instructions_beside(right: Direction, others: list[Direction]) -> list[Direction]:
-    """The right instruction, then those that conflict with it."""
-    return [right, *sorted({*others} - {right})]
+def conflicts_of(ckpt: str, right: Direction, others: list[Direction]) -> list[Direction]:
+    """The instructions that conflict with the right one as in the run's own tuning (--conflict),
+    out of those that it was tuned on; of a model that is no run out of others."""
+    tuned = [tuple(x.split("-")) for x in read_setting(ckpt, "supervised", [])]
+    wrong = {*(tuned or others)} - {right}
+    if read_setting(ckpt, "conflict", "any") == "target":
+        wrong = {direction for direction in wrong if direction[1] != right[1]}
+    return sorted(wrong)
 
 
 def terms_table(tokens: list[str], directions: list[Direction], p: Tensor, ul: Tensor) -> str:
-    """p [C, R] of each of R tokens under C instructions, the right one first, and for the others in
-    brackets the unlikelihood, -log(1 - p), ul [C, R]; last the means, a loss's terms."""
+    """p [C, R] of each of R tokens under C instructions, the right one first; in brackets their
+    loss: under the right one -log p, under the others the unlikelihood -log(1 - p), ul [C, R].
+    Last the means: what a step's loss is made of."""
     names = ["→".join(direction) for direction in directions]
-    header = ["token", f"p {names[0]}", *(f"{name} (UL)" for name in names[1:])]
+    header = ["token", f"{names[0]} (MLE)", *(f"{name} (UL)" for name in names[1:])]
+    terms = torch.cat([-p[:1].log(), ul[1:]])
     rows = [header, ["---"] + ["---:"] * (len(header) - 1)]
     for n, token in enumerate(tokens):
-        wrong = [f"{p[c, n]:.3f} ({ul[c, n]:.2f})" for c in range(1, len(directions))]
-        rows.append([token.replace("|", "\\|"), f"{p[0, n]:.3f}", *wrong])
-    means = [f"{p[c].mean():.3f} ({ul[c].mean():.2f})" for c in range(1, len(directions))]
-    rows.append(["**mean**", f"{p[0].mean():.3f}", *means])
+        cells = zip(p[:, n].tolist(), terms[:, n].tolist(), strict=True)
+        label = token.replace("|", "\\|")
+        rows.append([label, *(f"{one:.3f} ({term:.2f})" for one, term in cells)])
+    means = zip(p.mean(1).tolist(), terms.mean(1).tolist(), strict=True)
+    rows.append(["**mean**", *(f"{one:.3f} ({term:.2f})" for one, term in means)])
     return "\n".join(align(rows))

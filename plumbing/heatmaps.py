@@ -1,13 +1,15 @@
-"""Off-target ratios by source and target, and what was answered instead: grids of percentages."""
+"""Off-target ratios by source and target, and the languages of the outputs: grids of %."""
 
 from collections import Counter
 from typing import NamedTuple
 
 from plumbing.corpora import Direction
 
-OTHER, EMPTY = "other", "empty"  # answers in none of the languages asked for; without a letter
+ELSE, EMPTY = "else", "empty"  # outputs in none of the test set's languages; blank ones
 BLACK, WHITE, PLAIN = "\x1b[30m", "\x1b[97m", "\x1b[0m"
-SHADES = (231, 225, 224, 217, 210, 203, 196, 160, 124, 88)  # of 256 colours: white to dark red
+# Of 256 colours, from white: what should be pale everywhere; what should be dark once in a row.
+REDS = (231, 225, 224, 217, 210, 203, 196, 160, 124, 88)
+BLUES = (231, 195, 189, 153, 117, 75, 39, 27, 21, 18)
 WIDTH = 6  # characters of a cell
 
 
@@ -16,6 +18,7 @@ class Grid(NamedTuple):
 
     title: str
     kinds: tuple[str, str]  # what rows are, and columns
+    shades: tuple[int, ...]
     rows: list[str]
     columns: list[str]
     cells: list[list[float | None]]
@@ -27,7 +30,7 @@ def off_target_grid(directions: dict[str, dict]) -> Grid:
     sources, targets = (sorted({pair[side] for pair in pairs}) for side in (0, 1))
     otr = {pair: scores["otr"] for pair, scores in zip(pairs, directions.values(), strict=True)}
     cells = [[otr.get((source, target)) for target in targets] for source in sources]
-    return Grid("OTR, %", ("source", "target"), sources, targets, cells)
+    return Grid("OTR, %", ("source", "target"), REDS, sources, targets, cells)
 
 
 def confusion_grid(directions: dict[str, dict], zero_shot: list[Direction]) -> Grid:
@@ -40,14 +43,14 @@ def confusion_grid(directions: dict[str, dict], zero_shot: list[Direction]) -> G
     for name in names:
         for code, count in directions[name]["answered"].items():
             known = code in languages or code == EMPTY
-            answered[name.split("-")[1]][code if known else OTHER] += count
-    columns = [*languages, OTHER, EMPTY]
+            answered[name.split("-")[1]][code if known else ELSE] += count
+    columns = [*languages, ELSE, EMPTY]
     cells = [
         [100 * answered[target][code] / answered[target].total() for code in columns]
         for target in asked
     ]
     title = f"{'zero-shot' if zero_shot else 'all'} outputs, %"
-    return Grid(title, ("asked for", "answered in"), asked, columns, cells)
+    return Grid(title, ("asked for", "answered in"), BLUES, asked, columns, cells)
 
 
 def both_grids(directions: dict[str, dict], zero_shot: list[Direction]) -> tuple[Grid, Grid]:
@@ -60,16 +63,16 @@ def draw_grid(grid: Grid) -> str:
     lines = [f"{grid.title} ({rows}: row; {columns}: column)"]
     lines += [" " * WIDTH + "".join(name.rjust(WIDTH) for name in grid.columns)]
     for name, cells in zip(grid.rows, grid.cells, strict=True):
-        lines.append(name.ljust(WIDTH) + "".join(map(draw_cell, cells)))
+        lines.append(name.ljust(WIDTH) + "".join(draw_cell(x, grid.shades) for x in cells))
     return "\n".join(lines)
 
 
-def draw_cell(value: float | None) -> str:
+def draw_cell(value: float | None, shades: tuple[int, ...]) -> str:
     if value is None:
         return "-".rjust(WIDTH)
-    shade = min(int(value / 100 * len(SHADES)), len(SHADES) - 1)
-    ink = WHITE if 2 * shade > len(SHADES) else BLACK
-    return f"\x1b[48;5;{SHADES[shade]}m{ink}{value:{WIDTH}.1f}{PLAIN}"
+    shade = min(int(value / 100 * len(shades)), len(shades) - 1)
+    ink = WHITE if 2 * shade > len(shades) else BLACK
+    return f"\x1b[48;5;{shades[shade]}m{ink}{value:{WIDTH}.1f}{PLAIN}"
 
 
 def draw_reports(reports: dict[str, dict], zero_shot: list[Direction]) -> str:

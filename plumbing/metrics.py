@@ -30,14 +30,18 @@ def compare_texts(hypotheses: list[str], references: list[tuple], target: str) -
     them. references: of each sentence, one or more."""
     streams, scores, resampled = list(itertools.zip_longest(*references)), {}, {}
     for name, metric in (("bleu", bleu_metric(target)), ("chrf", sacrebleu.CHRF(word_order=2))):
-        statistics = metric._extract_corpus_statistics(hypotheses, streams)  # by sentence
+        # By sentence, as SacreBLEU's own PairedTest has them: the public functions give the sum.
+        statistics = metric._extract_corpus_statistics(hypotheses, streams)
         total = metric._aggregate_and_compute(statistics)
         scores |= {name: total.score, f"{name}_signature": str(metric.get_signature())}
         if name == "bleu":
             scores["length_ratio"] = total.sys_len / max(1, total.ref_len)
         counts = np.array(statistics, "float32")
         resampled[name] = np.array(
-            [metric._compute_score_from_stats(counts[i].sum(0)).score for i in resamples(counts)]
+            [
+                metric._compute_score_from_stats(counts[i].sum(0)).score
+                for i in resamples(len(counts))
+            ]
         )
     scores["signature"] = scores.pop("bleu_signature")
     return scores, resampled
@@ -53,8 +57,8 @@ def score_translations(
     """The scores of a direction, for scores.json. verdicts: {identifier: [what each hypothesis is
     instead of the target language, "" where it is right; the same of each reference]}; the first
     one's are "otr", the references' "floor". answered: how many outputs are in which language, by
-    the first identifier. mixed: those that are right as a whole, but have a
-    part in another of the languages. "resampled" and "kinds" are for Reports alone."""
+    the first identifier. mixed: % of the outputs that are right as a whole, but have a part in
+    another of the languages. "resampled" and "kinds" are for Reports alone."""
     target, n = samples[0].direction[1], len(samples)
     references = [(sample.target, *sample.others) for sample in samples]
     scores, resampled = compare_texts(hypotheses, references, target)
@@ -68,7 +72,7 @@ def score_translations(
     first = identifiers[0]
     mixed, floor = (
         100 * sum(first.is_mixed(text, target, languages) for text in texts) / n
-        for texts in (hypotheses, [first_one for first_one, *_ in references])
+        for texts in (hypotheses, [sample.target for sample in samples])
     )
     scores |= next(iter(ratios.values())) | {"off_target": dict(Counter(filter(None, kinds)))}
     scores |= {

@@ -7,13 +7,13 @@ import warnings
 from plumbing.corpora import Direction
 from plumbing.errors import InputError, require
 from plumbing.files import NEW
-from plumbing.heatmaps import Grid, both_grids
+from plumbing.heatmaps import BLUES, REDS, Grid, both_grids
 
 # Without the time of day the same figures give the same bytes.
 FORMATS = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}  # metadata
 ACROSS = 4  # systems side by side
 CELL, LEAST = 0.36, 2.6  # inches of a cell, and of a heat map at least
-COLOURS = ("Reds", "Blues")  # what should be pale; what should be dark in one place of a row
+COLOURS = {REDS: "Reds", BLUES: "Blues"}
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "0", "font.size": 9}  # text stays text
 
 
@@ -38,7 +38,7 @@ def refuse_picture(path: str) -> None:
 
 def draw_picture(path: str, reports: dict[str, dict], zero_shot: list[Direction]) -> None:
     """Write a figure: of each report, {name: report}, the off-target ratio by source and target,
-    and below it what was answered instead."""
+    and below it in which languages the outputs are."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -58,7 +58,7 @@ def draw_picture(path: str, reports: dict[str, dict], zero_shot: list[Direction]
         for n, (name, both) in enumerate(grids.items()):
             for part, grid in enumerate(both):
                 axis = axes[2 * (n // ACROSS) + part, n % ACROSS]
-                draw_grid(axis, grid, f"{name}: {grid.title}", COLOURS[part])
+                draw_grid(axis, grid, f"{name}: {grid.title}")
         aside, kind = path + NEW, format_of(path)
         try:
             figure.savefig(aside, format=kind, metadata=FORMATS[kind], dpi=150)
@@ -69,11 +69,13 @@ def draw_picture(path: str, reports: dict[str, dict], zero_shot: list[Direction]
             raise
 
 
-def draw_grid(axis, grid: Grid, title: str, colours: str) -> None:
+def draw_grid(axis, grid: Grid, title: str) -> None:
     """A heat map on matplotlib's axis, from white for 0 to dark for 100 %, with its figures."""
     cells = [[math.nan if value is None else value for value in row] for row in grid.cells]
     axis.set_axis_on()
-    axis.pcolormesh(cells, cmap=colours, vmin=0, vmax=100, edgecolors="white", linewidth=1)
+    axis.pcolormesh(
+        cells, cmap=COLOURS[grid.shades], vmin=0, vmax=100, edgecolors="white", linewidth=1
+    )
     axis.set_title(title, parse_math=False)
     rows, columns = grid.kinds
     axis.set_ylabel(rows)

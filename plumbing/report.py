@@ -46,11 +46,13 @@ def doubted(scores: dict, first: dict | None) -> dict:
     intervals = {name: half_width(resampled[name]) for name in RESAMPLED}
     if first is None:
         return scores | {"intervals": intervals}
+    more = {name: scores[name] - first[name] for name in RESAMPLED}
     p_values = {
-        name: p_value(first["resampled"][name], resampled[name], scores[name] - first[name])
-        for name in RESAMPLED
+        name: p_value(first["resampled"][name], resampled[name], more[name]) for name in RESAMPLED
     }
-    return scores | {"intervals": intervals, "p": p_values}
+    # Of two figures that are equal SacreBLEU's p is the smallest there is.
+    differs = {name: more[name] != 0 and p_values[name] < SIGNIFICANT for name in RESAMPLED}
+    return scores | {"intervals": intervals, "p": p_values, "differs": differs}
 
 
 class Reports:
@@ -69,8 +71,9 @@ class Reports:
             "name": system.name,
             "settings": self.settings | system.own(),
             "decoding": system.describe(),
-            "versions": {name: version(name) for name in ("sacrebleu", "langid", "torch")},
         }
+        versions = {name: version(name) for name in ("sacrebleu", "torch")}
+        report["versions"] = versions | findings.get("versions", {})
         self.reports[system.name] = report | cost
         return without(report | cost, "resampled", "kinds")
 
@@ -147,6 +150,7 @@ class Comparison(Reports):
             for part, of in (("directions", results), ("average", averages))
         }
         others = {"identifiers": [identify.describe() for identify in self.identifiers]}
+        others["versions"] = {x.name: x.version for x in self.identifiers}
         return self.report(system, findings | others, cost)
 
     def more_files(self, system: System, corpus: Corpus, texts: dict[str, list[str]]) -> dict:
@@ -185,8 +189,8 @@ class Comparison(Reports):
         return "\n\n".join([*texts, costs(self.reports), about])
 
 
-def compare(test: TestSet, settings: dict) -> Reports:
-    """The reports to be, of what evaluate.py with these settings has read."""
+def make_reports(test: TestSet, settings: dict) -> Reports:
+    """An empty collection for the reports of what evaluate.py with these settings has read."""
     if GENERAL in test.corpus:
         return Answers(settings)
     return Comparison(list(test.corpus), test.supervised, settings, test.identifiers)

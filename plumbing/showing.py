@@ -1,6 +1,6 @@
 """`python data.py --show 3`: samples as the trainer sees them.
 
-ours is the module data.py, which is handed in: plumbing imports none of the five.
+script is the module data.py, which is handed in: plumbing imports none of the five.
 """
 
 import random
@@ -13,8 +13,8 @@ from plumbing.folders import ModelFolder
 from plumbing.languages import TEMPLATES
 from plumbing.streams import in_colour
 from plumbing.tokenizer import Tokenizer
+from plumbing.tuning import CONFLICTS
 
-MODES = ["any", "target", "keep-source"]
 GREEN, RED, PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[0m"  # more likely, less likely
 
 
@@ -28,29 +28,29 @@ class ShowSettings(DeviceSettings):
     directions: str = option("supervised", "en-it,it-en, supervised (with English), zero-shot, all")
     skip_unknown: bool = option(False, "leave out rows without a certain direction and language")
     template: str = option("alpaca", "prompt", choices=TEMPLATES)
-    conflict: str = option("target", "twins' instruction: any, or other target", choices=MODES)
+    conflict: str = option("target", "twins' instruction, as in train.py", choices=CONFLICTS)
     max_length: int = option(512, "tokens of prompt and response; sources alone are cut", least=1)
     seed: int = option(1, "of the samples and their twins", least=0)
 
 
-def show(ours: ModuleType, s: ShowSettings) -> None:
+def show(script: ModuleType, s: ShowSettings) -> None:
     """Print some samples of a tuning set with their twins. Raises InputError."""
     folder = ModelFolder(s.model)
     tokenizer = Tokenizer([folder.folder, folder.source], folder.config)
     corpus, _ = read_corpus(s.data, s.directions, None, s.skip_unknown, pairs=s.show, seed=s.seed)
-    prompter = ours.Prompter(tokenizer, s.template)
-    tuning_set = ours.TuningSet(corpus, prompter, s.max_length)
+    prompter = script.Prompter(tokenizer, s.template)
+    tuning_set = script.TuningSet(corpus, prompter, s.max_length)
     rng = random.Random(s.seed)
     chosen = rng.sample(tuning_set.samples, min(s.show, len(tuning_set.samples)))
     for number, pair in enumerate(tuning_set.with_twins(chosen, s.conflict, rng), start=1):
         print(f"\n=== {number}")
-        for line in describe(ours.collate([pair]), pair, tokenizer, in_colour()):
+        for line in describe(script.collate([pair]), pair, tokenizer, in_colour()):
             print(line)
 
 
-def describe(batch, pair, tokenizer: Tokenizer, coloured: bool) -> list[str]:
-    """The lines of a pair: what the Batch of it alone has. Supervised tokens are in brackets, or in
-    colour."""
+def describe(batch: object, pair: object, tokenizer: Tokenizer, coloured: bool) -> list[str]:
+    """The lines of a pair, out of its Batch, so that a fault of the mask would show. Supervised
+    tokens are in brackets, or in colour."""
     lines, start = [], 0
     ids, predicted = batch.ids.tolist(), {at + 1 for at in batch.at.tolist()}
     kinds = [("Eq. 1, more likely", GREEN), ("Eq. 2, less likely", RED)]
@@ -60,7 +60,7 @@ def describe(batch, pair, tokenizer: Tokenizer, coloured: bool) -> list[str]:
         prompt = [ids[i] for i in places if i not in predicted]
         response = [ids[i] for i in places if i in predicted]
         opening, closing = (colour, PLAIN) if coloured else ("[", "]")
-        texts = tokenizer.texts_of(response)
+        texts = tokenizer.texts_of(response, ids[start + length - 1])
         marked = " ".join(f"{opening}{text}{closing}" for text in texts)
         source, target = one.sample.direction
         head = f"--- {source}→{target}: {len(prompt)} tokens of prompt, {len(response)} supervised"

@@ -9,31 +9,37 @@ from typing import NamedTuple
 from plumbing.cli import DeviceSettings, flag, option, require_bounds
 from plumbing.corpora import Sample
 from plumbing.errors import InputError, require
+from plumbing.identify import PACKAGES
 from plumbing.languages import TEMPLATES
 
 # Settings that a system may have of its own.
 OWN = ("template", "shots", "beam", "length_penalty", "contrast_language", "contrast_source")
 OWN += ("max_new_tokens", "model")
-MAX_NEW_TOKENS = 128
+MAX_NEW_TOKENS, BATCH_SIZE = 128, 64
+CANDIDATES = "cs,de,en,es,fr,hu,it,ja,nl,pl,pt,ro,ru,uk,zh"
 
 
 @dataclass
 class SystemSettings(DeviceSettings):
-    """Which systems are compared, on which rows of which files, and how they decode."""
+    """Which systems are compared, on which rows of which files, how they decode, what is told."""
 
-    ckpt: list = option((), "run or model folders, compared side by side")
+    ckpt: list = option((), "run or model folders, compared side by side; this or --systems")
     systems: list = option((), "NAME=FOLDER or NAME=FOLDER,template=ptl,shots=5,beam=4,...")
 
     model: str = option("", "base model of the adapters; left out: the one that each adapter names")
     data: list = option(("demo/data/test.tsv",), "files: TSV, JSON, paired files (docs/data.md)")
-    translate: str = option("", "it-nl: no test set, but the lines of standard input")
-    export: str = option("", "folder to make: texts for sacrebleu, comet-score, mt-metrics-eval")
-    picture: str = option("", "file to write: heat maps of the off-target ratios (png, svg, pdf)")
-    explain: list = option((), "it-nl 'SENTENCE': p of its translation's tokens, by instruction")
-    general: list = option((), "instead of --data: instructions to answer (AlpacaEval's JSON)")
-    directions: str = option("all", "en-it,it-en, supervised (the first run's), zero-shot, all")
+    directions: str = option(
+        "all", "all; supervised, that the first run was tuned on; zero-shot; or en-it,it-en"
+    )
     rows: int = option(0, "use the first so many pairs of each direction; 0: all", least=0)
-    skip_unknown: bool = option(False, "leave out rows without a certain direction and language")
+    skip_unknown: bool = option(False, "leave out rows whose direction is not certain")
+    general: list = option((), "instead of --data: instructions to answer (AlpacaEval's JSON)")
+    translate: str = option("", "instead of --data: lines of standard input", metavar="IT-NL")
+    explain: list = option(
+        (),
+        "no test set: p of a translation's tokens, by instruction",
+        metavar=("IT-NL", "SENTENCE"),
+    )
     template: str = option("", "prompt; left out: that of the run, or alpaca", choices=TEMPLATES)
     shots: int = option(0, "demonstrations before the prompt, of its direction", least=0)
     shots_from: list = option((), "files of --shots, like --data: each direction's first pairs")
@@ -46,6 +52,12 @@ class SystemSettings(DeviceSettings):
         0.0, "weight of the prompts for English and for the source language", least=0
     )
     contrast_source: float = option(0.0, "weight of the prompt with another source", least=0)
+    batch_size: int = option(BATCH_SIZE, "sentences decoded together", least=1)
+
+    lid: list = option(("langid",), "identifiers, the first for the table", choices=[*PACKAGES])
+    candidates: str = option(CANDIDATES, "what --lid may answer, besides the data's languages")
+    export: str = option("", "folder to make: texts for sacrebleu, comet-score, mt-metrics-eval")
+    picture: str = option("", "file to write: heat maps of the off-target ratios (png, svg, pdf)")
 
 
 class System(NamedTuple):
@@ -74,7 +86,7 @@ class System(NamedTuple):
         return ", ".join(parts)
 
 
-def read_systems(s: object) -> list[System]:
+def read_systems(s: SystemSettings) -> list[System]:
     """Those of --ckpt and --systems, in this order. Raises InputError."""
     names = [os.path.basename(os.path.normpath(ckpt)) for ckpt in s.ckpt]
     systems = [
@@ -89,7 +101,7 @@ def read_systems(s: object) -> list[System]:
     return systems
 
 
-def read_system(text: str, s: object) -> System:
+def read_system(text: str, s: SystemSettings) -> System:
     """NAME=FOLDER, perhaps followed by ,option=value. Raises InputError."""
     first, *assignments = text.split(",")
     name, _, ckpt = first.partition("=")

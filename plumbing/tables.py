@@ -1,7 +1,6 @@
 """The Markdown tables of an evaluation."""
 
 from plumbing.corpora import Direction
-from plumbing.doubt import SIGNIFICANT
 
 COLUMNS = {"BLEU": ("bleu", 1), "len": ("length_ratio", 2), "OTR": ("otr", 1)}  # key, decimals
 RESAMPLED = ("bleu", "chrf", "otr")
@@ -61,7 +60,7 @@ def costs(reports: dict[str, dict]) -> str:
 
 def mark(scores: dict, name: str) -> str:
     """ "*" where a score differs from the first system's by more than chance."""
-    return "*" * (scores.get("p", {}).get(name, 1) < SIGNIFICANT)
+    return "*" * bool(scores.get("differs", {}).get(name))
 
 
 def table_row(label: str, scores: list[dict]) -> list[str]:

@@ -9,7 +9,7 @@ from plumbing.general import GENERAL, read_general
 from plumbing.identify import Identifier, make_identifiers
 from plumbing.metrics import bleu_metric
 from plumbing.provenance import tuned_directions
-from plumbing.systems import System
+from plumbing.systems import System, SystemSettings
 
 
 class TestSet(NamedTuple):
@@ -27,7 +27,7 @@ class TestSet(NamedTuple):
         return {code for direction in self.corpus for code in direction}
 
 
-def read_test_set(s: object, systems: list[System]) -> TestSet:
+def read_test_set(s: SystemSettings, systems: list[System]) -> TestSet:
     """What evaluate.py's settings and its systems ask for. Raises InputError, also for a metric or
     a language that some direction lacks."""
     first, *_ = s.general or s.data

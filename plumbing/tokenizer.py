@@ -77,14 +77,15 @@ class Tokenizer:
         """The id that ends a response."""
         return self.eos
 
-    def texts_of(self, response: list[int]) -> list[str]:
-        """What each token of a response adds to the text; the last one is its end."""
+    def texts_of(self, response: list[int], end: int) -> list[str]:
+        """What each token of a response adds to the text, a space as "▁"; the id `end` is <end>."""
         texts, before = [], ""
-        for n in range(1, len(response) + 1):
+        for n, token in enumerate(response, start=1):
             text = self.decode(response[:n])
-            texts.append(text[len(before) :].strip() or "·")
+            added = text[len(before) :].replace(" ", "▁").replace("\n", "↵")
+            texts.append("<end>" if token == end else added or "·")
             before = text
-        return [*texts[:-1], "end"]
+        return texts
 
     def shorten(self, text: str, tokens: int) -> str:
         """A text without its last so many tokens; always shorter, with no half character."""

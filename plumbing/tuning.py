@@ -10,6 +10,7 @@ from plumbing.cli import DeviceSettings, flag, option
 from plumbing.errors import require
 from plumbing.meters import PEAK
 
+CONFLICTS = ["any", "target", "keep-source"]
 LINEARS = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
 
 

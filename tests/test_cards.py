@@ -28,13 +28,15 @@ SETTINGS = {
     "lora_rank": 8,
     "seed": 1,
     "template": "alpaca",
+    "loss_reduction": "token",
     "data": ["/home/somebody/data/train.tsv"],
     "init": "/home/somebody/runs/stage1",
 }
 ROW = {"bleu": 12.345, "chrf": 30.0, "otr": 4.0, "length_ratio": 0.98, "sentences": 200}
 ROW |= {"intervals": {"bleu": 1.0, "chrf": 2.0, "otr": 3.0}, "signature": "sig"}
 REPORT = {"directions": {"en-no": ROW, "no-en": ROW}, "average": {"supervised": ROW}}
-REPORT |= {"decoding": "greedy", "identifiers": ["langid 1 among en,no"], "split": "test"}
+REPORT |= {"decoding": "greedy", "identifiers": ["langid 1 among en,no"]}
+REPORT |= {"settings": {"data": ["/home/somebody/test.tsv"], "rows": 0}}
 
 
 @pytest.fixture
@@ -65,7 +67,12 @@ def test_the_hub_reads_every_field_as_it_was_meant(run, name):
 def test_no_path_of_this_machine_is_in_it(run):
     text = make_card(str(run), "run")
     assert "/home/" not in text and "somebody" not in text and str(run) not in text
-    assert "`train.tsv`" in text and "0.05 L_UL" in text and "{input}" in text
+    assert "`train.tsv`" in text and "Data: `test.tsv`." in text and "from the run `stage1`" in text
+    assert (
+        "under instructions with another target language; mean over tokens" in text
+        and "0.05 L_UL" in text
+        and "{input}" in text
+    )
     assert "| en→no " in text and "12.3 ± 1.0" in text
 
 
@@ -120,8 +127,12 @@ def test_runs_and_merged_models_have_a_card_and_nobody_elses_is_touched(folder):
     done = script("evaluate.py", *args, "--picture", "p.svg", cwd=folder)
     assert done.returncode == 0 and (folder / "p.svg").exists(), done.stderr
     assert (folder / "model" / "README.md").read_text() == "theirs"
+    card = hub.ModelCard.load(folder / "b" / "README.md")
+    assert card.data.eval_results is None and "the first 2 rows of `train.tsv`" in card.text
+    args = ["--ckpt", "b", "--data", "train.tsv", "--max-new-tokens", 2]
+    assert script("evaluate.py", *args, cwd=folder).returncode == 0
     results = hub.ModelCard.load(folder / "b" / "README.md").data.eval_results
-    scores = json.loads((folder / "b" / "eval-train" / "scores.json").read_text())
+    scores = json.loads((folder / "b" / "eval-train-2" / "scores.json").read_text())
     by_name = {x.dataset_config: x.metric_value for x in results if x.metric_type == "chrf"}
     assert by_name == {k: round(v["chrf"], 2) for k, v in scores["directions"].items()}
     # an own text in OUT is not replaced with the run

@@ -8,7 +8,8 @@ from data import Prompter
 from evaluate import response_terms
 from model import save_model
 from plumbing.corpora import Sample
-from plumbing.explaining import instructions_beside, terms_table
+from plumbing.explaining import conflicts_of, terms_table
+from plumbing.files import write_json
 from plumbing.tokenizer import Tokenizer
 
 
@@ -32,21 +33,27 @@ def test_terms_are_those_of_the_losses(tokenizer):
 def test_tokens_are_what_they_add_to_the_text():
     tokenizer = Tokenizer([BASE], tiny().config)
     ids = [*tokenizer.encode("Open het bestand"), tokenizer.eos]
-    texts = tokenizer.texts_of(ids)
-    assert len(texts) == len(ids) and texts[-1] == "end"
-    assert "".join(texts[:-1]).replace("·", "") == "Openhetbestand"
-    assert instructions_beside(("it", "nl"), [("en", "it"), ("it", "nl")]) == [
-        ("it", "nl"),
-        ("en", "it"),
-    ]
+    texts = tokenizer.texts_of(ids, tokenizer.eos)
+    assert len(texts) == len(ids) and texts[-1] == "<end>"
+    assert "".join(texts[:-1]).replace("·", "") == "Open▁het▁bestand"
+    assert "<end>" not in tokenizer.texts_of(ids[:-1], tokenizer.eos)  # a response that was cut
+
+
+def test_wrong_instructions_are_those_of_the_runs_own_conflicts(tmp_path):
+    write_json(tmp_path / "settings.json", {"supervised": ["en-nl", "nl-en"], "conflict": "target"})
+    assert conflicts_of(str(tmp_path), ("it", "nl"), []) == [("nl", "en")]
+    write_json(tmp_path / "settings.json", {"supervised": ["en-nl", "nl-en"], "conflict": "any"})
+    assert conflicts_of(str(tmp_path), ("it", "nl"), []) == [("en", "nl"), ("nl", "en")]
+    others = [("en", "it"), ("it", "nl")]
+    assert conflicts_of(str(tmp_path / "base"), ("it", "nl"), others) == [("en", "it")]
 
 
 def test_the_table_has_the_right_instruction_first_and_means_below():
     p, ul = torch.tensor([[0.5, 1.0], [0.25, 0.75]]), torch.tensor([[0.0, 0.0], [1.0, 2.0]])
     lines = terms_table(["a|b", "end"], [("it", "nl"), ("it", "en")], p, ul).split("\n")
-    assert lines[0].split() == "| token | p it→nl | it→en (UL) |".split()
-    assert lines[2].split()[1:] == "a\\|b | 0.500 | 0.250 (1.00) |".split()
-    assert lines[-1].split()[1:] == "**mean** | 0.750 | 0.500 (1.50) |".split()
+    assert lines[0].split() == "| token | it→nl (MLE) | it→en (UL) |".split()
+    assert lines[2].split()[1:] == "a\\|b | 0.500 (0.69) | 0.250 (1.00) |".split()
+    assert lines[-1].split()[1:] == "**mean** | 0.750 (0.35) | 0.500 (1.50) |".split()
 
 
 @pytest.fixture
@@ -65,15 +72,20 @@ def test_systems_are_side_by_side_on_the_reference_or_their_own_answer(place):
     done = script("evaluate.py", *args, "--explain", "it-nl", row["it"], cwd=place)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(f"{row['it']} → {row['nl']} (the reference)") == 2
-    assert "p it→nl" in done.stdout and "it→en (UL)" in done.stdout
+    assert "it→nl (MLE)" in done.stdout and "it→en (UL)" in done.stdout
     done = script("evaluate.py", *args, "--explain", "it-nl", "mai vista prima", cwd=place)
-    assert done.returncode == 0 and done.stdout.count("(its own answer)") == 2
+    assert done.returncode == 0 and done.stdout.count("(the answer of one)") == 2
+    one, two = (x for x in done.stdout.split("\n") if "(the answer of" in x)
+    assert one.split(":")[1] == two.split(":")[1]
+    done = script("evaluate.py", *args, "--explain", "it-nl", "ciao", "hoi daar", cwd=place)
+    assert done.returncode == 0 and done.stdout.count("ciao → hoi daar (given)") == 2
 
 
 @pytest.mark.parametrize(
     "args, said",
     [
         (["it-nl"], "expected it-nl 'SENTENCE'"),
+        (["it-nl", "a", "--contrast-language", "0.5"], "leave out contrast"),
         (["it-nl", " "], "the sentence is blank"),
         (["it-qq", "a"], "--explain it-qq: expected two of"),
     ],

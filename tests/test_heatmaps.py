@@ -19,7 +19,7 @@ def test_a_direction_that_was_not_measured_is_no_zero():
 
 def test_answers_are_shares_of_what_was_asked_for():
     grid = confusion_grid(DIRECTIONS, [])
-    assert (grid.rows, grid.columns) == (["it", "nl"], ["en", "it", "nl", "other", "empty"])
+    assert (grid.rows, grid.columns) == (["it", "nl"], ["en", "it", "nl", "else", "empty"])
     assert grid.cells == [[5.0, 95.0, 0, 0, 0], [25.0, 0, 62.5, 10.0, 2.5]]
     grid = confusion_grid(DIRECTIONS, [("it", "nl")])
     assert grid.rows == ["nl"] and grid.cells == [[50.0, 0, 25.0, 20.0, 5.0]]

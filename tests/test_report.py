@@ -44,6 +44,12 @@ def test_doubt_compares_with_the_first_system():
     found = doubted(other, first)
     assert found["intervals"]["bleu"] == pytest.approx(1.9, abs=0.01)
     assert found["p"]["otr"] < 0.01
+    # SacreBLEU's p of equal figures is the smallest there is, but they do not differ
+    assert found["p"]["bleu"] < 0.01 and found["differs"] == {
+        "bleu": False,
+        "chrf": False,
+        "otr": True,
+    }
 
 
 def test_reports_of_several_checkpoints_are_named_apart(capsys):

@@ -12,9 +12,9 @@ def test_supervised_tokens_are_marked_with_their_equation(encoded):
     (pair,) = encoded.with_twins(encoded.samples[:1], "target", random.Random(1))
     tokenizer = encoded.prompter.tokenizer
     lines = describe(data.collate([pair]), pair, tokenizer, coloured=False)
-    texts = tokenizer.texts_of(pair.positive.response)
+    texts = tokenizer.texts_of(pair.positive.response, tokenizer.eos)
     marked = " ".join(f"[{text}]" for text in texts)
-    assert len(lines) == 6 and lines[2] == lines[5] == marked and marked.endswith("[end]")
+    assert len(lines) == 6 and lines[2] == lines[5] == marked and marked.endswith("[<end>]")
     assert "(Eq. 1, more likely)" in lines[0] and "(Eq. 2, less likely)" in lines[3]
     assert f"{len(texts)} supervised" in lines[0] and lines[1].endswith("### Response:")
     source, target = pair.twin.sample.direction
