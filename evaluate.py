@@ -36,7 +36,8 @@ from plumbing.identify import Identifier
 from plumbing.lines import translate_lines
 from plumbing.metrics import score_translations
 from plumbing.provenance import read_setting
-from plumbing.systems import BATCH_SIZE, MAX_NEW_TOKENS, System, SystemSettings, contrasting
+from plumbing.systems import BATCH_SIZE, MAX_NEW_TOKENS, System, SystemSettings
+from plumbing.systems import contrasting, what_is_asked
 from plumbing.testset import TestSet
 from plumbing.tokenizer import Tokenizer
 
@@ -306,8 +307,8 @@ def reference_loss(
 def evaluate(s: Settings) -> None:
     """Every system on the same test set: a report beside each checkpoint, one table of all; or
     standard input, line by line; or one sentence, token by token."""
-    run = translate_lines if s.translate else explain if s.explain else evaluation.evaluate
-    run(sys.modules[__name__], s)
+    tasks = {"--translate": translate_lines, "--explain": explain}
+    tasks.get(what_is_asked(s), evaluation.evaluate)(sys.modules[__name__], s)
 
 
 if __name__ == "__main__":

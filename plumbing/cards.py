@@ -44,7 +44,9 @@ def is_card(path: str) -> bool:
 
 def write_card(folder: str, name: str) -> None:
     """Write the card of a folder that this program made, under the name that it has or will have,
-    while no evaluation writes there."""
+    while no evaluation writes there; a README.md of somebody else's stays."""
+    if os.path.lexists(os.path.join(folder, CARD)) and not is_card(os.path.join(folder, CARD)):
+        return print(f"{os.path.join(folder, CARD)} is not this program's: it stays as it is")
     write_whole(os.path.join(folder, CARD), make_card(folder, name))
 
 

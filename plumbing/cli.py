@@ -71,7 +71,7 @@ def parse(settings: type, argv: list[str] | None = None):
         texts = getattr(s, f.name)
         for text in [texts] if isinstance(texts, str) else texts if f.type is list else ():
             valid = not any("\ud800" <= c <= "\udfff" for c in text)
-            require(valid, f"{flag(f.name)} {text}: the name is not UTF-8; rename it")
+            require(valid, f"{flag(f.name)} {text}: not UTF-8; write it anew")
         if f.type in (int, float):
             require_bounds(flag(f.name), getattr(s, f.name), **f.metadata)
     s.device = resolve_device(s.device)

@@ -5,11 +5,13 @@ import os
 
 import numpy as np
 
+from plumbing.errors import require
+
 RESAMPLES = 1000
 SIGNIFICANT = 0.05
 
 
-@functools.lru_cache(4)
+@functools.lru_cache(64)
 def draws(n: int, seed: int | None) -> np.ndarray:
     """[RESAMPLES, n], which of n sentences each bootstrap takes."""
     return np.random.default_rng(seed).choice(n, size=(RESAMPLES, n), replace=True)
@@ -18,8 +20,15 @@ def draws(n: int, seed: int | None) -> np.ndarray:
 def resamples(n: int) -> np.ndarray:
     """[RESAMPLES, n], the numbers of the sentences in each bootstrap: the same ones for every
     system and metric. The variable SACREBLEU_SEED sets the seed, as it does for SacreBLEU."""
+    return draws(n, read_seed())
+
+
+def read_seed() -> int | None:
+    """SACREBLEU_SEED, or SacreBLEU's own seed; None: another one every time. Raises InputError."""
     seed = os.environ.get("SACREBLEU_SEED", "12345").lower()
-    return draws(n, None if seed == "none" else int(seed))
+    expected = "expected a whole number from 0 on, or none"
+    require(seed == "none" or seed.isdecimal(), f"SACREBLEU_SEED is {seed!r}; {expected}")
+    return None if seed == "none" else int(seed)
 
 
 def resampled_share(flags: list[bool]) -> np.ndarray:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from types import ModuleType
 from typing import NamedTuple
 
-from plumbing.corpora import Direction, Sample
+from plumbing.corpora import Corpus, Direction, Sample
 from plumbing.distributed import RANK, WORLD, gather_from_processes, progress_bar
 from plumbing.errors import InputError, require
 from plumbing.exports import export, refuse_export
@@ -28,13 +28,10 @@ def evaluate(script: ModuleType, s: SystemSettings) -> None:
     """Every system on the same test set: a report beside each checkpoint, one table of all. s: the
     Settings of evaluate.py. Raises InputError."""
     systems, outputs = read_systems(s), {}
-    for flag, path, refuse in (
-        ("--export", s.export, refuse_export),
-        ("--picture", s.picture, refuse_picture),
-    ):
-        if path:
-            refuse(path)
-            require(not s.general, f"{flag} is of translations; leave out --general")
+    if s.export:
+        refuse_export(s.export)
+    if s.picture:
+        refuse_picture(s.picture)
     test = read_test_set(s, systems)
     prompters = [check(script, system, test) for system in systems]
     places = [Results(x.ckpt, test.name, checksum(test.corpus), x.suffix) for x in systems]
@@ -50,11 +47,18 @@ def evaluate(script: ModuleType, s: SystemSettings) -> None:
         except (InputError, OSError) as error:  # the table comes first
             troubles.append(str(error))
     print(comparison)
-    if RANK == 0:
-        comparison.draw(s.picture)
-    if s.export and RANK == 0:
-        print("", *export(s.export, test.corpus, outputs), sep="\n")
+    for task in (lambda: comparison.draw(s.picture), lambda: tell(s.export, test.corpus, outputs)):
+        try:
+            task() if RANK == 0 else None
+        except (InputError, OSError) as error:
+            troubles.append(str(error))
     require(not troubles, "; ".join(troubles))
+
+
+def tell(folder: str, corpus: Corpus, outputs: dict[str, dict]) -> None:
+    """Write --export, if it is asked for, and print the commands for it."""
+    if folder:
+        print("", *export(folder, corpus, outputs), sep="\n")
 
 
 def check(script: ModuleType, system: System, test: TestSet) -> object:

@@ -25,7 +25,7 @@ def explain(script: ModuleType, s: SystemSettings) -> None:
     expected = "expected it-nl 'SENTENCE', and perhaps 'RESPONSE'"
     require(len(s.explain) in (2, 3), f"--explain {' '.join(s.explain)}: {expected}")
     name, sentence, *given = s.explain
-    direction, sentence = read_direction(name, "--explain"), sentence.strip()
+    direction, sentence = read_direction(name, "--explain"), " ".join(sentence.split())
     require(sentence, "--explain: the sentence is blank; expected some words")
     systems = read_systems(s)
     for _, _, own, _ in systems:
@@ -35,7 +35,7 @@ def explain(script: ModuleType, s: SystemSettings) -> None:
     most = max(system.settings.shots for system in systems)
     shots = read_shots(s.shots_from, {direction: []}, most, s.skip_unknown).get(direction, [])
     rows = corpus.get(direction, [])
-    target = next((x.target for x in rows if x.source == sentence), "")
+    target = next((x.target for x in rows if " ".join(x.source.split()) == sentence), "")
     target, what = (given[0], "given") if given else (target, "the reference")
     for system in systems:
         prompter, positions = script.make_prompter(system)
@@ -48,11 +48,14 @@ def explain(script: ModuleType, s: SystemSettings) -> None:
             what = f"the answer of {system.name}"
         wrong = conflicts_of(system.ckpt, direction, list(corpus))
         samples = [Sample(d, sentence, target) for d in (direction, *wrong)]
-        prompts, _ = script.encode_prompts(prompter, samples, *how)
-        response = prompter.encode_response(target)[: own.max_new_tokens]
+        prompts, lost = script.encode_prompts(prompter, samples, *how)
+        whole = prompter.encode_response(target)
+        response = whole[: own.max_new_tokens]
+        cut = [*lost] + ["response"] * (response != whole)
         terms = script.response_terms(decoder.model, prompts, response)
         tokens = prompter.tokenizer.texts_of(response, prompter.way.end)
-        print(f"\n{system.name}: {sentence} → {target or '(empty)'} ({what})\n")
+        print(f"\n{system.name}: {sentence} → {target or '(empty)'} ({what})")
+        print(f"(to fit, the {' and the '.join(cut)} lost some tokens)\n" if cut else "")
         print(terms_table(tokens, [direction, *wrong], *terms))
 
 
@@ -76,8 +79,7 @@ def terms_table(tokens: list[str], directions: list[Direction], p: Tensor, ul: T
     rows = [header, ["---"] + ["---:"] * (len(header) - 1)]
     for n, token in enumerate(tokens):
         cells = zip(p[:, n].tolist(), terms[:, n].tolist(), strict=True)
-        label = token.replace("|", "\\|")
-        rows.append([label, *(f"{one:.3f} ({term:.2f})" for one, term in cells)])
+        rows.append([token, *(f"{one:.3f} ({term:.2f})" for one, term in cells)])
     means = zip(p.mean(1).tolist(), terms.mean(1).tolist(), strict=True)
     rows.append(["**mean**", *(f"{one:.3f} ({term:.2f})" for one, term in means)])
     return "\n".join(align(rows))

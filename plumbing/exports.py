@@ -1,6 +1,7 @@
 """An evaluation's texts for other tools, in mt-metrics-eval's layout, and the commands for them."""
 
 import os
+import re
 import shlex
 import string
 
@@ -14,6 +15,8 @@ def refuse_export(folder: str) -> None:
     """Raise InputError where a folder is there already: what is in it may be somebody's."""
     there = os.path.lexists(folder)
     require(not there, f"--export {folder}: it exists; choose a folder that does not")
+    os.makedirs(os.path.normpath(folder) + NEW)  # an OSError is better now than after hours
+    os.rmdir(os.path.normpath(folder) + NEW)
 
 
 def export(folder: str, corpus: Corpus, outputs: dict[str, dict[str, list[str]]]) -> list[str]:
@@ -55,7 +58,10 @@ def export_direction(
         files[references[-1]] = [some[0] if some else "" for some in texts]
     systems = []
     for system, texts in outputs.items():
-        systems.append(f"system-outputs/{name}/{system.replace('/', '_')}.txt")
+        free = re.sub(r"[^\w.+-]", "_", system)
+        while f"system-outputs/{name}/{free}.txt" in files:  # of two names that differ in signs
+            free += "_"
+        systems.append(f"system-outputs/{name}/{free}.txt")
         files[systems[-1]] = [texts[name][n] for n, _ in rows]
     source, *others = (
         shlex.quote(os.path.join(folder, path))
@@ -65,7 +71,7 @@ def export_direction(
     paired = " --paired-bs" if len(hyps) > 1 else ""
     commands = [
         f"sacrebleu {' '.join(refs)} -i {' '.join(hyps)} -l {name} -m bleu chrf "
-        f"--chrf-word-order 2{paired}",
+        f"--chrf-word-order 2{paired} -f text",
         f"comet-score -s {source} -t {' '.join(hyps)} -r {refs[0]}",
     ]
     return files, commands

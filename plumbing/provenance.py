@@ -117,7 +117,9 @@ def licence_lines(path: str) -> dict[str, str]:
             front = FRONT.match(file.read(1 << 16))
     except OSError:
         return {}
-    return dict(LICENSE.findall(front[1])) if front else {}
+    found = dict(LICENSE.findall(front[1])) if front else {}
+    public = re.match(r"https?://|LICENSE", found.get("license_link", ""))  # else a path perhaps
+    return found if public else {k: v for k, v in found.items() if k != "license_link"}
 
 
 def corpus_checksums(corpus: Corpus) -> dict[str, int]:

@@ -34,7 +34,7 @@ class SystemSettings(DeviceSettings):
     rows: int = option(0, "use the first so many pairs of each direction; 0: all", least=0)
     skip_unknown: bool = option(False, "leave out rows whose direction is not certain")
     general: list = option((), "instead of --data: instructions to answer (AlpacaEval's JSON)")
-    translate: str = option("", "instead of --data: lines of standard input", metavar="IT-NL")
+    translate: str = option(None, "instead of --data: lines of standard input", metavar="IT-NL")
     explain: list = option(
         (),
         "no test set: p of a translation's tokens, by instruction",
@@ -84,6 +84,18 @@ class System(NamedTuple):
             weight = getattr(s, f"contrast_{what}")
             parts += [f"contrast-{what} {weight:g}"] if weight else []
         return ", ".join(parts)
+
+
+def what_is_asked(s: SystemSettings) -> str:
+    """ "--translate", "--explain" or "--general"; "" for an evaluation. Raises InputError where
+    flags ask for different things."""
+    modes = {"--translate": s.translate is not None, "--explain": s.explain, "--general": s.general}
+    asked = [name for name, given in modes.items() if given]
+    require(len(asked) < 2, f"{' and '.join(asked)}: choose one of them")
+    for name, given in (("--export", s.export), ("--picture", s.picture)):
+        needs = f"{name} needs translations of a test set"
+        require(not (given and asked), f"{needs}; leave out {' '.join(asked)}")
+    return "".join(asked)
 
 
 def read_systems(s: SystemSettings) -> list[System]:

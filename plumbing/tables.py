@@ -73,6 +73,7 @@ def table_row(label: str, scores: list[dict]) -> list[str]:
 
 def align(rows: list[list[str]]) -> list[str]:
     """Lines of a Markdown table: the first column to the left, the others to the right."""
+    rows = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for label, *figures in rows:

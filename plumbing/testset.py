@@ -4,6 +4,7 @@ import os
 from typing import NamedTuple
 
 from plumbing.corpora import Corpus, Direction, first_rows, read_corpus
+from plumbing.doubt import read_seed
 from plumbing.errors import require
 from plumbing.general import GENERAL, read_general
 from plumbing.identify import Identifier, make_identifiers
@@ -38,6 +39,7 @@ def read_test_set(s: SystemSettings, systems: list[System]) -> TestSet:
     tuned = tuned_directions([system.ckpt for system in systems])
     corpus, tuned = read_corpus(s.data, s.directions, tuned, s.skip_unknown, keep_blank=True)
     corpus = {direction: first_rows(samples, s.rows) for direction, samples in corpus.items()}
+    read_seed()
     identifiers = make_identifiers(s.lid, s.candidates, corpus)
     for _, target in corpus:
         bleu_metric(target)

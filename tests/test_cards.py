@@ -92,6 +92,13 @@ def test_a_card_follows_the_evaluations_until_somebody_takes_it_over(run):
     assert card.read_text().endswith("my own words") and not is_card(card)
 
 
+def test_a_readme_of_somebody_else_is_not_replaced_when_a_run_finishes(run, capsys):
+    (run / "README.md").write_text("my notes")
+    write_card(str(run), "run")
+    assert (run / "README.md").read_text() == "my notes"
+    assert "is not this program's" in capsys.readouterr().out
+
+
 def test_settings_that_somebody_changed_leave_the_card_as_it_is(run):
     write_card(str(run), "run")
     before = (run / "README.md").read_text()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from plumbing.doubt import RESAMPLES, draws, half_width, p_value, resampled_share, resamples
+from plumbing.errors import InputError
 
 
 def test_the_same_sentences_are_drawn_for_every_system_and_the_seed_is_the_users(monkeypatch):
@@ -12,6 +13,13 @@ def test_the_same_sentences_are_drawn_for_every_system_and_the_seed_is_the_users
     monkeypatch.setenv("SACREBLEU_SEED", "7")
     assert (resamples(30) == draws(30, 7)).all()
     assert not (draws(30, 7) == first).all()
+
+
+@pytest.mark.parametrize("seed", ["abc", "-3", "1.5", ""])
+def test_a_seed_that_is_none_is_refused(monkeypatch, seed):
+    monkeypatch.setenv("SACREBLEU_SEED", seed)
+    with pytest.raises(InputError, match="SACREBLEU_SEED is .*; expected a whole number"):
+        resamples(3)
 
 
 def test_an_interval_covers_what_it_says():

@@ -73,6 +73,10 @@ def test_systems_are_side_by_side_on_the_reference_or_their_own_answer(place):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(f"{row['it']} → {row['nl']} (the reference)") == 2
     assert "it→nl (MLE)" in done.stdout and "it→en (UL)" in done.stdout
+    cut = script(
+        "evaluate.py", *args[:-1], 2, "--explain", "it-nl", "ciao", "hoi daar jij", cwd=place
+    )
+    assert "(to fit, the response lost some tokens)" in cut.stdout and "<end>" not in cut.stdout
     done = script("evaluate.py", *args, "--explain", "it-nl", "mai vista prima", cwd=place)
     assert done.returncode == 0 and done.stdout.count("(the answer of one)") == 2
     one, two = (x for x in done.stdout.split("\n") if "(the answer of" in x)

@@ -25,6 +25,7 @@ def test_lines_are_the_scored_rows_and_a_second_reference_has_a_file(tmp_path):
         Sample(PAIR, "due", "b"),
     ]
     outputs = {"a/b": {"it-nl": ["1\u2028x", "", "2"]}, "c": {"it-nl": ["3", "", "4"]}}
+    outputs |= {"a_b": {"it-nl": ["5", "", "6"]}, "d\ne": {"it-nl": ["7", "", "8"]}}
     folder = tmp_path / "out"
     commands = export(str(folder), {PAIR: samples}, outputs)
     found = {str(p.relative_to(folder)): read_lines(p) for p in folder.rglob("*.txt")}
@@ -34,6 +35,8 @@ def test_lines_are_the_scored_rows_and_a_second_reference_has_a_file(tmp_path):
         "references/it-nl.refB.txt": ["ein", ""],
         "system-outputs/it-nl/a_b.txt": ["1 x", "2"],
         "system-outputs/it-nl/c.txt": ["3", "4"],
+        "system-outputs/it-nl/a_b_.txt": ["5", "6"],
+        "system-outputs/it-nl/d_e.txt": ["7", "8"],
     }
     assert [command.split()[0] for command in commands] == ["sacrebleu", "comet-score"]
     with pytest.raises(InputError, match="out: it exists; choose a folder that does not"):
@@ -61,7 +64,7 @@ def test_sacrebleus_command_line_gives_our_figures(tmp_path):
     commands = [x for x in done.stdout.splitlines() if x.startswith("sacrebleu ")]
     assert len(commands) == 2
     for command in commands:
-        argv = [sys.executable, "-m", *shlex.split(command), "-w", "6", "-f", "text"]
+        argv = [sys.executable, "-m", *shlex.split(command), "-w", "6"]
         run = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path)
         assert run.returncode == 0, run.stderr
         name = "it-nl" if "it-nl" in command else "en-ro"

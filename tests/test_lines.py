@@ -1,7 +1,9 @@
 """--translate: one line out for one line in."""
 
 import io
+import os
 import random
+import shlex
 import subprocess
 import sys
 
@@ -24,6 +26,11 @@ def test_only_a_newline_ends_a_line_and_what_is_no_text_is_named_with_its_line()
             list(read_source_lines(io.BytesIO(b"a\nb\nc" + wrong + b"\nd\n")))
     assert list(read_source_lines(io.BytesIO(b""))) == []
     assert list(in_batches("abcde", 2)) == [["a", "b"], ["c", "d"], ["e"]]
+    before = []
+    with pytest.raises(InputError, match="line 4"):  # what was good is there before
+        for batch in in_batches(read_source_lines(io.BytesIO(b"a\nb\nc\n\xff\n")), 2):
+            before.append(batch)
+    assert before == [["a", "b"], ["c"]]
 
 
 def test_blank_lines_stay_blank_and_outputs_are_one_line_each():
@@ -45,9 +52,9 @@ def model(tmp_path):
     return tmp_path
 
 
-def run(folder, data, *args):
+def run(folder, data, *args, **more):
     command = [sys.executable, f"{ROOT}/evaluate.py", "--ckpt", "model", *ARGS, *map(str, args)]
-    return subprocess.run(command, input=data, capture_output=True, cwd=folder)
+    return subprocess.run(command, input=data, capture_output=True, cwd=folder, **more)
 
 
 def test_as_many_lines_out_as_in_whatever_they_hold(model):
@@ -104,6 +111,9 @@ def test_the_lines_before_a_wrong_one_are_there_and_the_sentence_names_it(model)
 
 def test_what_it_cannot_do_is_one_sentence(model):
     for args, said in [
+        (["--explain", "it-nl", "a"], "--translate and --explain: choose one"),
+        (["--picture", "a.png"], "--picture needs translations of a test set"),
+        (["--translate", ""], "--translate : expected two of"),
         (["--contrast-source", 0.7], "contrasts rows of a test set"),
         (["--systems", "b=model"], "--translate needs one system; found 2"),
         (["--max-new-tokens", 511], "leaves no room for the prompt"),
@@ -113,3 +123,21 @@ def test_what_it_cannot_do_is_one_sentence(model):
         assert done.returncode == 2 and said in done.stderr.decode() and not done.stdout
     done = script("evaluate.py", "--ckpt", "model", *ARGS, cwd=model, processes=2)
     assert done.returncode and "start it without torchrun" in done.stderr
+
+
+def test_letters_are_written_whatever_the_terminal_has(model):
+    env = os.environ | {"PYTHONIOENCODING": "ascii"}
+    odd = "ă日😀".encode()
+    assert run(model, odd, env=env).stdout == run(model, odd).stdout
+
+
+def test_it_ends_when_nobody_reads_on_and_says_so_when_nobody_ever_did(model):
+    command = [sys.executable, f"{ROOT}/evaluate.py", "--ckpt", "model", *ARGS, "--batch-size", "1"]
+    shell = f"yes ciao | {shlex.join(command)} 2>err | head -1"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, cwd=model, timeout=120)
+    assert done.stdout.count(b"\n") == 1 and b"Traceback" not in (model / "err").read_bytes()
+    for closed in ("<&-", ">&-"):
+        done = subprocess.run(
+            ["bash", "-c", f"{shlex.join(command)} {closed}"], cwd=model, capture_output=True
+        )
+        assert done.returncode == 2 and b"is closed" in done.stderr, done.stderr[-300:]

@@ -39,8 +39,10 @@ def test_what_could_not_be_written_is_said_before_any_work(tmp_path, monkeypatch
     for name, said in [("a.jpg", "ends in .png"), ("a", "ends in"), ("d.png", "is a directory")]:
         with pytest.raises(InputError, match=said):
             refuse_picture(str(tmp_path / name))
-    with pytest.raises(InputError, match="no folder that can be written to"):
-        refuse_picture(str(tmp_path / "nowhere" / "a.png"))
+    for name in ("nowhere/a.png", "x" * 300 + ".png"):
+        with pytest.raises(InputError, match="choose another file"):
+            refuse_picture(str(tmp_path / name))
+    assert [x.name for x in tmp_path.iterdir()] == ["d.png"]
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(InputError, match="pip install -r requirements-optional.txt"):
         refuse_picture(str(tmp_path / "a.png"))
@@ -57,3 +59,12 @@ def test_a_full_disk_leaves_the_picture_of_before(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         draw_picture(str(path), REPORTS, [])
     assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_link_stays_one_and_long_names_fit(tmp_path):
+    (tmp_path / "a.svg").write_text("old")
+    (tmp_path / "link.svg").symlink_to("a.svg")
+    refuse_picture(str(tmp_path / "link.svg"))
+    draw_picture(str(tmp_path / "link.svg"), {"x" * 50: REPORTS["a"]}, [])
+    assert (tmp_path / "link.svg").is_symlink()
+    assert f">{'x' * 19}…: OTR" in (tmp_path / "a.svg").read_text(encoding="utf-8")

@@ -89,3 +89,9 @@ def test_no_name_of_a_folder_reaches_a_shell(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0 and not list(tmp_path.rglob("made")), done.stderr
     assert git_commit() == "unknown" or len(git_commit()) >= 40
+
+
+def test_a_path_in_the_bases_card_stays_there(tmp_path):
+    write_json(tmp_path / "config.json", {})
+    (tmp_path / "README.md").write_text("---\nlicense: other\nlicense_link: /home/b/LICENSE\n---\n")
+    assert describe_base(str(tmp_path), "")["license"] == {"license": "other"}
