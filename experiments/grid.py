@@ -44,6 +44,10 @@ for penalty in PENALTIES:
         flags = f"{STAGE_2} --alpha {alpha} --penalty {penalty}"
         RUNS[f"{penalty}-{alpha}"] = Run(flags)
 del RUNS["unlikelihood-0.05"]  # is "paper"
+for alpha in (0.2, 0.5):
+    RUNS[f"keep-source-{alpha}"] = Run(f"{STAGE_2} --alpha {alpha} --conflict keep-source")
+RUNS["rate-1e-3"] = Run(f"{STAGE_2} --alpha 0.05 --lr 1e-3")
+RUNS["keep-source-rate-1e-3"] = Run(f"{STAGE_2} --alpha 0.05 --lr 1e-3 --conflict keep-source")
 for steps in STEPS:
     RUNS[f"steps-{steps}"] = Run(f"--stage 2 --alpha 0.05 --steps {steps}")
 for pairs in PAIRS:
@@ -59,6 +63,13 @@ GROUPS = {
         "From one stage 1 a seed, 100 steps each: what is punished, and how, at equal tokens.",
         ["stage1", "control", "paper", "any", "keep-source", "preference-0.2", "hinge-0.2"],
         seeds=5,
+    ),
+    "sure": Group(
+        "What cures it surely",
+        "More of the unlikelihood, or of the learning rate, where stage 1 is iller than seed 1's.",
+        ["stage1", "paper", "unlikelihood-0.2", "unlikelihood-0.5", "rate-1e-3", "steps-200"]
+        + ["keep-source", "keep-source-0.2", "keep-source-0.5", "keep-source-rate-1e-3"],
+        seeds=3,
     ),
     "alpha": Group(
         "How much: alpha",

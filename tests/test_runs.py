@@ -576,5 +576,5 @@ def test_a_folder_of_the_user_with_the_name_of_a_run_on_its_way_is_left_alone(fo
 def test_names_that_json_and_safetensors_cannot_say_are_refused_first(folder):
     args = ["--data", "train.tsv", "--model", "model", "--steps", 1, "--device", "cpu"]
     result = script("train.py", *args, "--out", "a\udcff", cwd=folder)
-    assert result.returncode == 2 and "the name is not UTF-8; rename it" in result.stderr
+    assert result.returncode == 2 and "--out a\\udcff: not UTF-8; write it anew" in result.stderr
     assert sorted(os.listdir(folder)) == ["model", "train.tsv"]

@@ -79,6 +79,7 @@ def test_stage_two_with_alpha_zero_is_stage_one_continued(runs):
 
 def test_the_base_is_untouched_and_the_run_says_what_made_it(runs):
     assert set(os.listdir(runs / "s1")) == {
+        "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
         "tokenizer.model",
@@ -194,6 +195,7 @@ def test_training_continues_from_an_adapter_of_peft_and_merges_into_a_full_folde
     result = script("train.py", "--merge", "--init", folder / "run", "--out", folder / "merged")
     assert result.returncode == 0, result.stderr
     assert {
+        "README.md",
         "config.json",
         "model.safetensors",
         "tokenizer.model",
