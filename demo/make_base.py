@@ -1,7 +1,9 @@
 """Make demo/base, a tiny LLaMA that has met four languages as LLaMA has: unevenly, and without
 instructions.
 
-    python demo/make_base.py [FIRST]    # about an hour on two cores; FIRST = 2: phase 2 alone
+    python demo/make_base.py                   # about an hour on two cores
+    python demo/make_base.py --first 2         # phase 2 alone
+    python demo/make_base.py --more --out DIR  # demo/base, gone on with: two languages more
 
 Every document holds messages of demo/data/train.tsv, most lines labelled with their language
 ("Italian: ..."). PHASES is the diet (README.md says why it matters): one-language documents,
@@ -10,10 +12,12 @@ English. It sets how ill stage 1 makes the model and how well stage 2 can cure i
 test are never read for training.
 """
 
+import argparse
 import copy
 import json
 import os
 import random
+import shutil
 import sys
 import time
 
@@ -29,6 +33,7 @@ from model import LlamaForCausalLM, load_model, save_model  # noqa: E402
 from plumbing.folders import Config  # noqa: E402
 
 NAMES = {"en": "English", "it": "Italian", "nl": "Dutch", "ro": "Romanian"}
+MORE = {"de": "German", "es": "Spanish"}
 # only so that its words are single pieces
 PROMPT = (
     "Below is an instruction that describes a task, paired with an input that provides further "
@@ -51,6 +56,8 @@ PHASES = [
         },
     ),
 ]
+# --more: the second diet once more, where a message has the languages of MORE drawn twice as often
+PHASE_MORE = (700, 600, PHASES[1][2])
 # share of documents whose lines join two messages; both against learning rows by heart
 JOINED, DROPOUT = (0.4, 0.1)
 CONFIG = dict(
@@ -73,6 +80,12 @@ def read(split):
     with open(os.path.join(HERE, "data", f"{split}.tsv"), encoding="utf-8") as f:
         header, *rows = [line.rstrip("\n").split("\t") for line in f]
     return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def read_more(rows):
+    """The rows with the languages of MORE, where there are translations."""
+    more = {row["en"]: row for row in read("more/train")}
+    return [row | more[row["en"]] for row in rows if row["en"] in more]
 
 
 def make_tokenizer(rows, path):
@@ -107,22 +120,24 @@ def documents(rows, tokenizer, rng, diet):
         second = rng.choice(rows)
         return {
             c: f"{row[c]} {second[c]}" if len(row["en"]) + len(second["en"]) < 120 else row[c]
-            for c in NAMES
+            for c in row
         }
 
-    others = [code for code in NAMES if code != "en"]
+    names = NAMES | MORE
+    others = [code for code in rows[0] if code != "en"]
+    often = others + [code for code in others if code in MORE]
     while True:
         row, kind = message(), rng.choices(list(diet), diet.values())[0]
         codes = (
-            [rng.choice(list(NAMES))]
+            [rng.choice(["en", *often])]
             if kind == "one language"
-            else ["en", rng.choice(others)]
+            else ["en", rng.choice(often)]
             if kind.startswith("with English")
             else rng.sample(others, 2)
         )
         rng.shuffle(codes)
         text = "\n".join(
-            row[c] if kind.endswith("no labels") else f"{NAMES[c]}: {row[c]}" for c in codes
+            row[c] if kind.endswith("no labels") else f"{names[c]}: {row[c]}" for c in codes
         )
         yield [tokenizer.bos_id(), *tokenizer.encode(text), tokenizer.eos_id()]
 
@@ -171,21 +186,24 @@ def steps(stream, rng):
         yield from (batches[i : i + per_step] for i in range(0, len(batches), per_step))
 
 
-def main(first):
+def main(s):
     torch.manual_seed(SEED)
     F.scaled_dot_product_attention = attention
-    out = os.path.join(HERE, "base")
+    base, out = os.path.join(HERE, "base"), s.out
     os.makedirs(out, exist_ok=True)
     rows, dev = read("train"), read("dev")
-    if first == 1:
+    if s.more:
+        rows, dev = read_more(rows), read("more/dev")
+        shutil.copy(os.path.join(base, "tokenizer.model"), out)
+    if s.more or s.first > 1:
+        tokenizer = sentencepiece.SentencePieceProcessor(model_file=f"{out}/tokenizer.model")
+        model = load_model(base if s.more else out, torch.float32)
+    else:
         tokenizer = make_tokenizer(rows, os.path.join(out, "tokenizer.model"))
         model = LlamaForCausalLM(Config(**CONFIG))
         for p in model.parameters():
             if p.ndim == 2:
                 torch.nn.init.normal_(p, std=0.02)
-    else:
-        tokenizer = sentencepiece.SentencePieceProcessor(model_file=f"{out}/tokenizer.model")
-        model = load_model(out, torch.float32)
     for part in [
         model.model.embed_tokens,
         *(m for b in model.model.layers for m in (b.self_attn, b.mlp)),
@@ -209,17 +227,20 @@ def main(first):
             indent=2,
         )
         f.write("\n")
-    for phase in range(first, len(PHASES) + 1):
-        train_phase(model, tokenizer, rows, dev, phase)
-        save_model(copy.deepcopy(model).bfloat16(), out)
-        model.load_state_dict(load_model(out, torch.float32).state_dict())  # as FIRST would find it
+    phases = {3: PHASE_MORE} if s.more else dict(enumerate(PHASES, start=1))
+    for number, phase in phases.items():
+        if number >= s.first:
+            train_phase(model, tokenizer, rows, dev, number, phase, f"{out}_log.jsonl")
+            save_model(copy.deepcopy(model).bfloat16(), out)
+            # as --first would find it
+            model.load_state_dict(load_model(out, torch.float32).state_dict())
 
 
-def train_phase(model, tokenizer, rows, dev, phase):
+def train_phase(model, tokenizer, rows, dev, number, phase, log_path):
     """One phase with fresh optimizers: warm-up, a constant learning rate, a linear decay to zero if
     it has one."""
-    total, decay, diet = PHASES[phase - 1]
-    rng = random.Random(SEED + phase - 1)
+    total, decay, diet = phase
+    rng = random.Random(SEED + number - 1)
     held = {
         kind: [
             next(documents([row], tokenizer, random.Random(i), {kind: 1}))
@@ -234,8 +255,8 @@ def train_phase(model, tokenizer, rows, dev, phase):
         torch.optim.AdamW(rest, betas=(0.9, 0.95), weight_decay=0.01),
     ]
     stream, started = steps(documents(rows, tokenizer, rng, diet), rng), time.time()
-    log = open(os.path.join(HERE, "base_log.jsonl"), "w" if phase == 1 else "a")
-    bar = tqdm(range(1, total + 1), desc=f"phase {phase}", dynamic_ncols=True)
+    log = open(log_path, "a" if number == 2 else "w")
+    bar = tqdm(range(1, total + 1), desc=f"phase {number}", dynamic_ncols=True)
     for step in bar:
         for group in (g for o in optimizers for g in o.param_groups):
             group["lr"] = LEARNING_RATE * min(
@@ -263,7 +284,7 @@ def train_phase(model, tokenizer, rows, dev, phase):
             log.write(
                 json.dumps(
                     {
-                        "phase": phase,
+                        "phase": number,
                         "step": step,
                         "minutes": round((time.time() - started) / 60, 1),
                         "loss": round(loss, 3),
@@ -276,4 +297,12 @@ def train_phase(model, tokenizer, rows, dev, phase):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--first", type=int, default=1, choices=[1, 2], help="phase to begin with")
+    parser.add_argument("--more", action="store_true", help="go on with demo/base, six languages")
+    parser.add_argument("--out", help="folder (default: demo/base, which it replaces)")
+    s = parser.parse_args()
+    if s.more and not s.out:
+        parser.error("--more needs --out: demo/base is what it starts from")
+    s.out = (s.out or os.path.join(HERE, "base")).rstrip("/")
+    main(s)

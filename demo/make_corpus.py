@@ -59,6 +59,16 @@ def words(text):
     return frozenset(re.findall(r"[^\W\d_]+", unicodedata.normalize("NFKC", text).lower()))
 
 
+def fetch_locales():
+    """Download Debian's packages; the folder of their .pak files."""
+    folder = tempfile.mkdtemp()
+    subprocess.run(["apt-get", "download", *PACKAGES], cwd=folder, check=True)
+    for package in glob.glob(f"{folder}/*.deb"):
+        print(os.path.basename(package))
+        subprocess.run(["dpkg", "-x", package, folder], check=True)
+    return folder + "/usr/lib/chromium/locales"
+
+
 def usable(row):
     texts = list(row.values())
     # plural forms and code; a plain $1 stays
@@ -75,14 +85,7 @@ def main():
     parser.add_argument(
         "--locales", help="folder of .pak files; default: download Debian's packages"
     )
-    folder = parser.parse_args().locales
-    if not folder:
-        folder = tempfile.mkdtemp()
-        subprocess.run(["apt-get", "download", *PACKAGES], cwd=folder, check=True)
-        for package in glob.glob(f"{folder}/*.deb"):
-            print(os.path.basename(package))
-            subprocess.run(["dpkg", "-x", package, folder], check=True)
-        folder += "/usr/lib/chromium/locales"
+    folder = parser.parse_args().locales or fetch_locales()
     messages = {code: read_pak(f"{folder}/{name}.pak") for code, name in LANGUAGES.items()}
     shared = sorted(set.intersection(*(set(m) for m in messages.values())))
     rows = [{code: clean(messages[code][i]) for code in LANGUAGES} for i in shared]

@@ -1,26 +1,43 @@
 """The experiments' runs as a table: change it, and `python experiments/run.py` makes what is new.
 
 A run is what train.py is told besides the seed, on the embedded demo. Everything here was chosen
-on the dev split; the test split is for CLAIMS alone, which are stated before they are tested.
+on the dev split; the test split is for CLAIMS and SYSTEMS, whose settings were stated before.
 """
 
 from typing import NamedTuple
 
+FOLDER = "runs/experiments"
+DEV, TEST, WEB = "demo/data/dev.tsv", "demo/data/test.tsv", "demo/data/web.tsv"
+DEV_MORE = "demo/data/more/dev.tsv"
+BASE_MORE = f"{FOLDER}/base-more"  # demo/make_base.py --more
+ABILITIES = f"{FOLDER}/abilities-train.json"  # experiments/abilities.py
+ABILITIES_DEV = f"{FOLDER}/abilities-dev.json"
+
 
 class Run(NamedTuple):
-    """Flags of train.py, and the run of the same seed that it starts from; "" for none."""
+    """Flags of train.py, the run of the same seed that it starts from, "" for none, and what it is
+    evaluated on."""
 
     flags: str
     start: str = "stage1"
+    tests: tuple[str, ...] = (DEV,)
 
 
 class Group(NamedTuple):
-    """Runs that one table of RESULTS.md compares, and with how many seeds."""
+    """Runs that one table of RESULTS.md compares, with how many seeds, in which columns, which are
+    results.py's."""
 
     title: str
     question: str
     runs: list[str]
     seeds: int
+    columns: tuple[str, ...] = (
+        "supervised BLEU",
+        "zero-shot BLEU",
+        "zero-shot OTR",
+        "len",
+        "mixed",
+    )
 
 
 STAGE_2 = "--stage 2 --steps 100"
@@ -30,14 +47,19 @@ STEPS = [25, 50, 200, 400]
 PAIRS = [150, 400, 1200, 0]
 
 RUNS = {
-    "stage1": Run("--stage 1", ""),
-    "control": Run(f"{STAGE_2} --alpha 0"),
-    "paper": Run(f"{STAGE_2} --alpha 0.05"),
+    "stage1": Run("--stage 1", "", (DEV, WEB)),
+    "post-ins": Run("--stage 1 --template post-instruction", ""),
+    "control": Run(f"{STAGE_2} --alpha 0", tests=(DEV, WEB)),
+    "paper": Run(f"{STAGE_2} --alpha 0.05", tests=(DEV, WEB)),
     "any": Run(f"{STAGE_2} --alpha 0.05 --conflict any"),
     "keep-source": Run(f"{STAGE_2} --alpha 0.05 --conflict keep-source"),
     "sentence": Run(f"{STAGE_2} --alpha 0.05 --loss-reduction sentence"),
     "no-eos-0.2": Run(f"{STAGE_2} --alpha 0.2 --no-punish-eos"),
     "one-stage": Run("--stage 1 --alpha 0.05", ""),
+    "rate-1e-3": Run(f"{STAGE_2} --alpha 0.05 --lr 1e-3"),
+    "rate-2e-3": Run(f"{STAGE_2} --alpha 0.05 --lr 2e-3"),
+    "control-rate-1e-3": Run(f"{STAGE_2} --alpha 0 --lr 1e-3"),
+    "keep-source-rate-1e-3": Run(f"{STAGE_2} --alpha 0.05 --lr 1e-3 --conflict keep-source"),
 }
 for penalty in PENALTIES:
     for alpha in ALPHAS:
@@ -46,8 +68,6 @@ for penalty in PENALTIES:
 del RUNS["unlikelihood-0.05"]  # is "paper"
 for alpha in (0.2, 0.5):
     RUNS[f"keep-source-{alpha}"] = Run(f"{STAGE_2} --alpha {alpha} --conflict keep-source")
-RUNS["rate-1e-3"] = Run(f"{STAGE_2} --alpha 0.05 --lr 1e-3")
-RUNS["keep-source-rate-1e-3"] = Run(f"{STAGE_2} --alpha 0.05 --lr 1e-3 --conflict keep-source")
 for steps in STEPS:
     RUNS[f"steps-{steps}"] = Run(f"--stage 2 --alpha 0.05 --steps {steps}")
 for pairs in PAIRS:
@@ -56,6 +76,24 @@ for pairs in PAIRS:
 for rank in (4, 16):
     RUNS[f"stage1-rank-{rank}"] = Run(f"--stage 1 --lora-rank {rank} --lora-alpha {2 * rank}", "")
     RUNS[f"rank-{rank}"] = Run(STAGE_2, f"stage1-rank-{rank}")
+
+# Tuned as ever, on a base that has met two languages more, which no tuning data holds.
+on_more = (DEV_MORE,)
+RUNS["more-stage1"] = Run(f"--stage 1 --model {BASE_MORE}", "", on_more)
+RUNS["more-control"] = Run(f"{STAGE_2} --alpha 0", "more-stage1", on_more)
+RUNS["more-paper"] = Run(f"{STAGE_2} --alpha 0.05", "more-stage1", on_more)
+RUNS["more-keep-source"] = Run(
+    f"{STAGE_2} --alpha 0.05 --conflict keep-source", "more-stage1", on_more
+)
+
+# Other instructions in stage 1, and what is left of them after stage 2.
+abilities = (DEV, ABILITIES_DEV)
+RUNS["able-stage1"] = Run(f"--stage 1 --general {ABILITIES} --general-share 0.2", "", abilities)
+RUNS["able-control"] = Run(f"{STAGE_2} --alpha 0", "able-stage1", abilities)
+RUNS["able-paper"] = Run(f"{STAGE_2} --alpha 0.05", "able-stage1", abilities)
+for penalty in PENALTIES[1:]:
+    flags = f"{STAGE_2} --alpha 0.2 --penalty {penalty}"
+    RUNS[f"able-{penalty}-0.2"] = Run(flags, "able-stage1", abilities)
 
 GROUPS = {
     "main": Group(
@@ -67,14 +105,16 @@ GROUPS = {
     "sure": Group(
         "What cures it surely",
         "More of the unlikelihood, or of the learning rate, where stage 1 is iller than seed 1's.",
-        ["stage1", "paper", "unlikelihood-0.2", "unlikelihood-0.5", "rate-1e-3", "steps-200"]
+        ["stage1", "control-rate-1e-3", "paper", "unlikelihood-0.2", "unlikelihood-0.5"]
+        + ["rate-1e-3", "rate-2e-3", "steps-200"]
         + ["keep-source", "keep-source-0.2", "keep-source-0.5", "keep-source-rate-1e-3"],
         seeds=3,
     ),
     "alpha": Group(
         "How much: alpha",
         "A point for each alpha and penalty.",
-        ["control", "paper", *(f"{p}-{a}" for p in PENALTIES for a in ALPHAS), "no-eos-0.2"],
+        ["control", "paper", "no-eos-0.2"]
+        + [f"{p}-{a}" for p in PENALTIES for a in ALPHAS if f"{p}-{a}" in RUNS],
         seeds=1,
     ),
     "steps": Group(
@@ -95,7 +135,72 @@ GROUPS = {
         ["paper", "sentence", "stage1-rank-4", "rank-4", "stage1-rank-16", "rank-16", "one-stage"],
         seeds=1,
     ),
+    "web": Group(
+        "Text of another origin",
+        "The same runs on 200 rows of other projects' messages (demo/data/web.tsv).",
+        ["stage1", "control", "paper"],
+        seeds=5,
+        columns=("web: supervised BLEU", "web: zero-shot BLEU", "web: zero-shot OTR"),
+    ),
+    "more": Group(
+        "Languages that the tuning data never contains",
+        "A base that has met German and Spanish too; tuning as ever. *New*: directions with one of "
+        "these two, *both new*: between them.",
+        ["more-stage1", "more-control", "more-paper", "more-keep-source"],
+        seeds=2,
+        columns=(
+            "supervised BLEU",
+            "old: BLEU",
+            "old: OTR",
+            "from English, new: OTR",
+            "into English, new: BLEU",
+            "new: BLEU",
+            "new: OTR",
+            "both new: OTR",
+        ),
+    ),
+    "able": Group(
+        "General ability",
+        "Four kinds of instructions that are no translations, mixed into stage 1 at a share of 0.2 "
+        "(experiments/abilities.py): answers that are right, word for word, in % of 100 each; of "
+        "*continue*, chrF++.",
+        ["able-stage1", "able-control", "able-paper"]
+        + [f"able-{penalty}-0.2" for penalty in PENALTIES[1:]],
+        seeds=2,
+        columns=("copy", "language", "count", "continue", "zero-shot BLEU", "zero-shot OTR"),
+    ),
 }
+
+
+class Published(NamedTuple):
+    """The paper's average over the zero-shot directions of IWSLT, with LLaMA2-7B and LLaMA3-8B."""
+
+    bleu: float | None = None
+    otr: float | None = None
+    bleu_3: float | None = None
+    otr_3: float | None = None
+
+
+class System(NamedTuple):
+    """A row of the paper's tables: its run, what evaluate.py is told besides, its figures there."""
+
+    run: str  # "": the base
+    own: str = ""
+    published: Published = Published()
+
+
+# One evaluation a seed on the test split, greedy, demonstrations from rows of dev.
+SYSTEMS = {
+    "base": System("", "", Published(0.7, 88.5)),
+    "mt": System("stage1", "", Published(5.0, 65.0, 9.6, 33.6)),
+    "post-ins": System("post-ins", "", Published(7.8, 58.2, 16.1, 7.2)),
+    "ptl": System("stage1", ",template=ptl", Published(7.7, 46.8)),
+    "1-shot": System("stage1", ",shots=1", Published(7.3, 53.3)),
+    "5-shot": System("stage1", ",shots=5", Published(5.4, 65.9)),
+    "c-src+lang": System("stage1", ",contrast-language=0.5", Published(1.5, 61.2)),
+    "ours": System("paper", "", Published(14.7, 2.6, 15.9, 3.2)),
+}
+SYSTEMS_SEEDS = 5
 
 
 class Claim(NamedTuple):
@@ -107,5 +212,3 @@ class Claim(NamedTuple):
 
 
 CLAIMS: list[Claim] = []
-for group in GROUPS.values():
-    group.runs[:] = [name for name in group.runs if name in RUNS]

@@ -1,16 +1,31 @@
 """RESULTS.md and its figures, from the scores.json of the grid's runs."""
 
-import json
 import math
 import os
 import statistics
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
-from experiments.grid import ALPHAS, CLAIMS, GROUPS, PENALTIES, STEPS
+from experiments import abilities
+from experiments.grid import (
+    ABILITIES_DEV,
+    ALPHAS,
+    CLAIMS,
+    DEV,
+    GROUPS,
+    PENALTIES,
+    STEPS,
+    SYSTEMS,
+    SYSTEMS_SEEDS,
+    TEST,
+    WEB,
+    Group,
+)
 from plumbing.corpora import read_corpus
 from plumbing.doubt import SIGNIFICANT, p_value, resampled_share
-from plumbing.files import read_lines, write_whole
+from plumbing.files import read_json, read_lines, write_whole
 from plumbing.identify import make_identifiers
 from plumbing.metrics import compare_texts
 from plumbing.systems import CANDIDATES
@@ -20,31 +35,85 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 RESULTS = os.path.join(HERE, "RESULTS.md")
 # Of Student's t, 97.5 %, for so many seeds.
 T = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
+TUNED = {"en", "it", "nl", "ro"}  # every tuning set here has these, each with English
+
+
+class Column(NamedTuple):
+    """A figure of a run: the mean of a score over some directions of a test set."""
+
+    key: str  # of scores.json
+    directions: Callable[[str, str], bool]
+    data: str = DEV
+
+
+def supervised(source: str, target: str) -> bool:
+    return "en" in (source, target) and {source, target} <= TUNED
+
+
+def zero_shot(source: str, target: str) -> bool:
+    return not supervised(source, target)
+
+
+def old(source: str, target: str) -> bool:
+    return zero_shot(source, target) and {source, target} <= TUNED
+
+
+def new(source: str, target: str) -> bool:
+    """One that is new and another that is not English."""
+    return "en" not in (source, target) and not {source, target} <= TUNED
+
+
 COLUMNS = {
-    "supervised BLEU": ("supervised", "bleu"),
-    "zero-shot BLEU": ("zero-shot", "bleu"),
-    "zero-shot OTR": ("zero-shot", "otr"),
-    "len": ("zero-shot", "length_ratio"),
-    "mixed": ("zero-shot", "mixed"),
+    "supervised BLEU": Column("bleu", supervised),
+    "zero-shot BLEU": Column("bleu", zero_shot),
+    "zero-shot OTR": Column("otr", zero_shot),
+    "len": Column("length_ratio", zero_shot),
+    "mixed": Column("mixed", zero_shot),
+    "web: supervised BLEU": Column("bleu", supervised, WEB),
+    "web: zero-shot BLEU": Column("bleu", zero_shot, WEB),
+    "web: zero-shot OTR": Column("otr", zero_shot, WEB),
+    "old: BLEU": Column("bleu", old),
+    "old: OTR": Column("otr", old),
+    "from English, new: OTR": Column("otr", lambda x, y: x == "en" and y not in TUNED),
+    "into English, new: BLEU": Column("bleu", lambda x, y: y == "en" and x not in TUNED),
+    "new: BLEU": Column("bleu", new),
+    "new: OTR": Column("otr", new),
+    "both new: OTR": Column("otr", lambda x, y: not {x, y} & TUNED),
 }
 
 
-def read_scores(folder: str, name: str, split: str = "dev") -> dict[int, dict]:
-    """{seed: report} of a run's evaluations that are there."""
+def scores_path(folder: str, data: str, system: str = "") -> str:
+    """Where evaluate.py leaves the scores of a checkpoint on a test set."""
+    split = os.path.splitext(os.path.basename(data))[0]
+    name = f"eval-{split}.{system}" if system else f"eval-{split}"
+    return os.path.join(folder, name, "scores.json")
+
+
+def read_scores(folder: str, name: str, data: str = DEV) -> dict[int, str]:
+    """{seed: the path of scores.json} of a run's evaluations that are there."""
     found, prefix = {}, f"{name}-seed-"
     for entry in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
-        path = os.path.join(folder, entry, f"eval-{split}", "scores.json")
+        path = scores_path(os.path.join(folder, entry), data)
         if entry.startswith(prefix) and entry[len(prefix) :].isdigit() and os.path.exists(path):
-            with open(path, encoding="utf-8") as file:
-                found[int(entry[len(prefix) :])] = json.load(file)
-    return found
+            found[int(entry[len(prefix) :])] = path
+    return dict(sorted(found.items()))
+
+
+def mean_of(path: str, column: Column) -> float:
+    """The figure of a column in a scores.json."""
+    scores = read_json(path)["directions"]
+    return statistics.fmean(
+        of[column.key] for name, of in scores.items() if column.directions(*name.split("-"))
+    )
 
 
 def figures_of(folder: str, name: str, column: str) -> dict[int, float]:
     """{seed: figure} of a column of the tables."""
-    part, key = COLUMNS[column]
-    scores = read_scores(folder, name)
-    return {seed: report["average"][part][key] for seed, report in scores.items()}
+    if column in abilities.KINDS:
+        paths = read_scores(folder, name, ABILITIES_DEV)
+        return {seed: abilities.score_file(path)[column] for seed, path in paths.items()}
+    paths = read_scores(folder, name, COLUMNS[column].data)
+    return {seed: mean_of(path, COLUMNS[column]) for seed, path in paths.items()}
 
 
 def describe(values: list[float], digits: int = 1) -> str:
@@ -56,24 +125,49 @@ def describe(values: list[float], digits: int = 1) -> str:
     return f"{mean:.{digits}f} ± {width:.{digits}f}"
 
 
-def group_table(folder: str, runs: list[str]) -> list[str]:
-    """Lines of a Markdown table; runs without a result are left out. Last, what a run has more than
-    "paper" in zero-shot BLEU, over the seeds that both have."""
-    rows = [["run", "seeds", *COLUMNS, "BLEU - paper's"]]
+def group_table(folder: str, group: Group) -> list[str]:
+    """Lines of a Markdown table; runs without a result are left out. Where a column is OTR, also
+    its range over the seeds."""
+    rows = [["run", "seeds", *group.columns]]
+    if ranged := [column for column in group.columns if column == "zero-shot OTR"]:
+        rows[0].append("OTR, least to most")
     rows.append(["---"] + ["---:"] * (len(rows[0]) - 1))
-    paper = figures_of(folder, "paper", "zero-shot BLEU")
-    for name in runs:
-        figures = {column: figures_of(folder, name, column) for column in COLUMNS}
-        seeds = figures["zero-shot BLEU"]
-        if not seeds:
+    for name in group.runs:
+        figures = {column: figures_of(folder, name, column) for column in group.columns}
+        if not all(figures.values()):
             continue
         cells = [
             describe([*values.values()], 2 if column == "len" else 1)
             for column, values in figures.items()
         ]
-        both = sorted(seeds.keys() & paper.keys())
-        gain = describe([seeds[n] - paper[n] for n in both]) if both and name != "paper" else ""
-        rows.append([name, f"{len(seeds)}", *cells, gain])
+        for column in ranged:
+            values = figures[column].values()
+            cells.append(f"{min(values):.1f} to {max(values):.1f}" if len(values) > 1 else "")
+        rows.append([name, f"{len(figures[group.columns[0]])}", *cells])
+    return align(rows) if len(rows) > 2 else ["(nothing yet)"]
+
+
+def systems_table(folder: str) -> list[str]:
+    """Lines of a Markdown table: the rows of the paper's tables, with its own figures."""
+    header = ["system", "seeds", "supervised BLEU", "zero-shot BLEU", "zero-shot OTR"]
+    header += ["OTR, least to most", "paper, LLaMA2-7B: BLEU", "OTR", "LLaMA3-8B: BLEU", "OTR"]
+    rows = [header, ["---"] + ["---:"] * (len(header) - 1)]
+    for name, system in SYSTEMS.items():
+        found = {column: [] for column in header[2:5]}
+        for seed in range(1, SYSTEMS_SEEDS + 1):
+            run = os.path.join(folder, f"{system.run}-seed-{seed}") if system.run else "demo/base"
+            path = scores_path(run, TEST, f"{name}.{seed}")
+            for column, values in found.items():
+                values += [mean_of(path, COLUMNS[column])] if os.path.exists(path) else []
+        if any(found.values()):
+            otr = found["zero-shot OTR"]
+            cells = [
+                str(len(otr)),
+                *map(describe, found.values()),
+                f"{min(otr):.1f} to {max(otr):.1f}",
+            ]
+            cells += ["" if x is None else f"{x:.1f}" for x in system.published]
+            rows.append([name, *cells])
     return align(rows) if len(rows) > 2 else ["(nothing yet)"]
 
 
@@ -82,14 +176,18 @@ def write_results(folder: str) -> None:
     parts = [
         "# The paper's claims at the demo's scale",
         "Made by `python experiments/run.py` from scores.json of each run, on the dev split (200 "
-        "rows a direction, greedy); ± is the 95 % interval over seeds by Student's t, where there "
-        "are three or more. A seed decides stage 1's pairs, LoRA's start, order and twins. What "
-        "each run is: [grid.py](grid.py); what it costs, and what of the paper was reproduced: "
-        "[README.md](README.md).",
+        "rows a direction, greedy) where nothing else is said; ± is the 95 % interval over seeds "
+        "by Student's t, where there are three or more. A seed decides stage 1's pairs, LoRA's "
+        "start, order and twins. What each run is: [grid.py](grid.py); what it costs, and what of "
+        "the paper was reproduced: [README.md](README.md).",
+        "## The rows of the paper's tables",
+        "On the test split (200 rows a direction), greedy; beside them what the paper has for the "
+        "zero-shot directions of IWSLT, another model and other data. Settings are the demo's, of "
+        "which none was chosen for this table.",
+        "\n".join(systems_table(folder)),
     ]
     for name, group in GROUPS.items():
-        table = group_table(folder, group.runs)
-        parts += [f"## {group.title}", group.question, "\n".join(table)]
+        parts += [f"## {group.title}", group.question, "\n".join(group_table(folder, group))]
         if draw_group(folder, name):
             parts.append(f"![{group.title}]({name}.png)")
     old = open(RESULTS, encoding="utf-8").read() if os.path.exists(RESULTS) else ""
@@ -147,12 +245,12 @@ def draw_group(folder: str, name: str) -> bool:
 def on_test(folder: str, name: str, figure: str) -> tuple[dict[int, float], np.ndarray]:
     """({seed: a figure on the test split}, its bootstraps over sentences, of the mean over seeds);
     both are means over the directions. Every run, seed and direction draws the same sentences."""
-    corpus, _ = read_corpus(["demo/data/test.tsv"], "all")
+    corpus, _ = read_corpus([TEST], "all")
     (identify,) = make_identifiers(["langid"], CANDIDATES, corpus)
     part = "supervised" if figure == "supervised bleu" else "zero-shot"
     directions = [d for d in corpus if ("en" in d) == (part == "supervised")]
     found, bootstraps = {}, []
-    for seed in read_scores(folder, name, "test"):
+    for seed in read_scores(folder, name, TEST):
         values = []
         for direction in directions:
             path = os.path.join(folder, f"{name}-seed-{seed}", "eval-test", "-".join(direction))

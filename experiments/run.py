@@ -3,10 +3,11 @@
     python experiments/run.py                      # whatever is missing; hours on two cores
     python experiments/run.py --only main --seeds 2
     python experiments/run.py --only ''            # the tables and figures alone
-    python experiments/run.py --claims             # CLAIMS, once stated, on the test split
+    python experiments/run.py --only systems       # the rows of the paper's tables, test split
+    python experiments/run.py --only claims        # CLAIMS, once stated, on the test split
 
 Runs lie in runs/experiments; what is finished is not done again, what was stopped goes on. Each is
-a command of train.py and one of evaluate.py, which done.json there keeps.
+a command of train.py and one of evaluate.py for each test set, which done.json there keeps.
 """
 
 import argparse
@@ -21,11 +22,24 @@ from tqdm import tqdm
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
-from experiments.grid import CLAIMS, GROUPS, RUNS  # noqa: E402
-from experiments.results import write_claims, write_results  # noqa: E402
+from experiments import abilities  # noqa: E402
+from experiments.grid import (  # noqa: E402
+    ABILITIES,
+    ABILITIES_DEV,
+    BASE_MORE,
+    CLAIMS,
+    FOLDER,
+    GROUPS,
+    RUNS,
+    SYSTEMS,
+    SYSTEMS_SEEDS,
+    TEST,
+)
+from experiments.results import scores_path, write_claims, write_results  # noqa: E402
 
-FOLDER = os.path.join("runs", "experiments")
 DONE = os.path.join(FOLDER, "done.json")
+SHOTS = "demo/data/shots.tsv"  # rows of dev
+ON_TEST = ("systems", "claims")
 
 
 def folder_of(name: str, seed: int) -> str:
@@ -45,6 +59,20 @@ def wanted(groups: list[str], most_seeds: int) -> list[tuple[str, int]]:
     return list(found)
 
 
+def claimed(most_seeds: int) -> list[tuple[str, int]]:
+    """(run, seed) of the runs that CLAIMS are about, and of those that they start from."""
+    names = {name for claim in CLAIMS for name in (claim.better, claim.than)}
+    names = [RUNS[name].start for name in sorted(names) if RUNS[name].start] + sorted(names)
+    seeds = range(1, min(most_seeds, GROUPS["main"].seeds) + 1)
+    return list(dict.fromkeys((name, seed) for seed in seeds for name in names))
+
+
+def systems_of(seed: int) -> dict[str, str]:
+    """{row of the paper's tables: what --systems is told of it}."""
+    folders = {x.run: folder_of(x.run, seed) if x.run else "demo/base" for x in SYSTEMS.values()}
+    return {name: f"{name}.{seed}={folders[x.run]}{x.own}" for name, x in SYSTEMS.items()}
+
+
 class Runner:
     """Trains and evaluates, some runs at a time."""
 
@@ -53,73 +81,100 @@ class Runner:
         self.pool, self.futures, self.lock = ThreadPoolExecutor(jobs), {}, Lock()
         self.done = json.load(open(DONE, encoding="utf-8")) if os.path.exists(DONE) else {}
 
-    def submit(self, name: str, seed: int, data: str) -> Future:
-        """What it starts from was submitted before, so that nobody waits for it in vain."""
+    def submit(self, name: str, seed: int, tests: tuple[str, ...] = ()) -> Future:
+        """What it starts from was submitted before, so that nobody waits for it in vain. tests:
+        instead of the run's own."""
         before = self.futures.get((RUNS[name].start, seed))
-        future = self.pool.submit(self.make, name, seed, data, before)
+        future = self.pool.submit(self.make, name, seed, tests or RUNS[name].tests, before)
         self.futures[name, seed] = future
         return future
 
-    def make(self, name: str, seed: int, data: str, before: Future | None) -> None:
+    def make(self, name: str, seed: int, tests: tuple[str, ...], before: Future | None) -> None:
         if before:
             before.result()
         out, run = folder_of(name, seed), RUNS[name]
         command = ["train.py", *run.flags.split(), "--seed", str(seed), "--out", out]
         if run.start:
             command += ["--init", folder_of(run.start, seed)]
-        if self.is_due(out, command, "settings.json"):
-            self.call([*command, "--resume"], out)
-            self.note(out, command)
-        split = os.path.splitext(os.path.basename(data))[0]
-        key, command = f"{out} {split}", ["evaluate.py", "--ckpt", out, "--data", data]
-        if self.is_due(key, command, os.path.join(f"eval-{split}", "scores.json")):
-            self.call(command, out)
-            self.note(key, command)
+        self.ensure(out, os.path.join(out, "settings.json"), [*command, "--resume"], out)
+        for data in tests:
+            path = scores_path(out, data)
+            kind = "--general" if data.endswith(".json") else "--data"
+            command = ["evaluate.py", "--ckpt", out, kind, data]
+            self.ensure(os.path.dirname(path), path, command, out)
 
-    def is_due(self, key: str, command: list[str], file: str) -> bool:
-        """Whether it was not done; SystemExit where it was, with another command."""
-        if not os.path.exists(os.path.join(key.split(" ")[0], file)) or key not in self.done:
-            return True
-        if self.done[key] != command:
-            was = " ".join(self.done[key])
-            sys.exit(f"error: {key} was made by {was}; delete that folder, or name the run anew")
-        return False
+    def submit_systems(self, seed: int) -> Future:
+        """The rows of the paper's tables, once their runs are made."""
+        before = [self.futures[x.run, seed] for x in SYSTEMS.values() if x.run]
+        return self.pool.submit(self.compare, seed, before)
 
-    def note(self, key: str, command: list[str]) -> None:
-        with self.lock:
-            self.done[key] = command
-            with open(DONE + ".new", "w", encoding="utf-8") as file:
-                json.dump(self.done, file, indent=1)
-            os.replace(DONE + ".new", DONE)
+    def compare(self, seed: int, before: list[Future]) -> None:
+        for future in before:
+            future.result()
+        command = ["evaluate.py", "--data", TEST, "--shots-from", SHOTS, "--systems"]
+        command += systems_of(seed).values()
+        last = [*SYSTEMS][-1]
+        path = scores_path(folder_of(SYSTEMS[last].run, seed), TEST, f"{last}.{seed}")
+        self.ensure(f"systems {seed}", path, command, os.path.join(FOLDER, f"systems-{seed}"))
 
-    def call(self, command: list[str], out: str) -> None:
+    def ensure(self, key: str, file: str, command: list[str], out: str) -> None:
+        """Do what was not done; SystemExit where it was, with another command."""
+        if os.path.exists(file) and key in self.done:
+            if self.done[key] != command:
+                was = " ".join(self.done[key])
+                sys.exit(f"error: {key} was made by {was}; delete that folder, or name it anew")
+            return
         with open(out + ".log", "a", encoding="utf-8") as log:
-            code = subprocess.call(
-                [sys.executable, *command], cwd=ROOT, env=self.env, stdout=log, stderr=log
-            )
+            code = self.call(command, log)
         if code:
             sys.exit(f"error: {' '.join(command)} ended with {code}; see {out}.log")
+        with self.lock:
+            self.done[key] = command
+            with open(DONE + ".new", "w", encoding="utf-8") as written:
+                json.dump(self.done, written, indent=1)
+            os.replace(DONE + ".new", DONE)
+
+    def call(self, command: list[str], log) -> int:
+        """Run a script of this project; its exit code."""
+        command = [sys.executable, *command]
+        return subprocess.call(command, cwd=ROOT, env=self.env, stdout=log, stderr=log)
+
+
+def make_inputs(jobs: list[tuple[str, int]]) -> None:
+    """What some runs need besides the demo."""
+    told = " ".join(f"{RUNS[name].flags} {' '.join(RUNS[name].tests)}" for name, _ in jobs)
+    if ABILITIES in told and not os.path.exists(ABILITIES_DEV):
+        abilities.make(FOLDER)
+    if BASE_MORE in told and not os.path.exists(os.path.join(BASE_MORE, "config.json")):
+        command = [sys.executable, "demo/make_base.py", "--more", "--out", f"{BASE_MORE}.new"]
+        if code := subprocess.call(command):
+            sys.exit(f"error: {' '.join(command)} ended with {code}")
+        os.rename(f"{BASE_MORE}.new", BASE_MORE)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--only", default=" ".join(GROUPS), help="groups of the grid")
+    known = [*GROUPS, *ON_TEST]
+    parser.add_argument("--only", default=" ".join(known), help="groups of the grid")
     parser.add_argument("--seeds", type=int, default=100, help="at most so many of each group")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, which share the cores")
-    parser.add_argument("--claims", action="store_true", help="test CLAIMS on the test split")
     s = parser.parse_args()
     os.chdir(ROOT)
     os.makedirs(FOLDER, exist_ok=True)
-    unknown = set(s.only.split()) - set(GROUPS)
-    if unknown or s.jobs < 1:
-        sys.exit(f"error: --only {s.only}, --jobs {s.jobs}: expected {' '.join(GROUPS)}; 1 or more")
-    jobs = [(*job, "demo/data/dev.tsv") for job in wanted(s.only.split(), s.seeds)]
-    if s.claims:
-        names = {name for claim in CLAIMS for name in (claim.better, claim.than)}
-        seeds = range(1, min(s.seeds, GROUPS["main"].seeds) + 1)
-        jobs = [(name, seed, "demo/data/test.tsv") for name in sorted(names) for seed in seeds]
+    only = s.only.split()
+    if set(only) - set(known) or s.jobs < 1:
+        sys.exit(f"error: --only {s.only}, --jobs {s.jobs}: expected {' '.join(known)}; 1 or more")
+    seeds = range(1, min(s.seeds, SYSTEMS_SEEDS) + 1) if "systems" in only else ()
+    jobs = wanted([name for name in only if name in GROUPS], s.seeds)
+    jobs += [(x.run, seed) for seed in seeds for x in SYSTEMS.values() if x.run]
+    jobs += claimed(s.seeds) if "claims" in only else []
+    jobs = list(dict.fromkeys(jobs))
+    make_inputs(jobs)
     runner = Runner(s.jobs)
     futures = [runner.submit(*job) for job in jobs]
+    futures += [runner.submit_systems(seed) for seed in seeds]
+    if "claims" in only:
+        futures += [runner.submit(*job, (TEST,)) for job in claimed(s.seeds)]
     try:
         for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
             future.result()
@@ -127,7 +182,7 @@ def main() -> None:
         runner.pool.shutdown(wait=False, cancel_futures=True)
         raise
     write_results(FOLDER)
-    if s.claims:
+    if "claims" in only and CLAIMS:
         write_claims(FOLDER)
 
 
