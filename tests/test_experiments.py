@@ -1,23 +1,29 @@
 """The grid of experiments/: what is run, in which order, and what is made of it."""
 
+import csv
+import json
 import os
 
 import pytest
 
-from experiments import grid, results, run
+from experiments import abilities, grid, results, run
 from plumbing.files import write_json
 
-ROW = {"bleu": 10.0, "otr": 5.0, "length_ratio": 0.95, "mixed": 1.0}
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(run.__file__)))
+SCORES = {"length_ratio": 0.95, "mixed": 1.0}
 
 
 def evaluation(folder, name, seed, shift=0.0, split="dev"):
-    average = {
-        "supervised": ROW | {"bleu": 15.0 + shift},
-        "zero-shot": ROW | {"bleu": 10.0 + shift, "otr": 5.0 - shift},
+    """Of two supervised directions and of two others; of each pair the mean is 15 or 10 BLEU."""
+    directions = {
+        "en-it": SCORES | {"bleu": 14.0 + shift, "otr": 5.0},
+        "it-en": SCORES | {"bleu": 16.0 + shift, "otr": 5.0},
+        "it-nl": SCORES | {"bleu": 9.0 + shift, "otr": 6.0 - shift},
+        "de-en": SCORES | {"bleu": 11.0 + shift, "otr": 4.0 - shift},
     }
     path = folder / f"{name}-seed-{seed}" / f"eval-{split}"
     path.mkdir(parents=True)
-    write_json(path / "scores.json", {"average": average})
+    write_json(path / "scores.json", {"directions": directions})
     return path
 
 
@@ -31,6 +37,16 @@ def test_every_run_of_the_grid_is_there_and_comes_after_the_one_that_it_starts_f
     for n, (name, seed) in enumerate(jobs):
         assert not grid.RUNS[name].start or (grid.RUNS[name].start, seed) in jobs[:n]
     assert run.wanted(["main"], 1) == [job for job in run.wanted(["main"], 2) if job[1] == 1]
+
+
+def test_every_column_of_the_grid_is_there_and_every_direction_is_of_one_kind():
+    for group in grid.GROUPS.values():
+        assert set(group.columns) <= {*results.COLUMNS, *abilities.KINDS}
+    for source in "en it nl ro de es".split():
+        for target in {"en", "it", "nl", "ro", "de", "es"} - {source}:
+            kinds = [f for f in (results.supervised, results.old, results.new) if f(source, target)]
+            english_and_new = "en" in (source, target) and not {source, target} <= results.TUNED
+            assert len(kinds) == (0 if english_and_new else 1)
 
 
 def test_every_flag_of_the_grid_is_train_pys():
@@ -48,14 +64,20 @@ def runner(tmp_path, monkeypatch):
     os.makedirs(run.FOLDER)
     calls = []
 
-    def call(self, command, out):
+    def call(self, command, log):
         calls.append(command)
         if command[0] == "train.py":
+            out = command[command.index("--out") + 1]
             os.makedirs(out)
             write_json(os.path.join(out, "settings.json"), {})
-        else:
-            os.makedirs(os.path.join(out, "eval-dev"))
-            write_json(os.path.join(out, "eval-dev", "scores.json"), {})
+            return 0
+        of_one = "--ckpt" in command
+        path = command[command.index("--ckpt") + 1] if of_one else command[-1].partition("=")[2]
+        data = command[-1] if of_one else grid.TEST
+        path = results.scores_path(path, data, "" if of_one else command[-1].partition("=")[0])
+        os.makedirs(os.path.dirname(path))
+        write_json(path, {})
+        return 0
 
     monkeypatch.setattr(run.Runner, "call", call)
     return calls
@@ -65,39 +87,90 @@ def test_what_is_finished_is_not_done_again_and_other_flags_are_noticed(runner, 
     for _ in range(2):
         one = run.Runner(2)
         for job in run.wanted(["main"], 1):
-            one.submit(*job, "demo/data/dev.tsv")
+            one.submit(*job)
         for future in one.futures.values():
             future.result()
-        assert len(runner) == 2 * len(grid.GROUPS["main"].runs)
+        evaluations = sum(len(grid.RUNS[name].tests) for name in grid.GROUPS["main"].runs)
+        assert len(runner) == len(grid.GROUPS["main"].runs) + evaluations
     trained = {c[c.index("--out") + 1]: c for c in runner if c[0] == "train.py"}
     paper = trained[run.folder_of("paper", 1)]
     assert paper[paper.index("--init") + 1] == run.folder_of("stage1", 1)
     assert "--resume" in paper and "--init" not in trained[run.folder_of("stage1", 1)]
     monkeypatch.setitem(grid.RUNS, "control", grid.Run("--stage 2 --alpha 0 --steps 5"))
     with pytest.raises(SystemExit, match="was made by train.py .*--steps 100"):
-        run.Runner(1).make("control", 1, "demo/data/dev.tsv", None)
+        run.Runner(1).make("control", 1, (grid.DEV,), None)
 
 
-def test_tables_have_means_intervals_and_the_gain_over_the_paper(tmp_path, monkeypatch):
+def test_the_papers_rows_are_one_evaluation_a_seed_behind_their_runs(runner):
+    for _ in range(2):
+        one = run.Runner(2)
+        for name in {x.run: 0 for x in grid.SYSTEMS.values() if x.run}:
+            one.submit(name, 3)
+        one.submit_systems(3).result()
+    (command,) = [c for c in runner if "--systems" in c]
+    assert command == runner[-1] and len(command[command.index("--systems") :]) == 9
+    assert f"5-shot.3={run.folder_of('stage1', 3)},shots=5" in command
+    assert "base.3=demo/base" in command
+
+
+def test_tables_have_means_intervals_and_ranges(tmp_path, monkeypatch):
     for seed in (1, 2, 3):
         evaluation(tmp_path, "paper", seed, shift=seed / 10)
-        evaluation(tmp_path, "hinge-0.2", seed, shift=seed / 10 + 0.5)
     evaluation(tmp_path, "any", 2)
     evaluation(tmp_path, "paper-seed-1", 1)  # another run's name, not a seed of this one
-    table = results.group_table(str(tmp_path), ["stage1", "paper", "any", "hinge-0.2"])
+    group = grid.GROUPS["main"]._replace(runs=["stage1", "paper", "any"])
+    table = results.group_table(str(tmp_path), group)
     rows = {
         line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]] for line in table
     }
     assert "stage1" not in rows  # nothing was measured
     # 4.30 standard deviations of 0.1 over the square root of 3
-    assert rows["paper"][:3] == ["3", "15.2 ± 0.2", "10.2 ± 0.2"] and rows["paper"][-1] == ""
-    assert rows["hinge-0.2"][-1] == "0.5 ± 0.0" and rows["any"][-1] == "-0.2"
+    assert rows["paper"][:3] == ["3", "15.2 ± 0.2", "10.2 ± 0.2"]
+    assert rows["paper"][-1] == "4.7 to 4.9" and rows["any"][-1] == ""
+    columns = ("old: BLEU", "into English, new: BLEU")
+    table = results.group_table(str(tmp_path), group._replace(runs=["any"], columns=columns))
+    assert [x.strip() for x in table[-1].split("|")[1:-1]] == ["any", "1", "9.0", "11.0"]
     monkeypatch.setattr(results, "RESULTS", str(tmp_path / "RESULTS.md"))
     monkeypatch.setattr(results, "HERE", str(tmp_path))
     (tmp_path / "RESULTS.md").write_text("old\n\n## Claims\n\nkept\n")
     results.write_results(str(tmp_path))
     text = (tmp_path / "RESULTS.md").read_text()
-    assert text.endswith("\n## Claims\n\nkept\n") and "old" not in text and "(nothing yet)" in text
+    assert text.endswith("\n## Claims\n\nkept\n") and "old\n" not in text
+    assert "(nothing yet)" in text
+
+
+def test_abilities_are_instructions_with_their_answers_and_no_direction(tmp_path):
+    from plumbing.general import read_general
+
+    abilities.make(str(tmp_path))
+    for split, size in abilities.SPLITS.items():
+        path = str(tmp_path / f"abilities-{split}.json")
+        assert len(read_general([path], tuning=True)) == 4 * size
+    with open(path, encoding="utf-8") as file:
+        references = json.load(file)
+    wrong = [{"output": x["output"] if x["dataset"] != "count" else "0"} for x in references]
+    write_json(tmp_path / "answers.json", wrong)
+    found = abilities.score(str(tmp_path / "answers.json"), path)
+    assert found == pytest.approx({"copy": 100, "language": 100, "count": 0, "continue": 100})
+
+
+def read_rows(*parts):
+    with open(os.path.join(ROOT, "demo", "data", *parts), encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def test_the_other_data_of_the_demo_is_in_no_tuning_set_and_beside_its_notice():
+    trained = {row["en"] for row in read_rows("train.tsv")}
+    web = read_rows("web.tsv")
+    assert len(web) == 200 and not trained & {row["en"] for row in web}
+    assert os.path.getsize(os.path.join(ROOT, "demo", "data", "web.NOTICE")) > 1000
+    more = {row["en"] for row in read_rows("more", "train.tsv")}
+    assert more <= trained
+    for split in ("dev", "test"):
+        of_split = {tuple(row.values()) for row in read_rows(f"{split}.tsv")}
+        rows = read_rows("more", f"{split}.tsv")
+        assert {tuple(row.values())[:4] for row in rows} <= of_split
+        assert not {row["en"] for row in rows} & (trained | more)
 
 
 def test_holm_corrects_for_the_number_of_claims():
@@ -108,7 +181,7 @@ def test_holm_corrects_for_the_number_of_claims():
 def test_a_claim_is_tested_on_the_sentences_of_the_test_split(tmp_path, monkeypatch):
     from plumbing.corpora import read_corpus
 
-    monkeypatch.chdir(os.path.dirname(os.path.dirname(run.__file__)))
+    monkeypatch.chdir(ROOT)
     corpus, _ = read_corpus(["demo/data/test.tsv"], "all")
     corpus = {d: corpus[d] for d in (("it", "nl"), ("en", "it"))}
     monkeypatch.setattr(results, "read_corpus", lambda *args: (corpus, None))
