@@ -57,9 +57,9 @@ class Prompter(NamedTuple):
         self, sample: Sample | GeneralSample, room: int, shots: Sequence[Sample] = ()
     ) -> tuple[list[int] | None, str]:
         """(the prompt of a sample behind demonstrations, as at most `room` ids; what it lost for
-        that: "", "shots" or "source"). The first demonstrations go first, then the source's end,
-        last that of an instruction other than to translate. The ids are None where even the empty
-        prompt is too long."""
+        that: "", "shots" or "source"). To fit, it loses demonstrations from the front, then the
+        source's end, last the end of an instruction other than to translate. The ids are None where
+        even the empty prompt is too long."""
         before = [text for shot in shots for text in (self.write(shot, shot.source), shot.target)]
         kept, all_of_them = self.tokenizer.head(sample.source, room), before
         while True:
@@ -81,13 +81,12 @@ class Prompter(NamedTuple):
         return [*self.way.encode_response(text), self.way.end]
 
 
-def draw_conflict(direction: Direction, instructions: dict, mode: str, rng: Random) -> Direction:
-    """The instruction I~ != I of a conflicting sample (paper, section 3), drawn at random from
-    those of the tuning set, {direction: number of samples}: frequent ones more often, as from the
-    data itself. mode "any" is the paper's I~ != I, which may keep the target language (it->en under
-    nl->en punishes a right-language output); "target" never keeps it; "keep-source" asks for
-    another of the target languages from the same source, an instruction that may be in no sample.
-    Raises InputError."""
+def conflicts(direction: Direction, instructions: dict, mode: str) -> dict[Direction, int]:
+    """Those of the tuning set's instructions, {direction: number of samples}, that conflict with
+    one. mode "any" is the paper's I~ != I, which may keep the target language (it->en under nl->en
+    punishes a right-language output); "target" never keeps it; "keep-source" asks for another of
+    the target languages from the same source, an instruction that may be in no sample: a zero-shot
+    direction has then been asked for in tuning, with a wrong answer."""
     wrong = {d: n for d, n in instructions.items() if d != direction}
     if mode == "keep-source":
         targets = Counter()
@@ -96,6 +95,13 @@ def draw_conflict(direction: Direction, instructions: dict, mode: str, rng: Rand
         wrong = {(direction[0], t): n for t, n in targets.items() if t != direction[0]}
     if mode != "any":
         wrong = {d: n for d, n in wrong.items() if d[1] != direction[1]}
+    return wrong
+
+
+def draw_conflict(direction: Direction, instructions: dict, mode: str, rng: Random) -> Direction:
+    """The instruction I~ of a conflicting sample (paper, section 3), drawn at random from those
+    that conflict: frequent ones more often, as from the data itself. Raises InputError."""
+    wrong = conflicts(direction, instructions, mode)
     sentence = f"no instruction in the tuning data conflicts with {'-'.join(direction)}"
     require(wrong, f"{sentence} (--conflict {mode}); add more")
     return rng.choices(list(wrong), wrong.values())[0]
@@ -117,7 +123,7 @@ class TwinPair(NamedTuple):
     """A sample and its conflicting twin: the same x (cut if I~ is long) and y under a wrong I~."""
 
     positive: EncodedSample
-    twin: EncodedSample | None  # None: alpha is 0, its prompt does not fit, or there is no I~
+    twin: EncodedSample | None  # None: alpha is 0, no translation, or I~ makes it too long
 
     @property
     def tokens(self) -> int:
@@ -149,7 +155,7 @@ class TuningSet:
             if prompt:
                 encoded.append(EncodedSample(sample, prompt, response))
             if lost:
-                what = "sources cut" if prompt else "pairs left out for their response"
+                what = "sources cut" if prompt else "pairs left out: too long without their source"
                 notes["-".join(sample.direction), what] += 1
         sentence = f"none of {len(samples)} samples fits --max-length {self.max_length}; raise it"
         require(encoded, sentence)
@@ -163,8 +169,8 @@ class TuningSet:
             draw_conflict(direction, self.instructions, mode, Random(0))
 
     def of_step(self, step: int, size: int, total: int, seed: int, share: float = 0.0):
-        """The samples of one step, `size` out of `total` visits to samples in epochs of all of
-        them; general ones come on top, so that they are this share of all."""
+        """The samples of a step, the first is 0: `size` out of the run's `total` visits, of which
+        each epoch is a new order of all samples. General ones come on top, as this share of all."""
         first, last = step * size, min((step + 1) * size, total)
         samples = [self.samples[i] for i in visits(range(first, last), len(self.samples), seed)]
         if self.general:
@@ -184,7 +190,7 @@ class TuningSet:
         return [TwinPair(x, self._twin(x, conflict, rng, punish_eos)) for x in ordered]
 
     def _twin(self, positive: EncodedSample, conflict: str, rng: Random, punish_eos: bool):
-        """The conflicting twin of a sample, or None where there is none, or it does not fit."""
+        """The conflicting twin of a sample; None of no translation, or where it does not fit."""
         if positive.sample.direction == GENERAL:
             return None
         wrong = draw_conflict(positive.sample.direction, self.instructions, conflict, rng)
@@ -234,11 +240,12 @@ def collate(pairs: list[TwinPair], reduction: str = "token") -> Batch:
         weight += [1.0 if reduction == "token" else 1 / len(response)] * len(response)
         lengths.append(len(prompt) + len(response))
     ids, at, y, weight = map(torch.tensor, (ids, at, y, weight))
-    of_positives, same, pair = 0, [], []
+    of_positives, of_twins, same, pair = 0, 0, [], []
     for one in pairs:
         if one.twin:
             same += range(of_positives, of_positives + len(one.twin.response))
-            pair += [pair[-1] + 1 if pair else 0] * len(one.twin.response)
+            pair += [of_twins] * len(one.twin.response)
+            of_twins += 1
         of_positives += len(one.positive.response)
     samples = [encoded.sample for encoded in positives]
     numbers = torch.tensor(same, dtype=torch.long), torch.tensor(pair, dtype=torch.long)

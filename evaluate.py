@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import loss
-from data import EncodedSample, Prompter, TwinPair, collate, micro_batches
+from data import EncodedSample, Prompter, TwinPair, collate, conflicts, micro_batches  # noqa: F401
 from model import LlamaForCausalLM, build_model, load_model, merge_lora
 from plumbing import evaluation
 from plumbing.cli import DTYPES, run_script
@@ -36,16 +36,12 @@ from plumbing.identify import Identifier
 from plumbing.lines import translate_lines
 from plumbing.metrics import score_translations
 from plumbing.provenance import read_setting
-from plumbing.systems import BATCH_SIZE, MAX_NEW_TOKENS, System, SystemSettings
-from plumbing.systems import contrasting, what_is_asked
+from plumbing.systems import BATCH_SIZE, MAX_NEW_TOKENS, System, contrasting, what_is_asked
+from plumbing.systems import SystemSettings as Settings
 from plumbing.testset import TestSet
 from plumbing.tokenizer import Tokenizer
 
 REFERENCE_TOKENS = 1024  # in one forward pass of reference_loss
-
-
-class Settings(SystemSettings):
-    """All of them are plumbing/systems.py's."""
 
 
 class Variants(NamedTuple):
@@ -70,7 +66,7 @@ def contrast(logits: Tensor, variants: list[Variants]) -> Tensor:
 
 @torch.inference_mode()
 def greedy(
-    model: LlamaForCausalLM | Decoder,
+    decoder: Decoder,
     prompts: list[list[int]],
     ends: set[int],
     max_new_tokens: int,
@@ -79,7 +75,6 @@ def greedy(
     """Greedy decoding of prompts up to one of the ids `ends`; returns the ids before it. Prompts (B
     lists of ids, any lengths) are prefilled end to end; then every sentence adds one token a step
     at its own position in the cache. When one ends, the last one takes its place."""
-    decoder = model if isinstance(model, Decoder) else Decoder(model)
     logits = decoder.prefill(prompts, max_new_tokens, [v.prompts for v in variants])
     outputs, rows = [[] for _ in prompts], list(range(len(prompts)))  # the sentence of a row
     for left in reversed(range(max_new_tokens)):
@@ -240,10 +235,10 @@ def encode_direction(
 ) -> tuple[list[list[int]], list[Variants], Counter]:
     """(prompts of some samples of a direction, their Variants, how many prompts lost "shots" or
     "source"). sources: all of the direction. positions: of the model. Raises InputError."""
-    shots = shots[samples[0].direction][: s.shots] if s.shots else []
-    prompts, losses = encode_prompts(prompter, samples, positions, s.max_new_tokens, shots)
+    before = shots[samples[0].direction][: s.shots] if s.shots else []
+    prompts, losses = encode_prompts(prompter, samples, positions, s.max_new_tokens, before)
     variants = [
-        Variants(weight, encode_prompts(prompter, others, positions, s.max_new_tokens, shots)[0])
+        Variants(weight, encode_prompts(prompter, others, positions, s.max_new_tokens, before)[0])
         for weight, others in contrasting(samples, sources, s)
     ]
     return prompts, variants, losses
@@ -272,16 +267,14 @@ def load_decoder(system: System) -> Decoder:
 def response_terms(
     model: LlamaForCausalLM, prompts: list[list[int]], response: list[int]
 ) -> tuple[Tensor, Tensor]:
-    """(p, -log(1 - p)), both [C, R], of each of R tokens of a response under each of C prompts:
-    what Eq. 1 makes more likely under the right instruction, Eq. 2 less under a wrong one."""
+    """(-log p, -log(1 - p)), both [C, R], of each of R tokens of a response under each of C
+    prompts: its terms in Eq. 1 under the right instruction, in Eq. 2 under a wrong one."""
     pairs = [TwinPair(EncodedSample(None, prompt, response), None) for prompt in prompts]
     batch = collate(pairs)
     logits = model(batch.ids, batch.lengths, at=batch.at)
     y = batch.y.to(logits.device)
-    tokens = list(zip(logits.split(1), y.split(1), strict=True))
-    mle, ul = ([f(*token)[0] for token in tokens] for f in (loss.mle, loss.unlikelihood))
     shape = len(prompts), len(response)
-    return (-torch.stack(mle)).exp().view(shape), torch.stack(ul).view(shape)
+    return -loss.log_p(logits, y).view(shape), -loss.log_not_p(logits, y).view(shape)
 
 
 @torch.inference_mode()

@@ -23,15 +23,8 @@ def unlikelihood(logits: Tensor, y: Tensor, w: Tensor | None = None) -> tuple[Te
     """Eq. 2, L_UL = - sum_t log(1 - p(y_t | I~, x, y_<t)).
 
     logits [R, V] under the conflicting instruction I~; y [R] the same response tokens; w and what
-    is returned as in mle.
-
-    With m = z_y - logsumexp(z without z_y), the margin of y over all other tokens, p = sigmoid(m)
-    and -log(1 - p) = -logsigmoid(-m): exact where p rounds to 1, which is where the model is most
-    wrong. Its gradient in m is p itself."""
-    z = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    others = z.scatter(-1, y[:, None], -torch.inf).logsumexp(-1)  # [R]
-    margin = z.gather(-1, y[:, None])[:, 0] - others  # [R]
-    return weighted_sum(-F.logsigmoid(-margin), w)
+    is returned as in mle."""
+    return weighted_sum(-log_not_p(logits, y), w)
 
 
 def preference(right, wrong, y, w, pair) -> tuple[Tensor, Tensor]:
@@ -71,6 +64,18 @@ def log_p(logits: Tensor, y: Tensor) -> Tensor:
     """log p(y_t) [R], in fp32 at least, from logits [R, V]."""
     z = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return -F.cross_entropy(z, y, reduction="none")
+
+
+def log_not_p(logits: Tensor, y: Tensor) -> Tensor:
+    """log(1 - p(y_t)) [R], in fp32 at least, from logits [R, V].
+
+    With m = z_y - logsumexp(z without z_y), the margin of y over all other tokens, p = sigmoid(m)
+    and log(1 - p) = logsigmoid(-m): exact where p rounds to 1, which is where the model is most
+    wrong. The gradient of -log(1 - p) in m is p itself."""
+    z = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    others = z.scatter(-1, y[:, None], -torch.inf).logsumexp(-1)  # [R]
+    margin = z.gather(-1, y[:, None])[:, 0] - others  # [R]
+    return F.logsigmoid(-margin)
 
 
 def weighted_sum(losses: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor | int]:

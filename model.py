@@ -6,9 +6,8 @@ in one row of tokens, and what several of them begin with, the prompts' preamble
 A Layout says which token belongs to which sequences; what is outside attention and the cache works
 token by token.
 
-Symbols in shape comments: B sequences, T tokens of all of them together, U of them that are
-computed, S cache slots, s of them in use, R response tokens, D width, H heads, K key/value heads, d
-head width, V vocabulary, L layers, r LoRA rank.
+Symbols in shape comments: B sequences, T tokens of all of them, U of these that are computed, R
+response tokens, D width, H heads, K key/value heads, d head width, V vocabulary, r LoRA rank.
 """
 
 import math

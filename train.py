@@ -9,7 +9,6 @@ python train.py --merge --init runs/stage2  # no tuning: the adapter in its base
 
 import plumbing.interrupts  # noqa: F401, I001 - before the packages, whose import takes seconds
 
-import argparse
 import os
 import random
 import sys
@@ -47,16 +46,14 @@ PENALTIES = ["unlikelihood", "preference", "hinge"]
 @dataclass
 class Settings(TuningSettings):
     stage: int = option(1, "1: MLE; 2: MLE + alpha * unlikelihood", choices=[1, 2])
-    alpha: float = option(by_stage(0.0, 0.05), "weight of the unlikelihood (Eq. 3)", least=0)
+    alpha: float = option(by_stage(0.0, 0.05), "weight of L_UL (Eq. 3), or of --penalty", least=0)
     conflict: str = option("target", f"twins' instruction: {MODES}", choices=CONFLICTS)
-    penalty: str = option("unlikelihood", "instead of L_UL: see loss.py", choices=PENALTIES)
-    punish_eos: bool = option(
-        True, "the twins' response ends with EOS", action=argparse.BooleanOptionalAction
-    )
+    penalty: str = option("unlikelihood", "L_UL, or instead of it: see loss.py", choices=PENALTIES)
+    punish_eos: bool = option(True, "the twins' responses end with EOS")
     loss_reduction: str = option("token", "mean over tokens, or over sentences", choices=REDUCTIONS)
     template: str = option("", "prompt; left out: that of --init, or alpaca", choices=TEMPLATES)
     pairs: int = option(by_stage(1200, 0), "sentence pairs per direction, 0 all", least=0)
-    lr: float = option(by_stage(2e-3, 5e-4), "peak learning rate", least=0)
+    lr: float = option(2e-3, "peak learning rate", least=0)
     batch_size: int = option(
         by_stage(128, 32), "samples a step over all GPUs, no twins", least=1, most=10**6
     )
@@ -67,7 +64,7 @@ class Settings(TuningSettings):
     warmup: float = option(
         0.03, "share of the steps with rising learning rate, before the cosine", least=0, most=1
     )
-    max_length: int = option(512, "tokens of prompt and response; sources alone are cut", least=1)
+    max_length: int = option(512, "tokens of prompt and response; responses are never cut", least=1)
     seed: int = option(
         1, "of the pairs, their order, the twins, LoRA's start and dropout", least=0, most=2**63 - 1
     )
@@ -96,9 +93,8 @@ def loss_sums(model: LlamaForCausalLM, batch: Batch, s: Settings) -> tuple:
 class StepResult(NamedTuple):
     """What one step found."""
 
-    figures: dict[
-        str, float | None
-    ]  # "loss", "mle", "ul" or the penalty's name (None without twins), "grad_norm"
+    # "loss", "mle", "ul" or the penalty's name (None without twins), "grad_norm"
+    figures: dict[str, float | None]
     computed: int  # tokens that passed the network; what sequences share does so once
     updated: bool  # False: fp16's loss scale was too large
     blamed: list  # the samples where something is not finite; then nothing is updated
@@ -205,7 +201,7 @@ def train(s: Settings, run: Run) -> None:
     optimizer = Optimizer(model.named_parameters(), s.weight_decay, s.dtype, s.device, checkpoint)
     run.begin(record, checkpoint)
     run.open(checkpoint, lambda out: save_model(model, out, tokenizer.folder), optimizer)
-    if dev and checkpoint:  # which was saved before --dev was looked at
+    if dev and checkpoint:  # perhaps it was killed between the checkpoint and its --dev
         progress.compare(run.logs.extend(dev.measure(model)), s.best)
     meter = SpeedMeter(model.model.layers, model.lm_head, s.full, s.device)
     bar = distributed.progress_steps(progress.step, steps, f"stage {s.stage}")

@@ -27,6 +27,7 @@ from data import Prompter
 from evaluate import encode_prompts, greedy
 from model import load_model, merge_lora
 from plumbing.corpora import read_corpus
+from plumbing.decoding import Decoder
 from plumbing.errors import plain, require
 from plumbing.folders import Config
 from plumbing.tokenizer import Tokenizer
@@ -101,7 +102,7 @@ def against_generate(
     device = model.lm_head.weight.device
 
     def ours(_=None) -> list[list[int]]:
-        return [x for prompts in batches for x in greedy(model, prompts, {*ends}, new)]
+        return [x for prompts in batches for x in greedy(Decoder(model), prompts, {*ends}, new)]
 
     def theirs(_=None, cache: str = "dynamic") -> list[list[int]]:
         return generate(peer, batches, ends, new, CACHES[cache], device)

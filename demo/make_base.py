@@ -1,9 +1,9 @@
 """Make demo/base, a tiny LLaMA that has met four languages as LLaMA has: unevenly, and without
 instructions.
 
-    python demo/make_base.py                   # about an hour on two cores
-    python demo/make_base.py --first 2         # phase 2 alone
-    python demo/make_base.py --more --out DIR  # demo/base, gone on with: two languages more
+    python demo/make_base.py                      # about 50 minutes on two cores
+    python demo/make_base.py --first 2 --out DIR  # phase 2 alone, from the weights of phase 1 there
+    python demo/make_base.py --more --out DIR     # demo/base, gone on with: two languages more
 
 Every document holds messages of demo/data/train.tsv, most lines labelled with their language
 ("Italian: ..."). PHASES is the diet (README.md says why it matters): one-language documents,
@@ -29,19 +29,21 @@ from tqdm import tqdm
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
+import model as llama  # noqa: E402
 from model import LlamaForCausalLM, load_model, save_model  # noqa: E402
+from plumbing.attention import padded  # noqa: E402
 from plumbing.folders import Config  # noqa: E402
 
 NAMES = {"en": "English", "it": "Italian", "nl": "Dutch", "ro": "Romanian"}
 MORE = {"de": "German", "es": "Spanish"}
-# only so that its words are single pieces
+# Only so that its words are single pieces.
 PROMPT = (
     "Below is an instruction that describes a task, paired with an input that provides further "
     "context. Write a response that appropriately completes the request.\n\n### Instruction:\n"
     "Translate the following sentences from English to Italian.\n\n### Input:\n\n\n### Response:"
 )
-# steps, of which the last so many with a falling learning rate, and the diet: kind of document,
-# share
+# Steps, of which the last so many with a falling learning rate, and the share of each kind of
+# document.
 PHASES = [
     (600, 0, {"one language": 0.15, "with English": 0.83, "without English": 0.02}),
     (
@@ -58,8 +60,8 @@ PHASES = [
 ]
 # --more: the second diet once more, where a message has the languages of MORE drawn twice as often
 PHASE_MORE = (700, 600, PHASES[1][2])
-# share of documents whose lines join two messages; both against learning rows by heart
-JOINED, DROPOUT = (0.4, 0.1)
+# Share of documents whose lines join two messages; both against learning rows by heart.
+JOINED, DROPOUT = 0.4, 0.1
 CONFIG = dict(
     vocab_size=4000,
     hidden_size=256,
@@ -189,6 +191,7 @@ def steps(stream, rng):
 def main(s):
     torch.manual_seed(SEED)
     F.scaled_dot_product_attention = attention
+    llama.attend = padded  # one call for all documents, which loss_sum pads
     base, out = os.path.join(HERE, "base"), s.out
     os.makedirs(out, exist_ok=True)
     rows, dev = read("train"), read("dev")
@@ -204,9 +207,10 @@ def main(s):
         for p in model.parameters():
             if p.ndim == 2:
                 torch.nn.init.normal_(p, std=0.02)
+    model.share_prefixes = False  # dropout is drawn for each document apart
     for part in [
         model.model.embed_tokens,
-        *(m for b in model.model.layers for m in (b.self_attn, b.mlp)),
+        *(m for b in model.model.layers for m in (b.self_attn, b.mlp.down_proj)),
     ]:
         part.register_forward_hook(lambda module, _, out: F.dropout(out, DROPOUT, module.training))
     lengths = [len(tokenizer.encode(text)) for row in rows for text in row.values()]
@@ -302,7 +306,8 @@ if __name__ == "__main__":
     parser.add_argument("--more", action="store_true", help="go on with demo/base, six languages")
     parser.add_argument("--out", help="folder (default: demo/base, which it replaces)")
     s = parser.parse_args()
-    if s.more and not s.out:
-        parser.error("--more needs --out: demo/base is what it starts from")
-    s.out = (s.out or os.path.join(HERE, "base")).rstrip("/")
+    shipped = os.path.join(HERE, "base")
+    s.out = os.path.normpath(s.out or shipped)
+    if (s.more or s.first > 1) and os.path.realpath(s.out) == os.path.realpath(shipped):
+        parser.error("--more and --first 2 need --out: demo/base is finished, it stays as it is")
     main(s)

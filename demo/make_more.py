@@ -2,9 +2,8 @@
 
     python demo/make_more.py [--locales FOLDER]  # as make_corpus.py, which makes the rows
 
-For experiments with languages that no tuning data holds, with English alone in train (its other
-languages are in ../train.tsv) and with all six in dev and test, which are smaller by the rows that
-these languages lack.
+For experiments with languages that no tuning data holds: beside English alone in train, whose other
+languages are in ../train.tsv, all six in dev and test. Rows that these languages lack are left out.
 """
 
 import argparse

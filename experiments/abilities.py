@@ -50,7 +50,7 @@ def make(folder: str) -> None:
 
 
 def score_file(scores_path: str) -> dict[str, float]:
-    """score() of the answers that evaluate.py left beside its scores.json, to its --general."""
+    """score() of the model_outputs.json beside a scores.json of evaluate.py --general."""
     answers = os.path.join(os.path.dirname(scores_path), "model_outputs.json")
     references = read_json(scores_path)["settings"]["general"][0]
     return score(answers, references)

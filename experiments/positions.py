@@ -26,12 +26,12 @@ from plumbing.tokenizer import Tokenizer  # noqa: E402
 POSITIONS = 8
 
 
-def cases(corpus: dict, rows: int) -> list[tuple[str, list, list[str]]]:
+def cases(corpus: dict, most: int) -> list[tuple[str, list, list[str]]]:
     """[(panel, the samples whose prompts are compared, the responses that go with them)]."""
     supervised = {d: len(rows) for d, rows in corpus.items() if "en" in d}
     rng, found = random.Random(0), []
     for direction, samples in corpus.items():
-        for sample in samples[:rows]:
+        for sample in samples[:most]:
             if direction in supervised:
                 wrong = draw_conflict(direction, supervised, "target", rng)
                 pair = [sample, sample._replace(direction=wrong)]
@@ -52,8 +52,8 @@ def measure(folder: str, corpus: dict, rows: int) -> dict[tuple[str, int], np.nd
         for n, (sample, response) in enumerate(zip(samples, responses, strict=True)):
             prompt, _ = prompter.encode(sample, room - POSITIONS)
             ids = prompter.encode_response(response)[:POSITIONS]
-            p, _ = response_terms(model, [prompt], ids)
-            for t, value in enumerate(p[0].tolist()):
+            nats, _ = response_terms(model, [prompt], ids)
+            for t, value in enumerate((-nats[0]).exp().tolist()):
                 by_position.setdefault((panel, n), [[] for _ in range(POSITIONS)])[t].append(value)
     return {key: np.array([np.mean(x) for x in values]) for key, values in by_position.items()}
 

@@ -204,14 +204,16 @@ def draw_group(folder: str, name: str) -> bool:
             penalty: [
                 (
                     alpha,
-                    "paper" if (penalty, alpha) == ("unlikelihood", 0.05) else f"{penalty}-{alpha}",
+                    "target"
+                    if (penalty, alpha) == ("unlikelihood", 0.05)
+                    else f"{penalty}-{alpha}",
                 )
                 for alpha in ALPHAS
             ]
             for penalty in PENALTIES
         },
         "steps": {
-            "alpha 0.05": [(0, "stage1"), (100, "paper"), *((n, f"steps-{n}") for n in STEPS)]
+            "alpha 0.05": [(0, "stage1"), (100, "target"), *((n, f"steps-{n}") for n in STEPS)]
         },
     }.get(name)
     path = os.path.join(HERE, f"{name}.png")

@@ -79,19 +79,29 @@ class Runner:
     def __init__(self, jobs: int):
         self.env = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
         self.pool, self.futures, self.lock = ThreadPoolExecutor(jobs), {}, Lock()
+        self.waiting = ThreadPoolExecutor(1000)  # threads that wait for others' runs
         self.done = json.load(open(DONE, encoding="utf-8")) if os.path.exists(DONE) else {}
 
+    def after(self, before: list[Future], task, *args) -> Future:
+        """The future of a task that is begun once others are done."""
+
+        def begin():
+            for future in before:
+                future.result()
+            return self.pool.submit(task, *args).result()
+
+        return self.waiting.submit(begin)
+
     def submit(self, name: str, seed: int, tests: tuple[str, ...] = ()) -> Future:
-        """What it starts from was submitted before, so that nobody waits for it in vain. tests:
-        instead of the run's own."""
-        before = self.futures.get((RUNS[name].start, seed))
-        future = self.pool.submit(self.make, name, seed, tests or RUNS[name].tests, before)
+        """Make a run, behind what it starts from and what was asked of it already, which were
+        submitted before. tests: instead of the run's own."""
+        keys = (RUNS[name].start, seed), (name, seed)
+        before = [self.futures[key] for key in keys if key in self.futures]
+        future = self.after(before, self.make, name, seed, tests or RUNS[name].tests)
         self.futures[name, seed] = future
         return future
 
-    def make(self, name: str, seed: int, tests: tuple[str, ...], before: Future | None) -> None:
-        if before:
-            before.result()
+    def make(self, name: str, seed: int, tests: tuple[str, ...]) -> None:
         out, run = folder_of(name, seed), RUNS[name]
         command = ["train.py", *run.flags.split(), "--seed", str(seed), "--out", out]
         if run.start:
@@ -106,11 +116,9 @@ class Runner:
     def submit_systems(self, seed: int) -> Future:
         """The rows of the paper's tables, once their runs are made."""
         before = [self.futures[x.run, seed] for x in SYSTEMS.values() if x.run]
-        return self.pool.submit(self.compare, seed, before)
+        return self.after(before, self.compare, seed)
 
-    def compare(self, seed: int, before: list[Future]) -> None:
-        for future in before:
-            future.result()
+    def compare(self, seed: int) -> None:
         command = ["evaluate.py", "--data", TEST, "--shots-from", SHOTS, "--systems"]
         command += systems_of(seed).values()
         last = [*SYSTEMS][-1]
@@ -155,7 +163,8 @@ def make_inputs(jobs: list[tuple[str, int]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     known = [*GROUPS, *ON_TEST]
-    parser.add_argument("--only", default=" ".join(known), help="groups of the grid")
+    usual = " ".join([*GROUPS, "systems"])
+    parser.add_argument("--only", default=usual, help=f"of {' '.join(known)} (default: {usual})")
     parser.add_argument("--seeds", type=int, default=100, help="at most so many of each group")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, which share the cores")
     s = parser.parse_args()
@@ -179,6 +188,7 @@ def main() -> None:
         for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
             future.result()
     except BaseException:
+        runner.waiting.shutdown(wait=False, cancel_futures=True)
         runner.pool.shutdown(wait=False, cancel_futures=True)
         raise
     write_results(FOLDER)

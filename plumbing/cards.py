@@ -27,9 +27,9 @@ METRICS = {  # {key of scores.json: (the Hub's type, its name)}
 }
 MEANS = {"token": "mean over tokens", "sentence": "mean of sentence means"}
 CONFLICTS = {
-    "any": "any other",
-    "target": "another target language",
-    "keep-source": "the same source",
+    "any": "any other instruction",
+    "target": "instructions with another target language",
+    "keep-source": "instructions with the same source and another target language",
 }
 
 
@@ -97,7 +97,7 @@ def describe_model(adapter: bool, base: dict, tuned: dict) -> str:
     if tuned.get("alpha"):
         name = "L_UL" if punishes(tuned) else tuned["penalty"]
         wrong = CONFLICTS[tuned["conflict"]]
-        loss += f" + {tuned['alpha']:g} {name}, under instructions with {wrong}"
+        loss += f" + {tuned['alpha']:g} {name}, under {wrong}"
     loss += f"; {MEANS[tuned['loss_reduction']]}"
     before = os.path.basename(os.path.normpath(tuned.get("init") or ""))
     long = f"{steps:,} step{'s' * (steps != 1)}" if steps else f"{tuned.get('epochs'):g} epoch(s)"

@@ -44,8 +44,9 @@ class Parser(argparse.ArgumentParser):
 
 def parse(settings: type, argv: list[str] | None = None):
     """Fill a settings dataclass from the command line: every field is a flag. The type of a field
-    is its flag's: a bool is a switch, a list takes several texts. Its PRESETS, if it has some, are
-    the defaults that --preset NAME puts in the place of others. An unknown flag or a wrong type
+    is its flag's: a bool is a switch, which --no-NAME turns off where it is on, a list takes
+    several texts. Its PRESETS, if it has some, are the defaults that --preset NAME puts in the
+    place of others. An unknown flag or a wrong type
     ends the script as argparse does; a value that is out of bounds or not finite, or a device that
     is not there, raises InputError. 'auto' is resolved."""
     script = sys.modules[settings.__module__]
@@ -54,10 +55,11 @@ def parse(settings: type, argv: list[str] | None = None):
     for f in sorted(fields(settings), key=lambda f: depth(settings, f.name)):
         extra = {name: value for name, value in f.metadata.items() if name not in BOUNDS}
         default = " ".join(f.default) if isinstance(f.default, tuple) else f.default
-        if default not in (None, "") and f.type is not bool:
-            extra["help"] += f" (default: {default})"
+        if default not in (None, "", False):
+            extra["help"] += f" (default: {'on' if f.type is bool else default})"
         if f.type is bool:
-            extra = {"action": "store_true", "default": f.default} | extra
+            action = argparse.BooleanOptionalAction if f.default else "store_true"
+            extra = {"action": action, "default": f.default} | extra
         elif f.type is list:
             extra |= {"type": str, "nargs": "+", "default": f.default}
         else:

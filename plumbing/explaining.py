@@ -46,7 +46,9 @@ def explain(script: ModuleType, s: SystemSettings) -> None:
             limits = own.max_new_tokens, own.batch_size, own.length_penalty
             (target,) = script.translate(decoder, prompter, prompts, None, *limits)
             what = f"the answer of {system.name}"
-        wrong = conflicts_of(system.ckpt, direction, list(corpus))
+        tuned = [tuple(x.split("-")) for x in read_setting(system.ckpt, "supervised", [])]
+        mode = read_setting(system.ckpt, "conflict", "any")
+        wrong = sorted(script.conflicts(direction, dict.fromkeys(tuned or corpus, 1), mode))
         samples = [Sample(d, sentence, target) for d in (direction, *wrong)]
         prompts, lost = script.encode_prompts(prompter, samples, *how)
         whole = prompter.encode_response(target)
@@ -59,23 +61,13 @@ def explain(script: ModuleType, s: SystemSettings) -> None:
         print(terms_table(tokens, [direction, *wrong], *terms))
 
 
-def conflicts_of(ckpt: str, right: Direction, others: list[Direction]) -> list[Direction]:
-    """The instructions that conflict with the right one as in the run's own tuning (--conflict),
-    out of those that it was tuned on; of a model that is no run out of others."""
-    tuned = [tuple(x.split("-")) for x in read_setting(ckpt, "supervised", [])]
-    wrong = {*(tuned or others)} - {right}
-    if read_setting(ckpt, "conflict", "any") == "target":
-        wrong = {direction for direction in wrong if direction[1] != right[1]}
-    return sorted(wrong)
-
-
-def terms_table(tokens: list[str], directions: list[Direction], p: Tensor, ul: Tensor) -> str:
-    """p [C, R] of each of R tokens under C instructions, the right one first; in brackets their
-    loss: under the right one -log p, under the others the unlikelihood -log(1 - p), ul [C, R].
-    Last the means: what a step's loss is made of."""
+def terms_table(tokens: list[str], directions: list[Direction], mle: Tensor, ul: Tensor) -> str:
+    """p of each of R tokens under C instructions, the right one first, and in brackets their loss:
+    under the right one -log p, mle [C, R], under the others -log(1 - p), ul [C, R]. Last the means:
+    what a step's loss is made of."""
     names = ["→".join(direction) for direction in directions]
     header = ["token", f"{names[0]} (MLE)", *(f"{name} (UL)" for name in names[1:])]
-    terms = torch.cat([-p[:1].log(), ul[1:]])
+    p, terms = (-mle).exp(), torch.cat([mle[:1], ul[1:]])
     rows = [header, ["---"] + ["---:"] * (len(header) - 1)]
     for n, token in enumerate(tokens):
         cells = zip(p[:, n].tolist(), terms[:, n].tolist(), strict=True)

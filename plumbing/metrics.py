@@ -57,8 +57,8 @@ def score_translations(
     """The scores of a direction, for scores.json. verdicts: {identifier: [what each hypothesis is
     instead of the target language, "" where it is right; the same of each reference]}; the first
     one's are "otr", the references' "floor". answered: how many outputs are in which language, by
-    the first identifier. mixed: % of the outputs that are right as a whole, but have a part in
-    another of the languages. "resampled" and "kinds" are for Reports alone."""
+    the first identifier. mixed: % of all outputs, those that are right as a whole, but have a
+    part in another of the languages. "resampled" and "kinds" are for Reports alone."""
     target, n = samples[0].direction[1], len(samples)
     references = [(sample.target, *sample.others) for sample in samples]
     scores, resampled = compare_texts(hypotheses, references, target)

@@ -29,7 +29,8 @@ class ShowSettings(DeviceSettings):
     skip_unknown: bool = option(False, "leave out rows without a certain direction and language")
     template: str = option("alpaca", "prompt", choices=TEMPLATES)
     conflict: str = option("target", "twins' instruction, as in train.py", choices=CONFLICTS)
-    max_length: int = option(512, "tokens of prompt and response; sources alone are cut", least=1)
+    punish_eos: bool = option(True, "the twins' responses end with EOS")
+    max_length: int = option(512, "tokens of prompt and response; responses are never cut", least=1)
     seed: int = option(1, "of the samples and their twins", least=0)
 
 
@@ -42,7 +43,8 @@ def show(script: ModuleType, s: ShowSettings) -> None:
     tuning_set = script.TuningSet(corpus, prompter, s.max_length)
     rng = random.Random(s.seed)
     chosen = rng.sample(tuning_set.samples, min(s.show, len(tuning_set.samples)))
-    for number, pair in enumerate(tuning_set.with_twins(chosen, s.conflict, rng), start=1):
+    pairs = tuning_set.with_twins(chosen, s.conflict, rng, s.punish_eos)
+    for number, pair in enumerate(pairs, start=1):
         print(f"\n=== {number}")
         for line in describe(script.collate([pair]), pair, tokenizer, in_colour()):
             print(line)

@@ -45,7 +45,7 @@ PAPER = {
     "batch_size": by_stage(128, 8),
     "epochs": by_stage(3.0, 0.0),
     "steps": by_stage(0, 100),
-    "pairs": by_stage(2000, 2000),
+    "pairs": 2000,
     "warmup": 0.03,
     "weight_decay": 0.0,
     "max_length": 512,
@@ -131,8 +131,7 @@ class TuningSettings(RunSettings):
         require(self.steps or self.epochs or self.merge, "--epochs 0 without --steps: no training")
 
     def visits(self, samples: int) -> tuple[int, int]:
-        """(how many of so many samples a run visits, each as often as it comes; in how many
-        steps)."""
+        """(visits to samples in the whole run, steps), for so many samples."""
         total = self.steps * self.batch_size if self.steps else math.ceil(self.epochs * samples)
         return total, math.ceil(total / self.batch_size)
 

@@ -93,12 +93,12 @@ def test_what_is_finished_is_not_done_again_and_other_flags_are_noticed(runner, 
         evaluations = sum(len(grid.RUNS[name].tests) for name in grid.GROUPS["main"].runs)
         assert len(runner) == len(grid.GROUPS["main"].runs) + evaluations
     trained = {c[c.index("--out") + 1]: c for c in runner if c[0] == "train.py"}
-    paper = trained[run.folder_of("paper", 1)]
-    assert paper[paper.index("--init") + 1] == run.folder_of("stage1", 1)
-    assert "--resume" in paper and "--init" not in trained[run.folder_of("stage1", 1)]
+    target = trained[run.folder_of("target", 1)]
+    assert target[target.index("--init") + 1] == run.folder_of("stage1", 1)
+    assert "--resume" in target and "--init" not in trained[run.folder_of("stage1", 1)]
     monkeypatch.setitem(grid.RUNS, "control", grid.Run("--stage 2 --alpha 0 --steps 5"))
     with pytest.raises(SystemExit, match="was made by train.py .*--steps 100"):
-        run.Runner(1).make("control", 1, (grid.DEV,), None)
+        run.Runner(1).make("control", 1, (grid.DEV,))
 
 
 def test_the_papers_rows_are_one_evaluation_a_seed_behind_their_runs(runner):
@@ -115,18 +115,18 @@ def test_the_papers_rows_are_one_evaluation_a_seed_behind_their_runs(runner):
 
 def test_tables_have_means_intervals_and_ranges(tmp_path, monkeypatch):
     for seed in (1, 2, 3):
-        evaluation(tmp_path, "paper", seed, shift=seed / 10)
+        evaluation(tmp_path, "target", seed, shift=seed / 10)
     evaluation(tmp_path, "any", 2)
-    evaluation(tmp_path, "paper-seed-1", 1)  # another run's name, not a seed of this one
-    group = grid.GROUPS["main"]._replace(runs=["stage1", "paper", "any"])
+    evaluation(tmp_path, "target-seed-1", 1)  # another run's name, not a seed of this one
+    group = grid.GROUPS["main"]._replace(runs=["stage1", "target", "any"])
     table = results.group_table(str(tmp_path), group)
     rows = {
         line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]] for line in table
     }
     assert "stage1" not in rows  # nothing was measured
     # 4.30 standard deviations of 0.1 over the square root of 3
-    assert rows["paper"][:3] == ["3", "15.2 ± 0.2", "10.2 ± 0.2"]
-    assert rows["paper"][-1] == "4.7 to 4.9" and rows["any"][-1] == ""
+    assert rows["target"][:3] == ["3", "15.2 ± 0.2", "10.2 ± 0.2"]
+    assert rows["target"][-1] == "4.7 to 4.9" and rows["any"][-1] == ""
     columns = ("old: BLEU", "into English, new: BLEU")
     table = results.group_table(str(tmp_path), group._replace(runs=["any"], columns=columns))
     assert [x.strip() for x in table[-1].split("|")[1:-1]] == ["any", "1", "9.0", "11.0"]

@@ -1,14 +1,18 @@
 """--explain: p of each token of a response under the right instruction and the wrong ones."""
 
+import re
+
 import pytest
 import torch
 from conftest import BASE, TSV, script, tiny
 
+import evaluate
 from data import Prompter
 from evaluate import response_terms
 from model import save_model
+from plumbing.cli import parse
 from plumbing.corpora import Sample
-from plumbing.explaining import conflicts_of, terms_table
+from plumbing.explaining import terms_table
 from plumbing.files import write_json
 from plumbing.tokenizer import Tokenizer
 
@@ -20,9 +24,9 @@ def test_terms_are_those_of_the_losses(tokenizer):
         prompter.encode(sample._replace(direction=d), 500)[0] for d in (("it", "nl"), ("it", "en"))
     ]
     response = prompter.encode_response(sample.target)
-    p, ul = response_terms(model, prompts, response)
-    assert p.shape == ul.shape == (2, len(response))
-    for prompt, row, terms in zip(prompts, p, ul, strict=True):
+    mle, ul = response_terms(model, prompts, response)
+    assert mle.shape == ul.shape == (2, len(response))
+    for prompt, row, terms in zip(prompts, (-mle).exp(), ul, strict=True):
         ids = torch.tensor(prompt + response)
         expected = model(ids, [len(ids)])[len(prompt) - 1 : -1].softmax(-1)
         expected = expected.gather(1, torch.tensor(response)[:, None])[:, 0]
@@ -39,18 +43,35 @@ def test_tokens_are_what_they_add_to_the_text():
     assert "<end>" not in tokenizer.texts_of(ids[:-1], tokenizer.eos)  # a response that was cut
 
 
-def test_wrong_instructions_are_those_of_the_runs_own_conflicts(tmp_path):
-    write_json(tmp_path / "settings.json", {"supervised": ["en-nl", "nl-en"], "conflict": "target"})
-    assert conflicts_of(str(tmp_path), ("it", "nl"), []) == [("nl", "en")]
-    write_json(tmp_path / "settings.json", {"supervised": ["en-nl", "nl-en"], "conflict": "any"})
-    assert conflicts_of(str(tmp_path), ("it", "nl"), []) == [("en", "nl"), ("nl", "en")]
-    others = [("en", "it"), ("it", "nl")]
-    assert conflicts_of(str(tmp_path / "base"), ("it", "nl"), others) == [("en", "it")]
+def test_a_loss_beyond_what_p_can_say_is_exact():
+    mle = torch.tensor([[200.0], [0.0]])
+    lines = terms_table(["x"], [("it", "nl"), ("it", "en")], mle, torch.zeros(2, 1)).split("\n")
+    assert "0.000 (200.00)" in lines[2]
+
+
+@pytest.mark.parametrize(
+    "tuned, wrong",
+    [
+        ({"conflict": "target"}, [("nl", "en")]),
+        ({"conflict": "any"}, [("en", "nl"), ("nl", "en")]),
+        ({"conflict": "keep-source"}, [("it", "en")]),
+    ],
+)
+def test_wrong_instructions_are_those_of_the_runs_own_conflicts(tmp_path, capsys, tuned, wrong):
+    save_model(tiny(), str(tmp_path / "run"), BASE)
+    record = {"supervised": ["en-nl", "nl-en"], "template": "alpaca"} | tuned
+    write_json(tmp_path / "run" / "settings.json", record)
+    (tmp_path / "test.tsv").write_text(TSV, encoding="utf-8")
+    s = parse(evaluate.Settings, ["--ckpt", str(tmp_path / "run"), "--device", "cpu"])
+    s.data, s.explain = [str(tmp_path / "test.tsv")], ["it-nl", "Apri il file", "Open het bestand"]
+    evaluate.evaluate(s)
+    header = next(x for x in capsys.readouterr().out.split("\n") if x.startswith("| token"))
+    assert re.findall(r"(\w\w)→(\w\w) \(UL\)", header) == wrong
 
 
 def test_the_table_has_the_right_instruction_first_and_means_below():
     p, ul = torch.tensor([[0.5, 1.0], [0.25, 0.75]]), torch.tensor([[0.0, 0.0], [1.0, 2.0]])
-    lines = terms_table(["a|b", "end"], [("it", "nl"), ("it", "en")], p, ul).split("\n")
+    lines = terms_table(["a|b", "end"], [("it", "nl"), ("it", "en")], -p.log(), ul).split("\n")
     assert lines[0].split() == "| token | it→nl (MLE) | it→en (UL) |".split()
     assert lines[2].split()[1:] == "a\\|b | 0.500 (0.69) | 0.250 (1.00) |".split()
     assert lines[-1].split()[1:] == "**mean** | 0.750 (0.35) | 0.500 (1.50) |".split()

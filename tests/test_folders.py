@@ -13,6 +13,7 @@ from data import write_prompt
 from evaluate import greedy
 from model import add_lora, build_model, load_model, save_model
 from plumbing.adapters import LoraSettings
+from plumbing.decoding import Decoder
 from plumbing.errors import InputError
 from plumbing.folders import Config
 
@@ -38,7 +39,7 @@ def test_every_family_has_the_logits_of_transformers_and_goes_back(tmp_path, fam
     )[0, 12:].tolist()
     ends = set(ours.config.eos_token_id)
     stop = next((i for i, token in enumerate(new) if token in ends), len(new))
-    assert greedy(ours, [prompt, prompt[:5]], ends, 12)[0] == new[:stop]
+    assert greedy(Decoder(ours), [prompt, prompt[:5]], ends, 12)[0] == new[:stop]
     save_model(ours, tmp_path / "ours", limit=60_000 if sharded else 5e9)
     assert os.path.exists(tmp_path / "ours" / "model.safetensors.index.json") == sharded
     torch.testing.assert_close(
@@ -145,7 +146,7 @@ def test_the_demo_base_translates_the_same_in_transformers(tokenizer):
         new = theirs.generate(torch.tensor([ids]), max_new_tokens=20, do_sample=False)[
             0, len(ids) :
         ]
-        found = greedy(ours, [ids], {tokenizer.eos}, 20)[0]
+        found = greedy(Decoder(ours), [ids], {tokenizer.eos}, 20)[0]
         assert tokenizer.decode(found) == encode.decode(new, skip_special_tokens=True).strip()
 
 

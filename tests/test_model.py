@@ -5,6 +5,7 @@ from conftest import BASE, tiny
 from evaluate import greedy
 from model import RMSNorm, add_lora, load_model, merge_lora, rope_table, rotate, save_model
 from plumbing.adapters import LoraSettings
+from plumbing.decoding import Decoder
 from plumbing.errors import InputError
 from plumbing.folders import Config
 
@@ -76,8 +77,8 @@ def test_batched_greedy_decoding_equals_single_and_uncached():
     eos = free[1][4]
     expected = [uncached(p, eos) for p in prompts]
     assert len({len(e) for e in expected}) > 1
-    assert greedy(model, prompts, {eos}, 12) == expected
-    assert [greedy(model, [p], {eos}, 12)[0] for p in prompts] == expected
+    assert greedy(Decoder(model), prompts, {eos}, 12) == expected
+    assert [greedy(Decoder(model), [p], {eos}, 12)[0] for p in prompts] == expected
 
 
 def test_lora_changes_nothing_at_first_and_alone_gets_gradients():

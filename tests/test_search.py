@@ -126,17 +126,17 @@ def test_contrastive_decoding_is_its_formula(weights):
     model, prompts = tiny(seed=3), prompts_of(1)
     others = [prompts_of(7 + i, LENGTHS[i:] + LENGTHS[:i]) for i in range(len(weights))]
     variants = [Variants(w, p) for w, p in zip(weights, others, strict=True)]
-    ends = set(greedy(model, prompts, set(), 9, variants)[1][4:5])
+    ends = set(greedy(Decoder(model), prompts, set(), 9, variants)[1][4:5])
     expected = [
         uncached_greedy(model, p, [o[i] for o in others], weights, ends, 9)
         for i, p in enumerate(prompts)
     ]
     assert len({len(ids) for ids in expected}) > 1
-    plain = greedy(model, prompts, ends, 9)
-    assert greedy(model, prompts, ends, 9, variants) == expected and plain != expected
+    plain = greedy(Decoder(model), prompts, ends, 9)
+    assert greedy(Decoder(model), prompts, ends, 9, variants) == expected and plain != expected
     for i, prompt in enumerate(prompts):
         alone = [Variants(v.weight, [v.prompts[i]]) for v in variants]
-        assert greedy(model, [prompt], ends, 9, alone) == [expected[i]]
+        assert greedy(Decoder(model), [prompt], ends, 9, alone) == [expected[i]]
     found = beam_search(Decoder(model, beams=3), prompts, ends, 7, 1.0, variants)
     for i, (prompt, beam) in enumerate(zip(prompts, found, strict=True)):
         of_it = [o[i] for o in others]

@@ -15,6 +15,7 @@ from model import LlamaForCausalLM, add_lora, load_model, save_model
 from plumbing.adapters import LoraSettings
 from plumbing.cli import DTYPES
 from plumbing.corpora import read_corpus
+from plumbing.decoding import Decoder
 from plumbing.files import write_json
 from plumbing.folders import Config
 from plumbing.tokenizer import Tokenizer
@@ -125,7 +126,7 @@ def test_a_reloaded_run_decodes_the_same_text_through_the_command_line(runs, tok
     for pair in [("en", "it"), ("nl", "ro")]:
         samples = read_corpus([runs / "train.tsv"])[0][pair][:3]
         ids = greedy(
-            model,
+            Decoder(model),
             [prompt_of(tokenizer, pair, s.source, 500)[0] for s in samples],
             {tokenizer.eos},
             6,
