@@ -49,29 +49,25 @@ def make(folder: str) -> None:
         write_json(os.path.join(folder, f"abilities-{split}.json"), records)
 
 
-def score_file(scores_path: str) -> dict[str, float]:
+def score_file(scores_path: str, kind: str) -> float:
     """score() of the model_outputs.json beside a scores.json of evaluate.py --general."""
     answers = os.path.join(os.path.dirname(scores_path), "model_outputs.json")
-    references = read_json(scores_path)["settings"]["general"][0]
-    return score(answers, references)
+    return score(answers, read_json(scores_path)["settings"]["general"][0], kind)
 
 
-def score(answers_path: str, references_path: str) -> dict[str, float]:
-    """% of answers that are right, word for word, by kind; of "continue", chrF++."""
+def score(answers_path: str, references_path: str, kind: str) -> float:
+    """% of the answers to a kind of instructions that are right, word for word; of "continue",
+    chrF++."""
     with open(answers_path, encoding="utf-8") as file:
         answers = json.load(file)
     with open(references_path, encoding="utf-8") as file:
         references = json.load(file)
-    found = {}
-    for kind in KINDS:
-        pairs = [
-            (" ".join(a["output"].split()), " ".join(r["output"].split()))
-            for a, r in zip(answers, references, strict=True)
-            if r["dataset"] == kind
-        ]
-        if kind == "continue":
-            texts, wanted = zip(*pairs, strict=True)
-            found[kind] = sacrebleu.corpus_chrf(texts, [wanted], word_order=2).score
-        else:
-            found[kind] = 100 * statistics.fmean(a == r for a, r in pairs)
-    return found
+    pairs = [
+        (" ".join(a["output"].split()), " ".join(r["output"].split()))
+        for a, r in zip(answers, references, strict=True)
+        if r["dataset"] == kind
+    ]
+    if kind == "continue":
+        texts, wanted = zip(*pairs, strict=True)
+        return sacrebleu.corpus_chrf(texts, [wanted], word_order=2).score
+    return 100 * statistics.fmean(a == r for a, r in pairs)

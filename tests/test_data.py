@@ -110,7 +110,8 @@ def test_truncation_cuts_the_source_and_never_the_response(tokenizer, capsys):
         {("en", "it"): [short, Sample(("en", "it"), "a", "apri il file " * 50)]}, tokenizer, 120
     )
     assert [item[0] for item in both.samples] == [short]
-    assert capsys.readouterr().out == "  en-it: 1 over-long pairs left out for their response\n"
+    said = "  en-it: 1 over-long pairs left out: too long without their source\n"
+    assert capsys.readouterr().out == said
     with pytest.raises(InputError, match="none of 1 samples fits --max-length 20"):
         tuning_set({("en", "it"): [short]}, tokenizer, 20)
 

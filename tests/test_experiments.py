@@ -150,8 +150,8 @@ def test_abilities_are_instructions_with_their_answers_and_no_direction(tmp_path
         references = json.load(file)
     wrong = [{"output": x["output"] if x["dataset"] != "count" else "0"} for x in references]
     write_json(tmp_path / "answers.json", wrong)
-    found = abilities.score(str(tmp_path / "answers.json"), path)
-    assert found == pytest.approx({"copy": 100, "language": 100, "count": 0, "continue": 100})
+    found = [abilities.score(str(tmp_path / "answers.json"), path, x) for x in abilities.KINDS]
+    assert found == pytest.approx([100, 100, 0, 100])
 
 
 def read_rows(*parts):
@@ -176,6 +176,13 @@ def test_the_other_data_of_the_demo_is_in_no_tuning_set_and_beside_its_notice():
 def test_holm_corrects_for_the_number_of_claims():
     assert results.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert results.holm([0.9, 0.6]) == [1.0, 1.0] and results.holm([]) == []
+
+
+def test_students_t_over_seeds():
+    # The figures are of the density itself, integrated.
+    assert results.p_of_seeds([1.0, 2.0, 3.0]) == pytest.approx(0.0741799, abs=1e-4)
+    assert results.p_of_seeds([-1.0, 2.0, 3.0, 4.0, 2.5]) == pytest.approx(0.0673228, abs=1e-4)
+    assert results.p_of_seeds([5.0]) == 1.0 and results.p_of_seeds([2.0, 2.0]) == 0.0
 
 
 def test_a_claim_is_tested_on_the_sentences_of_the_test_split(tmp_path, monkeypatch):
