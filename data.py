@@ -123,7 +123,7 @@ class TwinPair(NamedTuple):
     """A sample and its conflicting twin: the same x (cut if I~ is long) and y under a wrong I~."""
 
     positive: EncodedSample
-    twin: EncodedSample | None  # None: alpha is 0, no translation, or I~ makes it too long
+    twin: EncodedSample | None  # None: alpha is 0, no translation, or it does not fit
 
     @property
     def tokens(self) -> int:
@@ -190,7 +190,7 @@ class TuningSet:
         return [TwinPair(x, self._twin(x, conflict, rng, punish_eos)) for x in ordered]
 
     def _twin(self, positive: EncodedSample, conflict: str, rng: Random, punish_eos: bool):
-        """The conflicting twin of a sample; None of no translation, or where it does not fit."""
+        """The conflicting twin of a sample; None where there is none, or nothing of it is left."""
         if positive.sample.direction == GENERAL:
             return None
         wrong = draw_conflict(positive.sample.direction, self.instructions, conflict, rng)
@@ -201,7 +201,7 @@ class TuningSet:
         sentence = f"--template {self.prompter.template} has one prompt for {names}"
         require(prompt != positive.prompt, f"{sentence}; expected one that names the target")
         response = positive.response if punish_eos else positive.response[:-1]
-        return EncodedSample(sample, prompt, response) if prompt else None
+        return EncodedSample(sample, prompt, response) if prompt and response else None
 
 
 class Batch(NamedTuple):

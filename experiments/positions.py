@@ -7,10 +7,10 @@ wrong ones (dashed), which is what the penalties see. Right, zero-shot direction
 tuned on: p of the reference (lines) and of its English translation (dashed) under I.
 """
 
-import argparse
 import os
 import random
 import sys
+from dataclasses import dataclass
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
@@ -20,10 +20,21 @@ from tqdm import tqdm  # noqa: E402
 from data import Prompter, draw_conflict  # noqa: E402
 from evaluate import response_terms  # noqa: E402
 from model import load_model  # noqa: E402
+from plumbing.cli import DeviceSettings, option, run_script  # noqa: E402
 from plumbing.corpora import read_corpus  # noqa: E402
+from plumbing.errors import require  # noqa: E402
+from plumbing.pictures import refuse_picture  # noqa: E402
+from plumbing.provenance import read_setting  # noqa: E402
 from plumbing.tokenizer import Tokenizer  # noqa: E402
 
 POSITIONS = 8
+
+
+@dataclass
+class Settings(DeviceSettings):
+    ckpt: list = option((), "runs of the demo")
+    rows: int = option(50, "of each direction", least=1)
+    out: str = option(os.path.join("experiments", "positions.png"), "file to write")
 
 
 def cases(corpus: dict, most: int) -> list[tuple[str, list, list[str]]]:
@@ -43,12 +54,13 @@ def cases(corpus: dict, most: int) -> list[tuple[str, list, list[str]]]:
     return found
 
 
-def measure(folder: str, corpus: dict, rows: int) -> dict[tuple[str, int], np.ndarray]:
+def measure(folder: str, corpus: dict, s: Settings) -> dict[tuple[str, int], np.ndarray]:
     """{(panel, 0: the line or 1: the dashed one): mean p [POSITIONS]} of a model."""
-    model = load_model(folder).eval()
-    prompter = Prompter(Tokenizer([folder, model.source], model.config), "alpaca")
+    model = load_model(folder, device=s.device).eval()
+    template = read_setting(folder, "template", "alpaca")
+    prompter = Prompter(Tokenizer([folder, model.source], model.config), template)
     room, by_position = model.config.max_position_embeddings, {}
-    for panel, samples, responses in tqdm(cases(corpus, rows), desc=os.path.basename(folder)):
+    for panel, samples, responses in tqdm(cases(corpus, s.rows), desc=folder):
         for n, (sample, response) in enumerate(zip(samples, responses, strict=True)):
             prompt, _ = prompter.encode(sample, room - POSITIONS)
             ids = prompter.encode_response(response)[:POSITIONS]
@@ -81,17 +93,20 @@ def draw(found: dict[str, dict], path: str) -> None:
     figure.savefig(path, dpi=110)
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--ckpt", nargs="+", required=True, help="runs of the demo")
-    parser.add_argument("--rows", type=int, default=50, help="of each direction (default: 50)")
-    parser.add_argument("--out", default=os.path.join(ROOT, "experiments", "positions.png"))
-    s = parser.parse_args()
+def main(s: Settings) -> None:
+    require(s.ckpt, "expected --ckpt RUN ...")
+    refuse_picture(s.out)
+    names = [os.path.basename(os.path.normpath(path)) for path in s.ckpt]
+    labels = s.ckpt if len(set(names)) < len(names) else names
     corpus, _ = read_corpus([os.path.join(ROOT, "demo/data/dev.tsv")], "all")
-    found = {os.path.basename(os.path.normpath(x)): measure(x, corpus, s.rows) for x in s.ckpt}
+    found = {name: measure(path, corpus, s) for name, path in zip(labels, s.ckpt, strict=True)}
     for name, of_run in found.items():
         for (panel, line), values in sorted(of_run.items()):
             kind = "dashed" if line else "line"
             print(name, panel, kind, " ".join(f"{p:.3f}" for p in values))
     draw(found, s.out)
     print(f"wrote {s.out}")
+
+
+if __name__ == "__main__":
+    run_script(main, Settings)

@@ -25,6 +25,7 @@ from experiments.grid import (
 )
 from plumbing.corpora import read_corpus
 from plumbing.doubt import SIGNIFICANT, p_value, resampled_share
+from plumbing.errors import InputError, require
 from plumbing.files import read_json, read_lines, write_whole
 from plumbing.identify import make_identifiers
 from plumbing.metrics import compare_texts
@@ -100,20 +101,25 @@ def read_scores(folder: str, name: str, data: str = DEV) -> dict[int, str]:
 
 
 def mean_of(path: str, column: Column) -> float:
-    """The figure of a column in a scores.json."""
-    scores = read_json(path)["directions"]
-    return statistics.fmean(
-        of[column.key] for name, of in scores.items() if column.directions(*name.split("-"))
-    )
+    """The figure of a column in a scores.json. Raises InputError."""
+    scores = read_json(path).get("directions")
+    try:
+        values = [
+            of[column.key] for name, of in scores.items() if column.directions(*name.split("-"))
+        ]
+        return statistics.fmean(values)
+    except (AttributeError, TypeError, LookupError, statistics.StatisticsError):
+        advice = "delete its folder, and run experiments/run.py again"
+        raise InputError(f"{path}: not evaluate.py's report of all directions; {advice}") from None
 
 
-def figures_of(folder: str, name: str, column: str) -> dict[int, float]:
-    """{seed: figure} of a column of the tables."""
+def figures_of(folder: str, name: str, column: str, seeds: int = 100) -> dict[int, float]:
+    """{seed: figure} of a column of the tables, of at most so many seeds."""
+    data = ABILITIES_DEV if column in abilities.KINDS else COLUMNS[column].data
+    found = {seed: path for seed, path in read_scores(folder, name, data).items() if seed <= seeds}
     if column in abilities.KINDS:
-        paths = read_scores(folder, name, ABILITIES_DEV)
-        return {seed: abilities.score_file(path, column) for seed, path in paths.items()}
-    paths = read_scores(folder, name, COLUMNS[column].data)
-    return {seed: mean_of(path, COLUMNS[column]) for seed, path in paths.items()}
+        return {seed: abilities.score_file(path, column) for seed, path in found.items()}
+    return {seed: mean_of(path, COLUMNS[column]) for seed, path in found.items()}
 
 
 def describe(values: list[float], digits: int = 1) -> str:
@@ -133,7 +139,7 @@ def group_table(folder: str, group: Group) -> list[str]:
         rows[0].append("OTR, least to most")
     rows.append(["---"] + ["---:"] * (len(rows[0]) - 1))
     for name in group.runs:
-        figures = {column: figures_of(folder, name, column) for column in group.columns}
+        figures = {x: figures_of(folder, name, x, group.seeds) for x in group.columns}
         if not all(figures.values()):
             continue
         cells = [
@@ -144,7 +150,7 @@ def group_table(folder: str, group: Group) -> list[str]:
             values = figures[column].values()
             cells.append(f"{min(values):.1f} to {max(values):.1f}" if len(values) > 1 else "")
         rows.append([name, f"{len(figures[group.columns[0]])}", *cells])
-    return align(rows) if len(rows) > 2 else ["(nothing yet)"]
+    return align(rows) if len(rows) > 2 else NOTHING
 
 
 def systems_table(folder: str) -> list[str]:
@@ -168,32 +174,60 @@ def systems_table(folder: str) -> list[str]:
             ]
             cells += ["" if x is None else f"{x:.1f}" for x in system.published]
             rows.append([name, *cells])
-    return align(rows) if len(rows) > 2 else ["(nothing yet)"]
+    return align(rows) if len(rows) > 2 else NOTHING
 
 
-def write_results(folder: str) -> None:
-    """RESULTS.md, but for the claims, which stay as they were tested."""
-    parts = [
-        "# The paper's claims at the demo's scale",
-        "Made by `python experiments/run.py` from scores.json of each run, on the dev split (200 "
-        "rows a direction, greedy) where nothing else is said; ± is the 95 % interval over seeds "
-        "by Student's t, where there are three or more. A seed decides stage 1's pairs, LoRA's "
-        "start, order and twins. What each run is: [grid.py](grid.py); what it costs, and what of "
-        "the paper was reproduced: [README.md](README.md).",
-        "## The rows of the paper's tables",
+SYSTEMS_TITLE = "The rows of the paper's tables"
+NOTHING = ["(nothing yet)"]
+
+
+def write_results(folder: str, only: list[str]) -> None:
+    """RESULTS.md, of which the sections of these groups are made anew, where there is something to
+    make them of, and the others stay, where there are some."""
+    about = (
+        "# The paper's claims at the demo's scale\n\nMade by `python experiments/run.py` from "
+        "scores.json of each run, on the dev split (200 rows a direction, greedy) where nothing "
+        "else is said; ± is the 95 % interval over seeds by Student's t, where there are three or "
+        "more. A seed decides stage 1's pairs, LoRA's start, order and twins. *len*: tokens of the "
+        "outputs over the references'; *mixed*: % of the outputs that are right as a whole, with "
+        "five words of another language. What each run is: [grid.py](grid.py); what it costs, and "
+        "what of the paper was reproduced: [README.md](README.md)."
+    )
+    systems = (
         "On the test split (200 rows a direction), greedy; beside them what the paper has for the "
         "zero-shot directions of IWSLT, another model and other data. Settings are the demo's, of "
-        "which none was chosen for this table.",
-        "\n".join(systems_table(folder)),
-    ]
+        "which none was chosen for this table."
+    )
+    new = {SYSTEMS_TITLE: ("systems", systems, systems_table(folder))}
     for name, group in GROUPS.items():
-        parts += [f"## {group.title}", group.question, "\n".join(group_table(folder, group))]
+        new[group.title] = (name, group.question, group_table(folder, group))
+    old = read_sections()
+    parts = {}
+    for title, (name, question, table) in new.items():
+        if title in old and (table == NOTHING or (only and name not in only)):
+            parts[title] = old[title]
+            continue
+        parts[title] = "\n\n".join([question, "\n".join(table)])
         if draw_group(folder, name):
-            parts.append(f"![{group.title}]({name}.png)")
-    old = open(RESULTS, encoding="utf-8").read() if os.path.exists(RESULTS) else ""
-    _, _, claims = old.partition("\n## Claims")
-    text = "\n\n".join(parts) + "\n" + (f"\n## Claims{claims}" if claims else "")
-    write_whole(RESULTS, text)
+            parts[title] += f"\n\n![{title}]({name}.png)"
+    if "Claims" in old:
+        parts["Claims"] = old["Claims"]
+    write_sections(about, parts)
+
+
+def read_sections() -> dict[str, str]:
+    """{title: text} of RESULTS.md, as far as it is there."""
+    if not os.path.exists(RESULTS):
+        return {}
+    with open(RESULTS, encoding="utf-8") as file:
+        _, *sections = file.read().split("\n## ")
+    return {title: text.strip() for title, _, text in (x.partition("\n") for x in sections)}
+
+
+def write_sections(about: str, parts: dict[str, str]) -> None:
+    """Write RESULTS.md."""
+    sections = [about, *(f"## {title}\n\n{text}" for title, text in parts.items())]
+    write_whole(RESULTS, "\n\n".join(sections) + "\n")
     print(f"wrote {os.path.relpath(RESULTS)}")
 
 
@@ -219,6 +253,7 @@ def draw_group(folder: str, name: str) -> bool:
     path = os.path.join(HERE, f"{name}.png")
     if lines is None:
         return False
+    seeds = GROUPS[name].seeds
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -229,10 +264,10 @@ def draw_group(folder: str, name: str) -> bool:
     drawn = False
     for axis, column in zip(axes, columns, strict=True):
         for label, points in lines.items():
-            values = {x: figures_of(folder, run, column).values() for x, run in sorted(points)}
+            values = {x: figures_of(folder, run, column, seeds).values() for x, run in points}
             means = {x: statistics.fmean(found) for x, found in values.items() if found}
             if means:
-                axis.plot([*means], [*means.values()], marker="o", label=label)
+                axis.plot(sorted(means), [means[x] for x in sorted(means)], "o-", label=label)
                 drawn = True
         axis.set_title(column)
         axis.set_xlabel(name)
@@ -244,7 +279,9 @@ def draw_group(folder: str, name: str) -> bool:
     return drawn
 
 
-def on_test(folder: str, name: str, figure: str) -> tuple[dict[int, float], np.ndarray]:
+def on_test(
+    folder: str, name: str, figure: str, seeds: list[int]
+) -> tuple[dict[int, float], np.ndarray]:
     """({seed: a figure on the test split}, its bootstraps over sentences, of the mean over seeds);
     both are means over the directions. Every run, seed and direction draws the same sentences."""
     corpus, _ = read_corpus([TEST], "all")
@@ -252,7 +289,7 @@ def on_test(folder: str, name: str, figure: str) -> tuple[dict[int, float], np.n
     part = "supervised" if figure == "supervised bleu" else "zero-shot"
     directions = [d for d in corpus if ("en" in d) == (part == "supervised")]
     found, bootstraps = {}, []
-    for seed in read_scores(folder, name, TEST):
+    for seed in seeds:
         values = []
         for direction in directions:
             path = os.path.join(folder, f"{name}-seed-{seed}", "eval-test", "-".join(direction))
@@ -296,11 +333,12 @@ def write_claims(folder: str) -> None:
     """Replace the claims' part of RESULTS.md with what the test split says of each."""
     rows, p_values = [], []
     for claim in CLAIMS:
-        (a, of_a), (b, of_b) = (
-            on_test(folder, x, claim.figure) for x in (claim.better, claim.than)
-        )
+        names = claim.better, claim.than
+        seeds = sorted(set.intersection(*(set(read_scores(folder, x, TEST)) for x in names)))
+        require(seeds, f"{' and '.join(names)}: no seed of both was evaluated on {TEST}")
+        (a, of_a), (b, of_b) = (on_test(folder, x, claim.figure, seeds) for x in names)
         sign = -1 if claim.figure == "otr" else 1
-        differences = [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]
+        differences = [a[seed] - b[seed] for seed in seeds]
         mean = statistics.fmean(differences)
         both = p_value(of_b, of_a, mean), p_of_seeds(differences)
         p_values.append(max(both))
@@ -315,12 +353,13 @@ def write_claims(folder: str) -> None:
     for (label, cells, right_way), p in zip(rows, holm(p_values), strict=True):
         lines.append([label, *cells, f"{p:.3f}", "yes" if right_way and p < SIGNIFICANT else "no"])
     about = (
-        "Stated on dev in grid.py before they were tested, once, on the test split, with five "
-        "seeds. *Seeds*: how many agree with the claim. Two p values: of the paired bootstrap over "
-        "sentences of the mean over seeds, and of Student's t over the seeds, in pairs. Holm's "
-        "correction for the number of claims is of the larger one; a claim holds where that is "
-        "below 0.05."
+        "Stated on dev in grid.py before they were tested, once, on the test split, with the seeds "
+        "that both runs have. *Seeds*: how many agree with the claim. Two p values: of the paired "
+        "bootstrap over sentences of the mean over seeds, and of Student's t over the seeds, in "
+        "pairs. Holm's correction for the number of claims is of the larger one; a claim holds "
+        "where that is below 0.05."
     )
     with open(RESULTS, encoding="utf-8") as file:
-        before, _, _ = file.read().partition("\n## Claims")
-    write_whole(RESULTS, "\n".join([before, "## Claims", "", about, "", *align(lines), ""]))
+        before, _, _ = file.read().partition("\n## ")
+    parts = read_sections() | {"Claims": about + "\n\n" + "\n".join(align(lines))}
+    write_sections(before.strip(), parts)

@@ -7,15 +7,16 @@
     python experiments/run.py --only claims        # CLAIMS, once stated, on the test split
 
 Runs lie in runs/experiments; what is finished is not done again, what was stopped goes on. Each is
-a command of train.py and one of evaluate.py for each test set, which done.json there keeps.
+a command of train.py and one of evaluate.py for each test set, which begun.json there keeps: where
+the grid says another one, that is refused.
 """
 
-import argparse
-import json
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from threading import Lock
 
 from tqdm import tqdm
@@ -36,10 +37,27 @@ from experiments.grid import (  # noqa: E402
     TEST,
 )
 from experiments.results import scores_path, write_claims, write_results  # noqa: E402
+from plumbing.cli import DeviceSettings, option, run_script  # noqa: E402
+from plumbing.errors import InputError, require  # noqa: E402
+from plumbing.files import read_json, write_json  # noqa: E402
 
-DONE = os.path.join(FOLDER, "done.json")
+BEGUN = os.path.join(FOLDER, "begun.json")
+EXPECTED = "an object of this program's; delete it, and the runs of which it is"
 SHOTS = "demo/data/shots.tsv"  # rows of dev
-ON_TEST = ("systems", "claims")
+KNOWN = [*GROUPS, "systems", "claims"]
+
+
+@dataclass
+class Settings(DeviceSettings):
+    only: str = option(" ".join(KNOWN[:-1]), f"of {' '.join(KNOWN)}, in one text")
+    seeds: int = option(100, "at most so many of each group", least=1)
+    jobs: int = option(2, "runs at a time, which share the cores", least=1, most=100)
+
+    def groups(self) -> list[str]:
+        """What is asked for. Raises InputError."""
+        for name in self.only.split():
+            require(name in KNOWN, f"--only {name}: expected some of {' '.join(KNOWN)}")
+        return self.only.split()
 
 
 def folder_of(name: str, seed: int) -> str:
@@ -73,14 +91,27 @@ def systems_of(seed: int) -> dict[str, str]:
     return {name: f"{name}.{seed}={folders[x.run]}{x.own}" for name, x in SYSTEMS.items()}
 
 
+def training(name: str, seed: int) -> list[list[str]]:
+    """The commands that make a run: its own, that of what it starts from, and so on."""
+    run = RUNS[name]
+    command = ["train.py", *run.flags.split(), "--seed", str(seed)]
+    command += ["--out", folder_of(name, seed)]
+    command += ["--init", folder_of(run.start, seed)] if run.start else []
+    return [[*command, "--resume"], *(training(run.start, seed) if run.start else [])]
+
+
 class Runner:
     """Trains and evaluates, some runs at a time."""
 
-    def __init__(self, jobs: int):
+    def __init__(self, jobs: int, device: tuple[str, ...] = ()):
+        """device: flags of every command."""
         self.env = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
         self.pool, self.futures, self.lock = ThreadPoolExecutor(jobs), {}, Lock()
+        self.device = device
         self.waiting = ThreadPoolExecutor(1000)  # threads that wait for others' runs
-        self.done = json.load(open(DONE, encoding="utf-8")) if os.path.exists(DONE) else {}
+        self.children, self.stopped = set(), False
+        # {run or evaluation: the command that it was begun with, and those of what it starts from}
+        self.begun = read_json(BEGUN, EXPECTED) if os.path.exists(BEGUN) else {}
 
     def after(self, before: list[Future], task, *args) -> Future:
         """The future of a task that is begun once others are done."""
@@ -102,16 +133,13 @@ class Runner:
         return future
 
     def make(self, name: str, seed: int, tests: tuple[str, ...]) -> None:
-        out, run = folder_of(name, seed), RUNS[name]
-        command = ["train.py", *run.flags.split(), "--seed", str(seed), "--out", out]
-        if run.start:
-            command += ["--init", folder_of(run.start, seed)]
-        self.ensure(out, os.path.join(out, "settings.json"), [*command, "--resume"], out)
+        out, commands = folder_of(name, seed), training(name, seed)
+        self.ensure(out, [os.path.join(out, "settings.json")], commands, out)
         for data in tests:
             path = scores_path(out, data)
             kind = "--general" if data.endswith(".json") else "--data"
             command = ["evaluate.py", "--ckpt", out, kind, data]
-            self.ensure(os.path.dirname(path), path, command, out)
+            self.ensure(os.path.dirname(path), [path], [command, *commands], out)
 
     def submit_systems(self, seed: int) -> Future:
         """The rows of the paper's tables, once their runs are made."""
@@ -120,81 +148,98 @@ class Runner:
 
     def compare(self, seed: int) -> None:
         command = ["evaluate.py", "--data", TEST, "--shots-from", SHOTS, "--systems"]
-        command += systems_of(seed).values()
-        last = [*SYSTEMS][-1]
-        path = scores_path(folder_of(SYSTEMS[last].run, seed), TEST, f"{last}.{seed}")
-        self.ensure(f"systems {seed}", path, command, os.path.join(FOLDER, f"systems-{seed}"))
+        commands = [command + [*systems_of(seed).values()]]
+        paths = []
+        for name, system in SYSTEMS.items():
+            folder = folder_of(system.run, seed) if system.run else "demo/base"
+            paths.append(scores_path(folder, TEST, f"{name}.{seed}"))
+            commands += training(system.run, seed) if system.run else []
+        self.ensure(f"systems {seed}", paths, commands, os.path.join(FOLDER, f"systems-{seed}"))
 
-    def ensure(self, key: str, file: str, command: list[str], out: str) -> None:
-        """Do what was not done; SystemExit where it was, with another command."""
-        if os.path.exists(file) and key in self.done:
-            if self.done[key] != command:
-                was = " ".join(self.done[key])
-                sys.exit(f"error: {key} was made by {was}; delete that folder, or name it anew")
+    def ensure(self, key: str, files: list[str], commands: list[list[str]], out: str) -> None:
+        """Do the first of these commands unless its files are there. Raises InputError where what
+        is there was begun with others, or nobody knows with which."""
+        there = [path for path in (*files, f"{out}.partial") if os.path.exists(path)]
+        known, trains = self.begun.get(key) if there else None, commands[0][0] == "train.py"
+        sentence = f"{there and there[0]}: {BEGUN} does not say how it was begun"
+        require(known or not (there and trains), f"{sentence}; delete {out}, to make it anew")
+        if known and known != commands:
+            pairs = zip(known, commands, strict=False)
+            was = next((old for old, new in pairs if old != new), known[-1])
+            raise InputError(f"{key} comes from {' '.join(was)}; delete {out}, to make it anew")
+        if known and all(map(os.path.exists, files)):
             return
+        self.note(key, commands)
         with open(out + ".log", "a", encoding="utf-8") as log:
-            code = self.call(command, log)
-        if code:
-            sys.exit(f"error: {' '.join(command)} ended with {code}; see {out}.log")
+            code = self.call([*commands[0], *self.device], log)
+        require(not code, f"{' '.join(commands[0])} ended with {code}; see {out}.log")
+
+    def note(self, key: str, commands: list[list[str]]) -> None:
+        """Say what a run is made by, before it is begun."""
         with self.lock:
-            self.done[key] = command
-            with open(DONE + ".new", "w", encoding="utf-8") as written:
-                json.dump(self.done, written, indent=1)
-            os.replace(DONE + ".new", DONE)
+            self.begun[key] = commands
+            write_json(BEGUN, self.begun)
 
     def call(self, command: list[str], log) -> int:
         """Run a script of this project; its exit code."""
-        command = [sys.executable, *command]
-        return subprocess.call(command, cwd=ROOT, env=self.env, stdout=log, stderr=log)
+        with self.lock:
+            if self.stopped:
+                return 1
+            command = [sys.executable, *command]
+            child = subprocess.Popen(command, cwd=ROOT, env=self.env, stdout=log, stderr=log)
+            self.children.add(child)
+        code = child.wait()
+        self.children.discard(child)
+        return code
+
+    def stop(self) -> None:
+        """End what is running, and begin nothing more; --resume goes on with it later."""
+        with self.lock:
+            self.stopped = True
+            for child in self.children:
+                child.terminate()
+        self.waiting.shutdown(wait=False, cancel_futures=True)
+        self.pool.shutdown(wait=False, cancel_futures=True)
 
 
 def make_inputs(jobs: list[tuple[str, int]]) -> None:
-    """What some runs need besides the demo."""
+    """What some runs need besides the demo. Raises InputError."""
     told = " ".join(f"{RUNS[name].flags} {' '.join(RUNS[name].tests)}" for name, _ in jobs)
     if ABILITIES in told and not os.path.exists(ABILITIES_DEV):
         abilities.make(FOLDER)
     if BASE_MORE in told and not os.path.exists(os.path.join(BASE_MORE, "config.json")):
         command = [sys.executable, "demo/make_base.py", "--more", "--out", f"{BASE_MORE}.new"]
-        if code := subprocess.call(command):
-            sys.exit(f"error: {' '.join(command)} ended with {code}")
+        code = subprocess.call(command)
+        require(not code, f"{' '.join(command)} ended with {code}")
         os.rename(f"{BASE_MORE}.new", BASE_MORE)
+        os.rename(f"{BASE_MORE}.new_log.jsonl", f"{BASE_MORE}_log.jsonl")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    known = [*GROUPS, *ON_TEST]
-    usual = " ".join([*GROUPS, "systems"])
-    parser.add_argument("--only", default=usual, help=f"of {' '.join(known)} (default: {usual})")
-    parser.add_argument("--seeds", type=int, default=100, help="at most so many of each group")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, which share the cores")
-    s = parser.parse_args()
+def main(s: Settings) -> None:
+    only = s.groups()
     os.chdir(ROOT)
     os.makedirs(FOLDER, exist_ok=True)
-    only = s.only.split()
-    if set(only) - set(known) or s.jobs < 1:
-        sys.exit(f"error: --only {s.only}, --jobs {s.jobs}: expected {' '.join(known)}; 1 or more")
     seeds = range(1, min(s.seeds, SYSTEMS_SEEDS) + 1) if "systems" in only else ()
+    claims = claimed(s.seeds) if "claims" in only else []
     jobs = wanted([name for name in only if name in GROUPS], s.seeds)
     jobs += [(x.run, seed) for seed in seeds for x in SYSTEMS.values() if x.run]
-    jobs += claimed(s.seeds) if "claims" in only else []
-    jobs = list(dict.fromkeys(jobs))
+    jobs = list(dict.fromkeys([*jobs, *claims]))
     make_inputs(jobs)
-    runner = Runner(s.jobs)
-    futures = [runner.submit(*job) for job in jobs]
-    futures += [runner.submit_systems(seed) for seed in seeds]
-    if "claims" in only:
-        futures += [runner.submit(*job, (TEST,)) for job in claimed(s.seeds)]
+    runner = Runner(s.jobs, ("--device", s.device.split(":")[0], "--dtype", s.dtype))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: its children end too
     try:
+        futures = [runner.submit(*job) for job in jobs]
+        futures += [runner.submit_systems(seed) for seed in seeds]
+        futures += [runner.submit(*job, (TEST,)) for job in claims]
         for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
             future.result()
     except BaseException:
-        runner.waiting.shutdown(wait=False, cancel_futures=True)
-        runner.pool.shutdown(wait=False, cancel_futures=True)
+        runner.stop()
         raise
-    write_results(FOLDER)
-    if "claims" in only and CLAIMS:
+    write_results(FOLDER, only)
+    if claims:
         write_claims(FOLDER)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, Settings)

@@ -90,29 +90,43 @@ def make_card(folder: str, name: str) -> str:
 
 
 def describe_model(adapter: bool, base: dict, tuned: dict) -> str:
-    """What was done to which model, with which data."""
+    """What was done to which model, with which data, as far as the settings say."""
     what = f"A LoRA adapter of rank {tuned.get('lora_rank')}" if adapter else "A whole model"
     origin = quoted(base.get("name") or base.get("folder", "its base"))
-    steps, loss = tuned.get("steps"), "L_MLE"
-    if tuned.get("alpha"):
-        name = "L_UL" if punishes(tuned) else tuned["penalty"]
-        wrong = CONFLICTS[tuned["conflict"]]
-        loss += f" + {tuned['alpha']:g} {name}, under {wrong}"
-    loss += f"; {MEANS[tuned['loss_reduction']]}"
-    before = os.path.basename(os.path.normpath(tuned.get("init") or ""))
-    long = f"{steps:,} step{'s' * (steps != 1)}" if steps else f"{tuned.get('epochs'):g} epoch(s)"
-    files = [*tuned.get("data", []), *tuned.get("general", [])]
     pairs = ", ".join(name.replace("-", "→") for name in tuned.get("supervised", []))
-    rows = [
-        f"directions: {pairs}",
-        f"stage {tuned.get('stage')}: {loss}" + f"; from the run {quoted(before)}" * bool(before),
-        f"{long} of {tuned.get('batch_size')} pairs, learning rate {tuned.get('lr'):g}, "
-        f"{'all' if tuned.get('full') else 'LoRA'} weights, seed {tuned.get('seed')}",
-        f"data: {', '.join(quoted(os.path.basename(path)) for path in files)}",
-    ]
+    files = [*tuned.get("data", []), *tuned.get("general", [])]
+    rows = [f"directions: {pairs}"] * bool(pairs)
+    if {"stage", "lr", "batch_size"} <= tuned.keys():
+        rows += [describe_loss(tuned), describe_steps(tuned)]
+    if files:
+        rows.append(f"data: {', '.join(quoted(os.path.basename(path)) for path in files)}")
     about = f"{what} for {origin}" if adapter else f"{what}, tuned from {origin}"
     lines = "\n".join(f"- {row}" for row in rows)
-    return f"{about} with an implementation of {PAPER}.\n\n{lines}"
+    by = f"with an implementation of {PAPER}"
+    return f"{about} {by}.\n\n{lines}" if rows else f"{about}, put together {by}."
+
+
+def describe_loss(tuned: dict) -> str:
+    """The loss of a run, and what it started from."""
+    loss = "L_MLE"
+    if tuned.get("alpha"):
+        name = "L_UL" if punishes(tuned) else tuned["penalty"]
+        wrong = CONFLICTS.get(tuned.get("conflict"), "other instructions")
+        ends = "" if tuned.get("punish_eos", True) else ", EOS not punished"
+        loss += f" + {tuned['alpha']:g} {name}, under {wrong}{ends}"
+    loss += f"; {MEANS.get(tuned.get('loss_reduction'), 'mean')}"
+    before = os.path.basename(os.path.normpath(tuned.get("init") or "/"))
+    return f"stage {tuned['stage']}: {loss}" + f"; from {quoted(before)}" * bool(before)
+
+
+def describe_steps(tuned: dict) -> str:
+    """How long a run was tuned, and how fast."""
+    steps, epochs = tuned.get("steps"), tuned.get("epochs") or 0
+    long = f"{steps:,} step{'s' * (steps != 1)}" if steps else f"{epochs:g} epoch(s)"
+    return (
+        f"{long} of {tuned['batch_size']} pairs, learning rate {tuned['lr']:g}, "
+        f"{'all' if tuned.get('full') else 'LoRA'} weights, seed {tuned.get('seed')}"
+    )
 
 
 def punishes(tuned: dict) -> bool:

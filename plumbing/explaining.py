@@ -11,7 +11,7 @@ from torch import Tensor
 from plumbing.corpora import Direction, Sample, read_corpus
 from plumbing.errors import require
 from plumbing.lines import read_direction
-from plumbing.provenance import read_setting
+from plumbing.provenance import supervised_directions, tuning_setting
 from plumbing.systems import SystemSettings, read_systems
 from plumbing.tables import align
 from plumbing.testset import read_shots
@@ -35,20 +35,20 @@ def explain(script: ModuleType, s: SystemSettings) -> None:
     most = max(system.settings.shots for system in systems)
     shots = read_shots(s.shots_from, {direction: []}, most, s.skip_unknown).get(direction, [])
     rows = corpus.get(direction, [])
-    target = next((x.target for x in rows if " ".join(x.source.split()) == sentence), "")
+    target = next((x.target for x in rows if " ".join(x.source.split()) == sentence), None)
     target, what = (given[0], "given") if given else (target, "the reference")
     for system in systems:
         prompter, positions = script.make_prompter(system)
         decoder, own = script.load_decoder(system), system.settings
         how = positions, own.max_new_tokens, shots[: own.shots]
-        if not target:
+        if target is None:
             prompts, _ = script.encode_prompts(prompter, [Sample(direction, sentence, "")], *how)
             limits = own.max_new_tokens, own.batch_size, own.length_penalty
             (target,) = script.translate(decoder, prompter, prompts, None, *limits)
             what = f"the answer of {system.name}"
-        tuned = [tuple(x.split("-")) for x in read_setting(system.ckpt, "supervised", [])]
-        mode = read_setting(system.ckpt, "conflict", "any")
-        wrong = sorted(script.conflicts(direction, dict.fromkeys(tuned or corpus, 1), mode))
+        instructions = dict.fromkeys(supervised_directions(system.ckpt) or corpus, 1)
+        mode = tuning_setting(system.ckpt, "conflict", "any")
+        wrong = sorted(script.conflicts(direction, instructions, mode))
         samples = [Sample(d, sentence, target) for d in (direction, *wrong)]
         prompts, lost = script.encode_prompts(prompter, samples, *how)
         whole = prompter.encode_response(target)
@@ -63,8 +63,8 @@ def explain(script: ModuleType, s: SystemSettings) -> None:
 
 def terms_table(tokens: list[str], directions: list[Direction], mle: Tensor, ul: Tensor) -> str:
     """p of each of R tokens under C instructions, the right one first, and in brackets their loss:
-    under the right one -log p, mle [C, R], under the others -log(1 - p), ul [C, R]. Last the means:
-    what a step's loss is made of."""
+    under the right one -log p, mle [C, R], its term in Eq. 1; under the others -log(1 - p), ul
+    [C, R], its term in Eq. 2, whatever --penalty a run was tuned with. Last the means."""
     names = ["→".join(direction) for direction in directions]
     header = ["token", f"{names[0]} (MLE)", *(f"{name} (UL)" for name in names[1:])]
     p, terms = (-mle).exp(), torch.cat([mle[:1], ul[1:]])

@@ -16,6 +16,7 @@ from plumbing.drawing import Checksum, Drawn
 from plumbing.errors import InputError, plain, require
 from plumbing.files import ROOT, read_json
 from plumbing.folders import fingerprint
+from plumbing.languages import LANGUAGES
 
 SETTINGS, CARD = "settings.json", "README.md"
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
@@ -45,8 +46,21 @@ def tuned_directions(folders: list[str]) -> list[tuple[str, str]]:
     for folder in folders:
         expected = "expected a run of train.py or a model in Hugging Face format"
         require(os.path.isdir(folder), f"{folder}: no such folder; {expected}")
-    tuned = (read_setting(folder, "supervised", []) for folder in folders)
-    return [tuple(str(name).split("-")) for name in next(filter(None, tuned), [])]
+    return next(filter(None, map(supervised_directions, folders)), [])
+
+
+def supervised_directions(folder: str) -> list[tuple[str, str]]:
+    """What a model was tuned on, as its settings.json says; what is no direction is left out."""
+    names = (str(name).split("-") for name in read_setting(folder, "supervised", []))
+    return [(x[0], x[1]) for x in names if len(x) == 2 and {*x} <= LANGUAGES.keys()]
+
+
+def tuning_setting(folder: str, name: str, default: object) -> object:
+    """As read_setting, but of a merged model what the run that tuned it was told."""
+    tuned = read_setting(folder, "tuned", {})
+    if not tuned:
+        return read_setting(folder, name, default)
+    return tuned[name] if isinstance(tuned.get(name), type(default)) else default
 
 
 def provenance(settings: dict, corpus: Corpus, dev: Corpus | None, general: list) -> dict:

@@ -31,7 +31,7 @@ class ShowSettings(DeviceSettings):
     conflict: str = option("target", "twins' instruction, as in train.py", choices=CONFLICTS)
     punish_eos: bool = option(True, "the twins' responses end with EOS")
     max_length: int = option(512, "tokens of prompt and response; responses are never cut", least=1)
-    seed: int = option(1, "of the samples and their twins", least=0)
+    seed: int = option(1, "of the samples and their twins", least=0, most=2**63 - 1)
 
 
 def show(script: ModuleType, s: ShowSettings) -> None:
@@ -46,11 +46,11 @@ def show(script: ModuleType, s: ShowSettings) -> None:
     pairs = tuning_set.with_twins(chosen, s.conflict, rng, s.punish_eos)
     for number, pair in enumerate(pairs, start=1):
         print(f"\n=== {number}")
-        for line in describe(script.collate([pair]), pair, tokenizer, in_colour()):
+        for line in describe(script.collate([pair]), pair, prompter, in_colour()):
             print(line)
 
 
-def describe(batch: object, pair: object, tokenizer: Tokenizer, coloured: bool) -> list[str]:
+def describe(batch: object, pair: object, prompter: object, coloured: bool) -> list[str]:
     """The lines of a pair, out of its Batch, so that a fault of the mask would show. Supervised
     tokens are in brackets, or in colour."""
     lines, start = [], 0
@@ -62,10 +62,10 @@ def describe(batch: object, pair: object, tokenizer: Tokenizer, coloured: bool) 
         prompt = [ids[i] for i in places if i not in predicted]
         response = [ids[i] for i in places if i in predicted]
         opening, closing = (colour, PLAIN) if coloured else ("[", "]")
-        texts = tokenizer.texts_of(response, ids[start + length - 1])
+        texts = prompter.tokenizer.texts_of(response, prompter.way.end)
         marked = " ".join(f"{opening}{text}{closing}" for text in texts)
         source, target = one.sample.direction
         head = f"--- {source}→{target}: {len(prompt)} tokens of prompt, {len(response)} supervised"
-        lines += [f"{head} ({kind})", tokenizer.decode(prompt), marked]
+        lines += [f"{head} ({kind})", prompter.tokenizer.decode(prompt), marked]
         start += length
     return lines

@@ -38,6 +38,13 @@ def resolve_stage(s: object) -> None:
         setattr(s, f.name, of_stage(getattr(s, f.name), s.stage))
 
 
+def spell(name: str, value: object) -> str:
+    """A setting as it is written on the command line."""
+    if isinstance(value, bool):
+        return flag(name) if value else f"--no-{flag(name)[2:]}"
+    return f"{flag(name)} {value}"
+
+
 # The paper's own settings, and what its authors' code does; both tune in full.
 PAPER = {
     "full": True,
@@ -157,11 +164,8 @@ class TuningSettings(RunSettings):
             return ""
         values = {name: of_stage(x, self.stage) for name, x in self.PRESETS[self.preset].items()}
         del values["epochs" if self.steps else "steps"]  # of which the other decides
-        said = [f"{flag(name)} {value}" for name, value in values.items()]
-        changed = [
-            f"{flag(name)} {getattr(self, name)}"
-            for name in values
-            if getattr(self, name) != values[name]
-        ]
+        said = [spell(name, value) for name, value in values.items()]
+        own = {name: getattr(self, name) for name in values}
+        changed = [spell(name, value) for name, value in own.items() if value != values[name]]
         text = f"--preset {self.preset}: {', '.join(said)}"
         return text + (f"; but {', '.join(changed)}" if changed else "")

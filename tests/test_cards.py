@@ -67,13 +67,30 @@ def test_the_hub_reads_every_field_as_it_was_meant(run, name):
 def test_no_path_of_this_machine_is_in_it(run):
     text = make_card(str(run), "run")
     assert "/home/" not in text and "somebody" not in text and str(run) not in text
-    assert "`train.tsv`" in text and "Data: `test.tsv`." in text and "from the run `stage1`" in text
+    assert "`train.tsv`" in text and "Data: `test.tsv`." in text and "; from `stage1`" in text
     assert (
         "under instructions with another target language; mean over tokens" in text
         and "0.05 L_UL" in text
         and "{input}" in text
     )
     assert "| en→no " in text and "12.3 ± 1.0" in text
+
+
+@pytest.mark.parametrize("name", [*SETTINGS, "everything"])
+def test_what_the_settings_do_not_say_is_left_out(run, name):
+    """As of an adapter from elsewhere, that was merged here."""
+    left = {k: v for k, v in SETTINGS.items() if k != name and name != "everything"}
+    write_json(run / "settings.json", {"supervised": [], "tuned": left})
+    text = make_card(str(run), "run")
+    assert ("put together" in text) == (name == "everything") and "`.`" not in text
+
+
+def test_the_loss_is_said_as_it_was(run):
+    more = {"init": "", "punish_eos": False, "penalty": "hinge"}
+    write_json(run / "settings.json", SETTINGS | more)
+    text = make_card(str(run), "run")
+    assert "0.05 hinge, under instructions with another target language, EOS not punished" in text
+    assert "; from" not in text
 
 
 def test_a_card_follows_the_evaluations_until_somebody_takes_it_over(run):
@@ -129,6 +146,12 @@ def test_runs_and_merged_models_have_a_card_and_nobody_elses_is_touched(folder):
     assert script("train.py", *args, cwd=folder).returncode == 0
     merged = hub.ModelCard.load(folder / "b" / "README.md")
     assert merged.data.library_name == "transformers" and "1 step of 2 pairs" in merged.text
+    (folder / "a" / "settings.json").rename(folder / "settings.json")  # PEFT knows none
+    (folder / "a" / "README.md").unlink()
+    done = script("train.py", "--init", "a", "--merge", "--out", "c", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "put together" in hub.ModelCard.load(folder / "c" / "README.md").text
+    (folder / "settings.json").rename(folder / "a" / "settings.json")
     (folder / "model" / "README.md").write_text("theirs")
     args = ["--ckpt", "model", "b", "--data", "train.tsv", "--rows", 2, "--max-new-tokens", 2]
     done = script("evaluate.py", *args, "--picture", "p.svg", cwd=folder)

@@ -95,6 +95,19 @@ def test_prompt_and_response_are_tokenized_apart_and_eos_is_an_id(tokenizer):
     assert response.count(tokenizer.eos) == 1 and tokenizer.decode(response) == '"Ciao" </s>'
 
 
+def test_a_twin_of_which_nothing_would_be_punished_is_none(encoded):
+    """A response that is EOS alone, as a target may be that the tokenizer does not see."""
+    sample = encoded.samples[0]
+    empty = sample._replace(response=sample.response[-1:])
+    rng = random.Random(1)
+    for punish_eos in (True, False):
+        pairs = encoded.with_twins([empty, sample], "target", rng, punish_eos)
+        assert [pair.twin is None for pair in pairs] == [not punish_eos, False]
+        batch = data.collate(pairs, "sentence")
+        twins = [pair for pair in pairs if pair.twin]
+        assert len(set(batch.pair.tolist())) == len(twins) and batch.weight.isfinite().all()
+
+
 def test_truncation_cuts_the_source_and_never_the_response(tokenizer, capsys):
     long = Sample(("en", "it"), "open the file " * 100, "apri il file " * 5)
     ((_, whole, response),) = tuning_set({("en", "it"): [long]}, tokenizer, 2000).samples

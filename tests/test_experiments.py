@@ -3,11 +3,14 @@
 import csv
 import json
 import os
+import shutil
 
 import pytest
+from conftest import script
 
 from experiments import abilities, grid, results, run
-from plumbing.files import write_json
+from plumbing.errors import InputError
+from plumbing.files import read_json, write_json
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(run.__file__)))
 SCORES = {"length_ratio": 0.95, "mixed": 1.0}
@@ -71,12 +74,15 @@ def runner(tmp_path, monkeypatch):
             os.makedirs(out)
             write_json(os.path.join(out, "settings.json"), {})
             return 0
-        of_one = "--ckpt" in command
-        path = command[command.index("--ckpt") + 1] if of_one else command[-1].partition("=")[2]
-        data = command[-1] if of_one else grid.TEST
-        path = results.scores_path(path, data, "" if of_one else command[-1].partition("=")[0])
-        os.makedirs(os.path.dirname(path))
-        write_json(path, {})
+        if "--ckpt" in command:
+            data = command[command.index("--ckpt") + 3]
+            paths = [results.scores_path(command[command.index("--ckpt") + 1], data)]
+        else:
+            texts = (x.partition("=") for x in command if "=" in x)
+            paths = [results.scores_path(x.split(",")[0], grid.TEST, name) for name, _, x in texts]
+        for path in paths:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            write_json(path, {})
         return 0
 
     monkeypatch.setattr(run.Runner, "call", call)
@@ -92,23 +98,74 @@ def test_what_is_finished_is_not_done_again_and_other_flags_are_noticed(runner, 
             future.result()
         evaluations = sum(len(grid.RUNS[name].tests) for name in grid.GROUPS["main"].runs)
         assert len(runner) == len(grid.GROUPS["main"].runs) + evaluations
+    begun = read_json(run.BEGUN)
     trained = {c[c.index("--out") + 1]: c for c in runner if c[0] == "train.py"}
     target = trained[run.folder_of("target", 1)]
     assert target[target.index("--init") + 1] == run.folder_of("stage1", 1)
     assert "--resume" in target and "--init" not in trained[run.folder_of("stage1", 1)]
     monkeypatch.setitem(grid.RUNS, "control", grid.Run("--stage 2 --alpha 0 --steps 5"))
-    with pytest.raises(SystemExit, match="was made by train.py .*--steps 100"):
+    with pytest.raises(InputError, match="control-seed-1 comes from train.py .*--steps 100"):
         run.Runner(1).make("control", 1, (grid.DEV,))
+    shutil.rmtree(run.folder_of("control", 1))  # as it advises
+    run.Runner(1).make("control", 1, (grid.DEV,))
+    monkeypatch.setitem(grid.RUNS, "stage1", grid.Run("--stage 1 --epochs 2", ""))
+    shutil.rmtree(run.folder_of("stage1", 1))
+    run.Runner(1).make("stage1", 1, (grid.DEV,))
+    with pytest.raises(InputError, match="target-seed-1 comes from train.py --stage 1 --seed"):
+        run.Runner(1).make("target", 1, (grid.DEV,))
+    write_json(run.BEGUN, {k: v for k, v in begun.items() if "any" not in k})
+    with pytest.raises(InputError, match="begun.json does not say how it was begun"):
+        run.Runner(1).make("any", 1, (grid.DEV,))
+
+
+def test_one_run_is_never_begun_twice_at_once_and_what_was_stopped_begins_nothing(runner):
+    one = run.Runner(4)
+    first = one.submit("stage1", 1)
+    again = one.submit("stage1", 1, (grid.TEST,))
+    first.result(), again.result()
+    assert [c[0] for c in runner] == ["train.py", "evaluate.py", "evaluate.py", "evaluate.py"]
+    one.stop()
+    with pytest.raises(RuntimeError):
+        one.submit("control", 1)
+
+
+def test_what_runs_is_ended_with_the_runner(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "ROOT", str(tmp_path))
+    (tmp_path / "wait.py").write_text("import time; print(1, flush=True); time.sleep(100)")
+    one = run.Runner(1)
+    with open(tmp_path / "log", "w") as log:
+        future = one.pool.submit(one.call, ["wait.py"], log)
+        while not (tmp_path / "log").read_text():
+            assert not future.done()
+        one.stop()
+        assert future.result(timeout=30) < 0 and not one.children
+        assert one.call(["wait.py"], log) == 1
+
+
+@pytest.mark.parametrize(
+    "args, said",
+    [
+        (["--only", "main foo"], "--only foo: expected some of main"),
+        (["--seeds", 0], "--seeds 0: expected at least 1"),
+        (["--jobs", 0], "--jobs 0: expected 1 to 100"),
+    ],
+)
+def test_what_is_asked_wrongly_is_one_sentence(args, said):
+    done = script("experiments/run.py", *args)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
 
 
 def test_the_papers_rows_are_one_evaluation_a_seed_behind_their_runs(runner):
-    for _ in range(2):
+    for _ in range(3):
         one = run.Runner(2)
         for name in {x.run: 0 for x in grid.SYSTEMS.values() if x.run}:
             one.submit(name, 3)
         one.submit_systems(3).result()
-    (command,) = [c for c in runner if "--systems" in c]
-    assert command == runner[-1] and len(command[command.index("--systems") :]) == 9
+        if len([c for c in runner if "--systems" in c]) == 1:
+            shutil.rmtree(results.scores_path(run.folder_of("stage1", 3), grid.TEST, "mt.3")[:-12])
+    first, command = [c for c in runner if "--systems" in c]  # again, for what was deleted
+    assert first == command == runner[-1]
+    assert len([x for x in command[command.index("--systems") :] if "=" in x]) == 8
     assert f"5-shot.3={run.folder_of('stage1', 3)},shots=5" in command
     assert "base.3=demo/base" in command
 
@@ -132,11 +189,30 @@ def test_tables_have_means_intervals_and_ranges(tmp_path, monkeypatch):
     assert [x.strip() for x in table[-1].split("|")[1:-1]] == ["any", "1", "9.0", "11.0"]
     monkeypatch.setattr(results, "RESULTS", str(tmp_path / "RESULTS.md"))
     monkeypatch.setattr(results, "HERE", str(tmp_path))
-    (tmp_path / "RESULTS.md").write_text("old\n\n## Claims\n\nkept\n")
-    results.write_results(str(tmp_path))
+    old = "old\n\n## How much: alpha\n\nkept too\n\n## Claims\n\nkept\n"
+    (tmp_path / "RESULTS.md").write_text(old)
+    results.write_results(str(tmp_path), ["main", "rate"])
     text = (tmp_path / "RESULTS.md").read_text()
     assert text.endswith("\n## Claims\n\nkept\n") and "old\n" not in text
-    assert "(nothing yet)" in text
+    assert "(nothing yet)" in text and "## How much: alpha\n\nkept too\n" in text
+    (tmp_path / "empty").mkdir()  # as a fresh clone
+    results.write_results(str(tmp_path / "empty"), [])
+    assert (tmp_path / "RESULTS.md").read_text() == text
+
+
+def test_a_group_compares_the_same_seeds(tmp_path):
+    for seed in (1, 2, 3):
+        evaluation(tmp_path, "target", seed, shift=seed)
+    group = grid.GROUPS["main"]._replace(runs=["target"], seeds=1)
+    assert " 11.0 |" in results.group_table(str(tmp_path), group)[-1]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"directions": {"en-it": {"bleu": 1}}}'])
+def test_a_report_that_is_not_whole_is_named(tmp_path, text):
+    path = evaluation(tmp_path, "target", 1) / "scores.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match="scores.json"):
+        results.group_table(str(tmp_path), grid.GROUPS["main"])
 
 
 def test_abilities_are_instructions_with_their_answers_and_no_direction(tmp_path):
@@ -206,6 +282,9 @@ def test_a_claim_is_tested_on_the_sentences_of_the_test_split(tmp_path, monkeypa
         results.write_claims(str(tmp_path))
     text = (tmp_path / "RESULTS.md").read_text()
     assert text.startswith("tables\n") and text.count("## Claims") == 1
+    (tmp_path / "good-seed-2").rename(tmp_path / "worse-seed-2")  # the seeds of both count
+    results.write_claims(str(tmp_path))
+    assert (tmp_path / "RESULTS.md").read_text().count("1 of 1") == 1
     otr, bleu = (line for line in text.split("\n") if line.startswith(("| good", "| bad")))
     assert otr.endswith("yes |") and "2 of 2" in otr and "0.0 |" in otr
     assert bleu.rstrip(" |").endswith("no") and "0 of 2" in bleu and "100.0" in bleu

@@ -52,6 +52,8 @@ def test_a_loss_beyond_what_p_can_say_is_exact():
 @pytest.mark.parametrize(
     "tuned, wrong",
     [
+        ({"conflict": "any", "supervised": [1, "en", "xx-yy", "nl-en"]}, [("nl", "en")]),
+        ({"conflict": "target", "tuned": {"conflict": "any"}}, [("en", "nl"), ("nl", "en")]),
         ({"conflict": "target"}, [("nl", "en")]),
         ({"conflict": "any"}, [("en", "nl"), ("nl", "en")]),
         ({"conflict": "keep-source"}, [("it", "en")]),
@@ -104,6 +106,8 @@ def test_systems_are_side_by_side_on_the_reference_or_their_own_answer(place):
     assert one.split(":")[1] == two.split(":")[1]
     done = script("evaluate.py", *args, "--explain", "it-nl", "ciao", "hoi daar", cwd=place)
     assert done.returncode == 0 and done.stdout.count("ciao → hoi daar (given)") == 2
+    done = script("evaluate.py", *args, "--explain", "it-nl", "ciao", "", cwd=place)
+    assert done.returncode == 0 and done.stdout.count("ciao → (empty) (given)") == 2
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from plumbing.showing import GREEN, PLAIN, RED, describe
 def test_supervised_tokens_are_marked_with_their_equation(encoded):
     (pair,) = encoded.with_twins(encoded.samples[:1], "target", random.Random(1))
     tokenizer = encoded.prompter.tokenizer
-    lines = describe(data.collate([pair]), pair, tokenizer, coloured=False)
+    prompter = encoded.prompter
+    lines = describe(data.collate([pair]), pair, prompter, coloured=False)
     texts = tokenizer.texts_of(pair.positive.response, tokenizer.eos)
     marked = " ".join(f"[{text}]" for text in texts)
     assert len(lines) == 6 and lines[2] == lines[5] == marked and marked.endswith("[<end>]")
@@ -19,11 +20,14 @@ def test_supervised_tokens_are_marked_with_their_equation(encoded):
     assert f"{len(texts)} supervised" in lines[0] and lines[1].endswith("### Response:")
     source, target = pair.twin.sample.direction
     assert lines[3].startswith(f"--- {source}→{target}: {len(pair.twin.prompt)} tokens of prompt")
-    coloured = describe(data.collate([pair]), pair, tokenizer, coloured=True)
+    coloured = describe(data.collate([pair]), pair, prompter, coloured=True)
     assert coloured[2].startswith(GREEN) and coloured[5].startswith(RED)
     assert coloured[2].count(PLAIN) == len(texts)
     alone = pair._replace(twin=None)
-    assert len(describe(data.collate([alone]), alone, tokenizer, False)) == 3
+    assert len(describe(data.collate([alone]), alone, prompter, False)) == 3
+    (pair,) = encoded.with_twins(encoded.samples[:1], "target", random.Random(1), False)
+    lines = describe(data.collate([pair]), pair, prompter, coloured=False)
+    assert lines[5] == " ".join(f"[{text}]" for text in texts[:-1])  # no EOS to be punished
 
 
 def test_the_command_shows_so_many(tmp_path):
