@@ -310,4 +310,6 @@ if __name__ == "__main__":
     s.out = os.path.normpath(s.out or shipped)
     if (s.more or s.first > 1) and os.path.realpath(s.out) == os.path.realpath(shipped):
         parser.error("--more and --first 2 need --out: demo/base is finished, it stays as it is")
+    if s.first > 1 and not os.path.exists(os.path.join(s.out, "tokenizer.model")):
+        parser.error(f"--first 2: {s.out} has no weights of phase 1; expected them in --out")
     main(s)

@@ -9,7 +9,7 @@ languages are in ../train.tsv, all six in dev and test. Rows that these language
 import argparse
 import os
 
-from make_corpus import LANGUAGES, clean, fetch_locales, read_pak, usable, words
+from make_corpus import LANGUAGES, clean, fetch_locales, read_pak, usable
 
 MORE = {"de": "de", "es": "es"}  # code -> .pak name
 DATA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data")
@@ -23,7 +23,7 @@ def main():
     messages = {code: read_pak(f"{folder}/{name}.pak") for code, name in names.items()}
     shared = sorted(set.intersection(*map(set, messages.values())))
     found = [{code: clean(texts[i]) for code, texts in messages.items()} for i in shared]
-    by_english = {words(row["en"]): row for row in found if usable(row)}
+    by_english = {row["en"]: row for row in found if usable(row)}
     os.makedirs(os.path.join(DATA, "more"), exist_ok=True)
     for split in ("train", "dev", "test"):
         with open(os.path.join(DATA, f"{split}.tsv"), encoding="utf-8") as file:
@@ -31,8 +31,8 @@ def main():
         columns = ["en", *MORE] if split == "train" else [*header, *MORE]
         lines = []
         for row in (dict(zip(header, row, strict=True)) for row in rows):
-            more = by_english.get(words(row["en"]), {})
-            row = more | row  # whose English is the same, but perhaps for signs
+            more = by_english.get(row["en"], {})
+            row = more | row
             if more and (split == "train" or usable(row)):
                 lines.append("\t".join(row[code] for code in columns) + "\n")
         path = os.path.join(DATA, "more", f"{split}.tsv")
