@@ -6,9 +6,9 @@ instructions.
     python demo/make_base.py --more --out DIR     # demo/base, gone on with: two languages more
 
 Every document holds messages of demo/data/train.tsv, most lines labelled with their language
-("Italian: ..."). PHASES is the diet (README.md says why it matters): one-language documents,
+("Italian: ..."). PHASES is the mixture (README.md says why it matters): one-language documents,
 English-centric pairs, in the second phase mostly without labels, and a small share of pairs without
-English. It sets how ill stage 1 makes the model and how well stage 2 can cure it. Rows of dev and
+English. It sets how far stage 1 goes off target and how well stage 2 can cure that. Rows of dev and
 test are never read for training.
 """
 
@@ -58,7 +58,7 @@ PHASES = [
         },
     ),
 ]
-# --more: the second diet once more, where a message has the languages of MORE drawn twice as often
+# --more: the second mixture again, where the languages of MORE are drawn twice as often.
 PHASE_MORE = (700, 600, PHASES[1][2])
 # Share of documents whose lines join two messages; both against learning rows by heart.
 JOINED, DROPOUT = 0.4, 0.1
@@ -112,8 +112,8 @@ def make_tokenizer(rows, path):
     return sentencepiece.SentencePieceProcessor(model_file=path)
 
 
-def documents(rows, tokenizer, rng, diet):
-    """Endless documents as lists of ids: BOS, lines, EOS; their kind is drawn from the diet."""
+def documents(rows, tokenizer, rng, mixture):
+    """Endless documents as lists of ids: BOS, lines, EOS; their kind is drawn from the mixture."""
 
     def message():
         row = rng.choice(rows)
@@ -129,7 +129,7 @@ def documents(rows, tokenizer, rng, diet):
     others = [code for code in rows[0] if code != "en"]
     often = others + [code for code in others if code in MORE]
     while True:
-        row, kind = message(), rng.choices(list(diet), diet.values())[0]
+        row, kind = message(), rng.choices(list(mixture), mixture.values())[0]
         codes = (
             [rng.choice(["en", *often])]
             if kind == "one language"
@@ -243,14 +243,14 @@ def main(s):
 def train_phase(model, tokenizer, rows, dev, number, phase, log_path):
     """One phase with fresh optimizers: warm-up, a constant learning rate, a linear decay to zero if
     it has one."""
-    total, decay, diet = phase
+    total, decay, mixture = phase
     rng = random.Random(SEED + number - 1)
     held = {
         kind: [
             next(documents([row], tokenizer, random.Random(i), {kind: 1}))
             for i, row in enumerate(dev)
         ]
-        for kind in diet
+        for kind in mixture
     }
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     rest = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
@@ -258,7 +258,7 @@ def train_phase(model, tokenizer, rows, dev, number, phase, log_path):
         torch.optim.Muon(matrices, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, betas=(0.9, 0.95), weight_decay=0.01),
     ]
-    stream, started = steps(documents(rows, tokenizer, rng, diet), rng), time.time()
+    stream, started = steps(documents(rows, tokenizer, rng, mixture), rng), time.time()
     log = open(log_path, "a" if number == 2 else "w")
     bar = tqdm(range(1, total + 1), desc=f"phase {number}", dynamic_ncols=True)
     for step in bar:

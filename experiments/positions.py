@@ -20,7 +20,7 @@ from tqdm import tqdm  # noqa: E402
 from data import Prompter, draw_conflict  # noqa: E402
 from evaluate import response_terms  # noqa: E402
 from model import load_model  # noqa: E402
-from plumbing.cli import DeviceSettings, option, run_script  # noqa: E402
+from plumbing.cli import DTYPES, DeviceSettings, option, run_script  # noqa: E402
 from plumbing.corpora import read_corpus  # noqa: E402
 from plumbing.errors import require  # noqa: E402
 from plumbing.pictures import refuse_picture  # noqa: E402
@@ -28,13 +28,14 @@ from plumbing.provenance import read_setting  # noqa: E402
 from plumbing.tokenizer import Tokenizer  # noqa: E402
 
 POSITIONS = 8
+OUT = os.path.join(ROOT, "experiments", "positions.png")
 
 
 @dataclass
 class Settings(DeviceSettings):
     ckpt: list = option((), "runs of the demo")
     rows: int = option(50, "of each direction", least=1)
-    out: str = option(os.path.join("experiments", "positions.png"), "file to write")
+    out: str = option(OUT, "file to write")
 
 
 def cases(corpus: dict, most: int) -> list[tuple[str, list, list[str]]]:
@@ -56,7 +57,7 @@ def cases(corpus: dict, most: int) -> list[tuple[str, list, list[str]]]:
 
 def measure(folder: str, corpus: dict, s: Settings) -> dict[tuple[str, int], np.ndarray]:
     """{(panel, 0: the line or 1: the dashed one): mean p [POSITIONS]} of a model."""
-    model = load_model(folder, device=s.device).eval()
+    model = load_model(folder, DTYPES[s.dtype], s.device).to(DTYPES[s.dtype]).eval()
     template = read_setting(folder, "template", "alpaca")
     prompter = Prompter(Tokenizer([folder, model.source], model.config), template)
     room, by_position = model.config.max_position_embeddings, {}
@@ -95,7 +96,7 @@ def draw(found: dict[str, dict], path: str) -> None:
 
 def main(s: Settings) -> None:
     require(s.ckpt, "expected --ckpt RUN ...")
-    refuse_picture(s.out)
+    refuse_picture(s.out, "--out")
     names = [os.path.basename(os.path.normpath(path)) for path in s.ckpt]
     labels = s.ckpt if len(set(names)) < len(names) else names
     corpus, _ = read_corpus([os.path.join(ROOT, "demo/data/dev.tsv")], "all")

@@ -22,24 +22,24 @@ def format_of(path: str) -> str:
     return os.path.splitext(path)[1][1:].lower()
 
 
-def refuse_picture(path: str) -> None:
+def refuse_picture(path: str, flag: str = "--picture") -> None:
     """Raise InputError, before any work, where no picture could be written there."""
     expected = f"expected a file name that ends in .{', .'.join(FORMATS)}"
-    require(format_of(path) in FORMATS, f"--picture {path}: {expected}")
-    require(not os.path.isdir(path), f"--picture {path}: is a directory; {expected}")
+    require(format_of(path) in FORMATS, f"{flag} {path}: {expected}")
+    require(not os.path.isdir(path), f"{flag} {path}: is a directory; {expected}")
     path = os.path.realpath(path)  # a link stays one
     try:  # what fails fails better now than after hours
         with open(path + NEW, "wb"):
             os.unlink(path + NEW)
     except OSError as error:
-        raise InputError(f"--picture {path}: {error.strerror}; choose another file") from None
+        raise InputError(f"{flag} {path}: {error.strerror}; choose another file") from None
     writable = not os.path.exists(path) or os.access(path, os.W_OK)
-    require(writable, f"--picture {path}: it may not be written to; choose another file")
+    require(writable, f"{flag} {path}: it may not be written to; choose another file")
     try:
         import matplotlib  # noqa: F401
     except ImportError:
         advice = "pip install -r requirements-optional.txt"
-        raise InputError(f"--picture needs the package matplotlib: {advice}") from None
+        raise InputError(ff"{flag} needs the package matplotlib: {advice}") from None
 
 
 def draw_picture(path: str, reports: dict[str, dict], zero_shot: list[Direction]) -> None:

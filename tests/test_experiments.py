@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -288,3 +289,18 @@ def test_a_claim_is_tested_on_the_sentences_of_the_test_split(tmp_path, monkeypa
     otr, bleu = (line for line in text.split("\n") if line.startswith(("| good", "| bad")))
     assert otr.endswith("yes |") and "2 of 2" in otr and "0.0 |" in otr
     assert bleu.rstrip(" |").endswith("no") and "0 of 2" in bleu and "100.0" in bleu
+
+
+def test_p_by_position_of_runs_of_one_name(folder):
+    args = ["--data", "train.tsv", "--model", "model", "--out", "a/run", "--device", "cpu"]
+    args += ["--steps", 2, "--batch-size", 4, "--lora-rank", 2]
+    os.mkdir(folder / "a")
+    assert script("train.py", *args, cwd=folder).returncode == 0
+    shutil.copytree(folder / "a", folder / "b")
+    args = ["--ckpt", "a/run", "b/run", "--rows", 1, "--out", "p.svg"]
+    done = script("experiments/positions.py", *args, cwd=folder)
+    assert done.returncode == 0 and (folder / "p.svg").exists(), done.stderr
+    a, b = (re.findall(rf"^{x}/run (.*)$", done.stdout, re.M) for x in "ab")
+    assert a == b and len(a) == 4
+    done = script("experiments/positions.py", "--ckpt", "nowhere", cwd=folder)
+    assert done.returncode == 2 and "nowhere" in done.stderr and "Traceback" not in done.stderr
