@@ -39,7 +39,7 @@ def refuse_picture(path: str, flag: str = "--picture") -> None:
         import matplotlib  # noqa: F401
     except ImportError:
         advice = "pip install -r requirements-optional.txt"
-        raise InputError(ff"{flag} needs the package matplotlib: {advice}") from None
+        raise InputError(f"{flag} needs the package matplotlib: {advice}") from None
 
 
 def draw_picture(path: str, reports: dict[str, dict], zero_shot: list[Direction]) -> None:
