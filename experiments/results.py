@@ -23,7 +23,7 @@ from experiments.grid import (
     WEB,
     Group,
 )
-from plumbing.corpora import read_corpus
+from plumbing.corpora import Corpus, read_corpus
 from plumbing.doubt import SIGNIFICANT, p_value, resampled_share
 from plumbing.errors import InputError, require
 from plumbing.files import read_json, read_lines, write_whole
@@ -280,11 +280,10 @@ def draw_group(folder: str, name: str) -> bool:
 
 
 def on_test(
-    folder: str, name: str, figure: str, seeds: list[int]
+    folder: str, name: str, figure: str, seeds: list[int], corpus: Corpus
 ) -> tuple[dict[int, float], np.ndarray]:
     """({seed: a figure on the test split}, its bootstraps over sentences, of the mean over seeds);
     both are means over the directions. Every run, seed and direction draws the same sentences."""
-    corpus, _ = read_corpus([TEST], "all")
     (identify,) = make_identifiers(["langid"], CANDIDATES, corpus)
     part = "supervised" if figure == "supervised bleu" else "zero-shot"
     directions = [d for d in corpus if ("en" in d) == (part == "supervised")]
@@ -332,11 +331,12 @@ def p_of_seeds(differences: list[float]) -> float:
 def write_claims(folder: str) -> None:
     """Replace the claims' part of RESULTS.md with what the test split says of each."""
     rows, p_values = [], []
+    corpus, _ = read_corpus([TEST], "all")
     for claim in CLAIMS:
         names = claim.better, claim.than
         seeds = sorted(set.intersection(*(set(read_scores(folder, x, TEST)) for x in names)))
         require(seeds, f"{' and '.join(names)}: no seed of both was evaluated on {TEST}")
-        (a, of_a), (b, of_b) = (on_test(folder, x, claim.figure, seeds) for x in names)
+        (a, of_a), (b, of_b) = (on_test(folder, x, claim.figure, seeds, corpus) for x in names)
         sign = -1 if claim.figure == "otr" else 1
         differences = [a[seed] - b[seed] for seed in seeds]
         mean = statistics.fmean(differences)
