@@ -135,7 +135,8 @@ def group_table(folder: str, group: Group) -> list[str]:
     """Lines of a Markdown table; runs without a result are left out. Where a column is OTR, also
     its range over the seeds."""
     rows = [["run", "seeds", *group.columns]]
-    if ranged := [column for column in group.columns if column == "zero-shot OTR"]:
+    ranged = ["zero-shot OTR"] * (group.seeds > 1 and "zero-shot OTR" in group.columns)
+    if ranged:
         rows[0].append("OTR, least to most")
     rows.append(["---"] + ["---:"] * (len(rows[0]) - 1))
     for name in group.runs:

@@ -185,7 +185,7 @@ def test_over_long_pairs_are_counted_aloud(capsys, tokenizer):
     said = capsys.readouterr().out
     assert (
         "  en-it: 1 over-long sources cut\n" in said
-        and "  it-en: 1 over-long pairs left out for their response\n" in said
+        and "  it-en: 1 over-long pairs left out: too long without their source\n" in said
     )
 
 
