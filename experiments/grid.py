@@ -188,7 +188,8 @@ class System(NamedTuple):
     published: Published = Published()
 
 
-# One evaluation a seed on the test split, greedy, demonstrations from rows of dev.
+# One evaluation a seed on the test split, greedy, demonstrations from rows of dev; at most 64
+# tokens, so that five demonstrations fit into the base's 512 positions.
 SYSTEMS = {
     "base": System("", "", Published(0.7, 88.5)),
     "mt": System("stage1", "", Published(5.0, 65.0, 9.6, 33.6)),

@@ -195,9 +195,9 @@ def write_results(folder: str, only: list[str]) -> None:
         "what of the paper was reproduced: [README.md](README.md)."
     )
     systems = (
-        "On the test split (200 rows a direction), greedy; beside them what the paper has for the "
-        "zero-shot directions of IWSLT, another model and other data. Settings are the demo's, of "
-        "which none was chosen for this table."
+        "On the test split (200 rows a direction), greedy, at most 64 tokens; beside them what the "
+        "paper has for the zero-shot directions of IWSLT, another model and other data. Settings "
+        "are the demo's, of which none was chosen for this table."
     )
     new = {SYSTEMS_TITLE: ("systems", systems, systems_table(folder))}
     for name, group in GROUPS.items():

@@ -147,8 +147,8 @@ class Runner:
         return self.after(before, self.compare, seed)
 
     def compare(self, seed: int) -> None:
-        command = ["evaluate.py", "--data", TEST, "--shots-from", SHOTS, "--systems"]
-        commands = [command + [*systems_of(seed).values()]]
+        command = ["evaluate.py", "--data", TEST, "--shots-from", SHOTS, "--max-new-tokens", "64"]
+        commands = [[*command, "--systems", *systems_of(seed).values()]]
         paths = []
         for name, system in SYSTEMS.items():
             folder = folder_of(system.run, seed) if system.run else "demo/base"

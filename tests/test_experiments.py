@@ -7,11 +7,15 @@ import re
 import shutil
 
 import pytest
-from conftest import script
+from conftest import BASE, script
 
+from data import Prompter
 from experiments import abilities, grid, results, run
+from plumbing.corpora import Sample, read_corpus
 from plumbing.errors import InputError
 from plumbing.files import read_json, write_json
+from plumbing.folders import ModelFolder
+from plumbing.tokenizer import Tokenizer
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(run.__file__)))
 SCORES = {"length_ratio": 0.95, "mixed": 1.0}
@@ -117,6 +121,22 @@ def test_what_is_finished_is_not_done_again_and_other_flags_are_noticed(runner, 
     write_json(run.BEGUN, {k: v for k, v in begun.items() if "any" not in k})
     with pytest.raises(InputError, match="begun.json does not say how it was begun"):
         run.Runner(1).make("any", 1, (grid.DEV,))
+
+
+def test_five_demonstrations_fit_into_the_bases_positions(runner):
+    one = run.Runner(1)
+    for name in {x.run: 0 for x in grid.SYSTEMS.values() if x.run}:
+        one.submit(name, 1)
+    one.submit_systems(1).result()
+    command = runner[-1]
+    tokens = int(command[command.index("--max-new-tokens") + 1])
+    folder = ModelFolder(BASE)
+    prompter = Prompter(Tokenizer([BASE], folder.config), "alpaca")
+    shots, _ = read_corpus([os.path.join(ROOT, command[command.index("--shots-from") + 1])], "all")
+    for direction, samples in shots.items():
+        room = folder.config.max_position_embeddings - tokens
+        ids, lost = prompter.encode(Sample(direction, "", ""), room, samples[:5])
+        assert ids and lost == ""
 
 
 def test_one_run_is_never_begun_twice_at_once_and_what_was_stopped_begins_nothing(runner):
@@ -263,8 +283,6 @@ def test_students_t_over_seeds():
 
 
 def test_a_claim_is_tested_on_the_sentences_of_the_test_split(tmp_path, monkeypatch):
-    from plumbing.corpora import read_corpus
-
     monkeypatch.chdir(ROOT)
     corpus, _ = read_corpus(["demo/data/test.tsv"], "all")
     corpus = {d: corpus[d] for d in (("it", "nl"), ("en", "it"))}
