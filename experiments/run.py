@@ -35,6 +35,7 @@ from experiments.grid import (  # noqa: E402
     SYSTEMS,
     SYSTEMS_SEEDS,
     TEST,
+    System,
 )
 from experiments.results import scores_path, write_claims, write_results  # noqa: E402
 from plumbing.cli import DeviceSettings, option, run_script  # noqa: E402
@@ -85,10 +86,14 @@ def claimed(most_seeds: int) -> list[tuple[str, int]]:
     return list(dict.fromkeys((name, seed) for seed in seeds for name in names))
 
 
+def system_folder(system: System, seed: int) -> str:
+    """The checkpoint of a row of the paper's tables."""
+    return folder_of(system.run, seed) if system.run else "demo/base"
+
+
 def systems_of(seed: int) -> dict[str, str]:
     """{row of the paper's tables: what --systems is told of it}."""
-    folders = {x.run: folder_of(x.run, seed) if x.run else "demo/base" for x in SYSTEMS.values()}
-    return {name: f"{name}.{seed}={folders[x.run]}{x.own}" for name, x in SYSTEMS.items()}
+    return {name: f"{name}.{seed}={system_folder(x, seed)}{x.own}" for name, x in SYSTEMS.items()}
 
 
 def training(name: str, seed: int) -> list[list[str]]:
@@ -151,8 +156,7 @@ class Runner:
         commands = [[*command, "--systems", *systems_of(seed).values()]]
         paths = []
         for name, system in SYSTEMS.items():
-            folder = folder_of(system.run, seed) if system.run else "demo/base"
-            paths.append(scores_path(folder, TEST, f"{name}.{seed}"))
+            paths.append(scores_path(system_folder(system, seed), TEST, f"{name}.{seed}"))
             commands += training(system.run, seed) if system.run else []
         self.ensure(f"systems {seed}", paths, commands, os.path.join(FOLDER, f"systems-{seed}"))
 
