@@ -4,6 +4,7 @@ instructions.
     python demo/make_base.py                      # about 50 minutes on two cores
     python demo/make_base.py --first 2 --out DIR  # phase 2 alone, from the weights of phase 1 there
     python demo/make_base.py --more --out DIR     # demo/base, gone on with: two languages more
+    python demo/make_base.py --size tiny --out DIR  # another of SIZES
 
 Every document holds messages of demo/data/train.tsv, most lines labelled with their language
 ("Italian: ..."). PHASES is the mixture (README.md says why it matters): one-language documents,
@@ -73,6 +74,31 @@ CONFIG = dict(
     max_position_embeddings=512,
     tie_word_embeddings=True,
 )
+# What a base of another size has instead, with the same documents in the same order.
+SIZES = {
+    "tiny": dict(  # 1.3M parameters
+        hidden_size=128,
+        intermediate_size=352,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+    ),
+    "small": dict(  # 2.8M
+        hidden_size=192,
+        intermediate_size=528,
+        num_hidden_layers=5,
+        num_attention_heads=3,
+        num_key_value_heads=1,
+    ),
+    "base": {},  # 5.5M
+    "large": dict(  # 10.0M
+        hidden_size=320,
+        intermediate_size=880,
+        num_hidden_layers=8,
+        num_attention_heads=5,
+        num_key_value_heads=1,
+    ),
+}
 STEP_TOKENS, MICRO_TOKENS, POOL_STEPS = 8192, 2048, 16
 LEARNING_RATE, WARMUP = 3e-3, 100
 SEED = 1
@@ -203,7 +229,7 @@ def main(s):
         model = load_model(base if s.more else out, torch.float32)
     else:
         tokenizer = make_tokenizer(rows, os.path.join(out, "tokenizer.model"))
-        model = LlamaForCausalLM(Config(**CONFIG))
+        model = LlamaForCausalLM(Config(**CONFIG | SIZES[s.size]))
         for p in model.parameters():
             if p.ndim == 2:
                 torch.nn.init.normal_(p, std=0.02)
@@ -300,16 +326,29 @@ def train_phase(model, tokenizer, rows, dev, number, phase, log_path):
             log.flush()
 
 
-if __name__ == "__main__":
+def arguments(args=None):
+    """The command line's; what would spoil demo/base is refused."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--first", type=int, default=1, choices=[1, 2], help="phase to begin with")
     parser.add_argument("--more", action="store_true", help="go on with demo/base, six languages")
+    parser.add_argument("--size", default="base", choices=SIZES, help="of the model")
     parser.add_argument("--out", help="folder (default: demo/base, which it replaces)")
-    s = parser.parse_args()
+    s = parser.parse_args(args)
     shipped = os.path.join(HERE, "base")
     s.out = os.path.normpath(s.out or shipped)
-    if (s.more or s.first > 1) and os.path.realpath(s.out) == os.path.realpath(shipped):
-        parser.error("--more and --first 2 need --out: demo/base is finished, it stays as it is")
+    if os.path.realpath(s.out) == os.path.realpath(shipped):
+        if s.more or s.first > 1:
+            parser.error(
+                "--more and --first 2 need --out: demo/base is finished, it stays as it is"
+            )
+        if s.size != "base":
+            parser.error(f"--size {s.size} needs --out: demo/base has the size base")
+    if s.size != "base" and s.more:
+        parser.error(f"--size {s.size}: expected no --more, which goes on with demo/base")
     if s.first > 1 and not os.path.exists(os.path.join(s.out, "tokenizer.model")):
         parser.error(f"--first 2: {s.out} has no weights of phase 1; expected them in --out")
-    main(s)
+    return s
+
+
+if __name__ == "__main__":
+    main(arguments())

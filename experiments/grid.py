@@ -9,7 +9,11 @@ from typing import NamedTuple
 FOLDER = "runs/experiments"
 DEV, TEST, WEB = "demo/data/dev.tsv", "demo/data/test.tsv", "demo/data/web.tsv"
 DEV_MORE = "demo/data/more/dev.tsv"
-BASE_MORE = f"{FOLDER}/base-more"  # demo/make_base.py --more
+SIZES = ["tiny", "small", "large"]  # besides demo/base
+# {base: what demo/make_base.py is told, to make it}
+BASES = {f"{FOLDER}/base-{size}": f"--size {size}" for size in SIZES}
+BASE_MORE = f"{FOLDER}/base-more"
+BASES[BASE_MORE] = "--more"
 ABILITIES = f"{FOLDER}/abilities-train.json"  # experiments/abilities.py
 ABILITIES_DEV = f"{FOLDER}/abilities-dev.json"
 
@@ -76,6 +80,13 @@ RUNS["pairs-1200"] = Run(f"{STAGE_2} --pairs 1200")
 RUNS["stage1-rank-8"] = Run("--stage 1 --lora-rank 8 --lora-alpha 16", "")
 RUNS["rank-8"] = Run(STAGE_2, "stage1-rank-8")
 
+# Tuned as ever, on bases of other sizes, which have met the same documents in the same order.
+for size in SIZES:
+    start = f"{size}-stage1"
+    RUNS[start] = Run(f"--stage 1 --model {FOLDER}/base-{size}", "")
+    RUNS[f"{size}-control"] = Run(f"{STAGE_2} --alpha 0", start)
+    RUNS[f"{size}-target"] = Run(f"{STAGE_2} --alpha 0.05", start)
+
 # Tuned as ever, on a base that has met two languages more, which no tuning data holds.
 on_more = (DEV_MORE,)
 RUNS["more-stage1"] = Run(f"--stage 1 --model {BASE_MORE}", "", on_more)
@@ -133,6 +144,15 @@ GROUPS = {
         "Means over sentences; a small rank of LoRA; both losses from the start, in one stage.",
         ["target", "sentence", "stage1-rank-8", "rank-8", "one-stage"],
         seeds=1,
+    ),
+    "size": Group(
+        "How large: bases of other sizes",
+        "1.3, 2.8, 5.5 (the demo's) and 10.0 million parameters (demo/make_base.py --size), of the "
+        "same documents in the same order; tuning as ever, at the demo's settings.",
+        [f"{size}-{run}" for size in SIZES[:2] for run in ("stage1", "control", "target")]
+        + ["stage1", "control", "target"]
+        + [f"{size}-{run}" for size in SIZES[2:] for run in ("stage1", "control", "target")],
+        seeds=3,
     ),
     "web": Group(
         "Text of another origin",

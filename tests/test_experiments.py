@@ -10,6 +10,7 @@ import pytest
 from conftest import BASE, script
 
 from data import Prompter
+from demo import make_base
 from experiments import abilities, grid, results, run
 from plumbing.corpora import Sample, read_corpus
 from plumbing.errors import InputError
@@ -137,6 +138,49 @@ def test_five_demonstrations_fit_into_the_bases_positions(runner):
         room = folder.config.max_position_embeddings - tokens
         ids, lost = prompter.encode(Sample(direction, "", ""), room, samples[:5])
         assert ids and lost == ""
+
+
+def test_a_base_is_made_once_where_a_run_wants_it_and_is_whole_or_not_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.makedirs(run.FOLDER)
+    told, code = [], 1
+
+    def call(command):
+        folder = command[command.index("--out") + 1]
+        os.makedirs(folder, exist_ok=True)
+        for path in (os.path.join(folder, "config.json"), f"{folder}_log.jsonl"):
+            write_json(path, {})
+        told.append(make_base.arguments(command[2:]))
+        return code
+
+    monkeypatch.setattr(run.subprocess, "call", call)
+    run.make_inputs([("stage1", 1)])
+    assert not told
+    with pytest.raises(InputError, match="make_base.py --size tiny .* ended with 1"):
+        run.make_inputs([("tiny-stage1", 1)])
+    assert not os.path.exists(f"{run.FOLDER}/base-tiny")
+    code = 0
+    for _ in range(2):
+        run.make_inputs([("tiny-stage1", 1), ("tiny-stage1", 2), ("more-stage1", 1)])
+    assert [(s.size, s.more) for s in told[1:]] == [("tiny", False), ("base", True)]
+    assert os.path.exists(f"{run.FOLDER}/base-tiny/config.json")
+
+
+@pytest.mark.parametrize(
+    "args, said",
+    [
+        ("--more", "need --out"),
+        ("--first 2", "need --out"),
+        ("--size tiny", "needs --out"),
+        ("--size tiny --more --out X", "no --more"),
+        ("--first 2 --out X", "no weights of phase 1"),
+        ("--size huge --out X", "invalid choice"),
+    ],
+)
+def test_the_shipped_base_is_never_replaced_by_another(args, said, capsys):
+    with pytest.raises(SystemExit) as stop:
+        make_base.arguments(args.split())
+    assert stop.value.code == 2 and said in capsys.readouterr().err
 
 
 def test_one_run_is_never_begun_twice_at_once_and_what_was_stopped_begins_nothing(runner):
