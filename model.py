@@ -67,8 +67,9 @@ class Linear(nn.Linear):
         y = linear(x, self.weight, self.bias)
         if self.scale is None:
             return y
-        a = self.lora_A(self.dropout(x))  # [U, r]
-        return torch.addmm(y, a, self.lora_B.weight.T, alpha=self.scale)  # y + scale * B a
+        A, B = (m.weight.to(y.dtype) for m in (self.lora_A, self.lora_B))  # stored in fp32
+        a = F.linear(self.dropout(x), A)  # [U, r]
+        return torch.addmm(y, a, B.T, alpha=self.scale)  # y + scale * B a
 
     def attach_lora(self, r: int, alpha: float, dropout: float, use_rslora: bool) -> None:
         """Add A [r, in] and B [out, r]. B starts at zero, so at first nothing changes."""

@@ -128,6 +128,21 @@ def test_a_saved_and_reloaded_model_computes_the_same(tmp_path, lora, tied):
     assert torch.equal(load_model(tmp_path / "run").eval()(ids, [11]), model(ids, [11]))
 
 
+def test_a_16_bit_base_computes_beside_its_fp32_adapter(tmp_path):
+    save_model(tiny().bfloat16(), tmp_path / "base")
+    model, ids = load_model(tmp_path / "base").eval(), ids_of([11])
+    plain = model(ids, [11])
+    add_lora(model, LoraSettings(4, 8.0, LINEARS, 0.0))
+    randomise_lora(model)
+    save_model(model, tmp_path / "run")
+    model = load_model(tmp_path / "run").eval()
+    kinds = {name.split(".")[-2]: p.dtype for name, p in model.named_parameters()}
+    assert (kinds["q_proj"], kinds["lora_A"]) == (torch.bfloat16, torch.float32)
+    found, exact = model(ids, [11]), load_model(tmp_path / "run", torch.float32).eval()(ids, [11])
+    far = (exact - plain.float()).abs().max()
+    assert (found.float() - exact).abs().max() < far / 5
+
+
 def test_a_model_saves_over_the_folder_that_it_came_from(tmp_path):
     save_model(tiny(), tmp_path, BASE)
     model = load_model(tmp_path)
