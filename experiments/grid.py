@@ -50,6 +50,7 @@ PENALTIES = ["unlikelihood", "preference", "hinge"]
 RATES = [5e-4, 1e-3]
 STEPS = [25, 50, 200, 400]
 PAIRS = [150, 400, 0]
+FULL_RATES = [2e-4, 1e-3]
 
 # "target" is the demo's stage 2; "any" has the paper's conflicting instructions.
 RUNS = {
@@ -79,6 +80,10 @@ for pairs in PAIRS:
 RUNS["pairs-1200"] = Run(f"{STAGE_2} --pairs 1200")
 RUNS["stage1-rank-8"] = Run("--stage 1 --lora-rank 8 --lora-alpha 16", "")
 RUNS["rank-8"] = Run(STAGE_2, "stage1-rank-8")
+for rate in FULL_RATES:
+    full = f"--full --lr {rate:g}"
+    RUNS[f"stage1-full-{rate:g}"] = Run(f"--stage 1 {full}", "")
+    RUNS[f"full-{rate:g}"] = Run(f"--stage 2 --steps 100 {full}", f"stage1-full-{rate:g}")
 
 # Tuned as ever, on bases of other sizes, which have met the same documents in the same order.
 for size in SIZES:
@@ -141,8 +146,10 @@ GROUPS = {
     ),
     "others": Group(
         "Other choices",
-        "Means over sentences; a small rank of LoRA; both losses from the start, in one stage.",
-        ["target", "sentence", "stage1-rank-8", "rank-8", "one-stage"],
+        "Means over sentences; both losses from the start, in one stage; a small rank of LoRA (64 "
+        "elsewhere), and no LoRA at all, at two learning rates.",
+        ["stage1", "target", "sentence", "one-stage", "stage1-rank-8", "rank-8"]
+        + [f"{run}-{rate:g}" for rate in FULL_RATES for run in ("stage1-full", "full")],
         seeds=1,
     ),
     "size": Group(
