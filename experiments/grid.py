@@ -108,6 +108,8 @@ RUNS["able-target"] = Run(f"{STAGE_2} --alpha 0.05", "able-stage1", abilities)
 for penalty in PENALTIES[1:]:
     flags = f"{STAGE_2} --alpha 0.2 --penalty {penalty}"
     RUNS[f"able-{penalty}-0.2"] = Run(flags, "able-stage1", abilities)
+rehearsal = f"--general {ABILITIES} --general-share 0.2"
+RUNS["able-rehearsed"] = Run(f"{STAGE_2} --alpha 0.05 {rehearsal}", "able-stage1", abilities)
 
 GROUPS = {
     "main": Group(
@@ -189,8 +191,9 @@ GROUPS = {
         "General ability",
         "Four kinds of instructions that are no translations, as many as translations in a stage 1 "
         "of two epochs (experiments/abilities.py): answers that are right, word for word, in % of "
-        "100 each; of *continue*, chrF++.",
-        ["able-stage1", "able-control", "able-target"]
+        "100 each; of *continue*, chrF++. In *rehearsed* stage 2 has a quarter as many of them as "
+        "translations, on top.",
+        ["able-stage1", "able-control", "able-target", "able-rehearsed"]
         + [f"able-{penalty}-0.2" for penalty in PENALTIES[1:]],
         seeds=1,
         columns=("copy", "language", "count", "continue", "zero-shot BLEU", "zero-shot OTR"),

@@ -266,9 +266,12 @@ def draw_group(folder: str, name: str) -> bool:
     for axis, column in zip(axes, columns, strict=True):
         for label, points in lines.items():
             values = {x: figures_of(folder, run, column, seeds).values() for x, run in points}
-            means = {x: statistics.fmean(found) for x, found in values.items() if found}
-            if means:
-                axis.plot(sorted(means), [means[x] for x in sorted(means)], "o-", label=label)
+            found = {x: [*values[x]] for x in sorted(values) if values[x]}
+            if found:
+                (line,) = axis.plot([*found], [*map(statistics.fmean, found.values())], "o-")
+                line.set_label(label)
+                least, most = ([*map(f, found.values())] for f in (min, max))  # over the seeds
+                axis.fill_between([*found], least, most, color=line.get_color(), alpha=0.15)
                 drawn = True
         axis.set_title(column)
         axis.set_xlabel(name)
