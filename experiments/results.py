@@ -161,7 +161,7 @@ def systems_table(folder: str) -> list[str]:
     rows = [header, ["---"] + ["---:"] * (len(header) - 1)]
     for name, system in SYSTEMS.items():
         found = {column: [] for column in header[2:5]}
-        for seed in range(1, SYSTEMS_SEEDS + 1):
+        for seed in range(1, SYSTEMS_SEEDS + 1 if system.run else 2):  # the base has no seed
             run = os.path.join(folder, f"{system.run}-seed-{seed}") if system.run else "demo/base"
             path = scores_path(run, TEST, f"{name}.{seed}")
             for column, values in found.items():
