@@ -103,6 +103,7 @@ abilities = (DEV, ABILITIES_DEV)
 RUNS["able-stage1"] = Run(
     f"--stage 1 --epochs 2 --general {ABILITIES} --general-share 0.5", "", abilities
 )
+RUNS["two-epochs"] = Run("--stage 1 --epochs 2", "", abilities)
 RUNS["able-control"] = Run(f"{STAGE_2} --alpha 0", "able-stage1", abilities)
 RUNS["able-target"] = Run(f"{STAGE_2} --alpha 0.05", "able-stage1", abilities)
 for penalty in PENALTIES[1:]:
@@ -114,7 +115,7 @@ RUNS["able-rehearsed"] = Run(f"{STAGE_2} --alpha 0.05 {rehearsal}", "able-stage1
 GROUPS = {
     "main": Group(
         "What cures it",
-        "From one stage 1 a seed, 100 steps each: what is punished, and how, at equal tokens. "
+        "From one stage 1 a seed, 100 steps each: what is punished, and how, of the same translations. "
         "*target* is the demo's stage 2, *any* has the paper's conflicting instructions; under "
         "*keep-source* the zero-shot instructions themselves are in the tuning, as wrong ones.",
         ["stage1", "control", "target", "any", "keep-source", "preference-0.2", "hinge-0.2"],
@@ -192,8 +193,8 @@ GROUPS = {
         "Four kinds of instructions that are no translations, as many as translations in a stage 1 "
         "of two epochs (experiments/abilities.py): answers that are right, word for word, in % of "
         "100 each; of *continue*, chrF++. In *rehearsed* stage 2 has a quarter as many of them as "
-        "translations, on top.",
-        ["able-stage1", "able-control", "able-target", "able-rehearsed"]
+        "translations, on top; *two-epochs* is a stage 1 as long, without them.",
+        ["two-epochs", "able-stage1", "able-control", "able-target", "able-rehearsed"]
         + [f"able-{penalty}-0.2" for penalty in PENALTIES[1:]],
         seeds=1,
         columns=("copy", "language", "count", "continue", "zero-shot BLEU", "zero-shot OTR"),
