@@ -115,9 +115,10 @@ RUNS["able-rehearsed"] = Run(f"{STAGE_2} --alpha 0.05 {rehearsal}", "able-stage1
 GROUPS = {
     "main": Group(
         "What cures it",
-        "From one stage 1 a seed, 100 steps each: what is punished, and how, of the same translations. "
-        "*target* is the demo's stage 2, *any* has the paper's conflicting instructions; under "
-        "*keep-source* the zero-shot instructions themselves are in the tuning, as wrong ones.",
+        "From one stage 1 a seed, 100 steps of the same translations each: what is punished, and "
+        "how. *target* is the demo's stage 2, *any* has the paper's conflicting instructions; "
+        "under *keep-source* the zero-shot instructions themselves are in the tuning, as wrong "
+        "ones.",
         ["stage1", "control", "target", "any", "keep-source", "preference-0.2", "hinge-0.2"],
         seeds=5,
     ),
