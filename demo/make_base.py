@@ -1,10 +1,9 @@
 """Make demo/base, a tiny LLaMA that has met four languages as LLaMA has: unevenly, and without
 instructions.
 
-    python demo/make_base.py                      # about 50 minutes on two cores
-    python demo/make_base.py --first 2 --out DIR  # phase 2 alone, from the weights of phase 1 there
-    python demo/make_base.py --more --out DIR     # demo/base, gone on with: two languages more
-    python demo/make_base.py --size tiny --out DIR  # another of SIZES
+    python demo/make_base.py --out DIR              # about 50 minutes on two cores
+    python demo/make_base.py --out DIR --size tiny  # another of SIZES
+    python demo/make_base.py --out DIR --more       # demo/base, gone on with: two languages more
 
 Every document holds messages of demo/data/train.tsv, most lines labelled with their language
 ("Italian: ..."). PHASES is the mixture (README.md says why it matters): one-language documents,
@@ -15,6 +14,7 @@ test are never read for training.
 
 import argparse
 import copy
+import io
 import json
 import os
 import random
@@ -116,26 +116,27 @@ def read_more(rows):
     return [row | more[row["en"]] for row in rows if row["en"] in more]
 
 
-def make_tokenizer(rows, path):
-    """SentencePiece BPE with byte fallback, its settings those of LLaMA's tokenizer."""
+def make_tokenizer(rows):
+    """The bytes of a tokenizer.model: SentencePiece BPE with byte fallback, its settings those of
+    LLaMA's tokenizer."""
     lines = [f"{NAMES[code]}: {line}" for row in rows for code, line in row.items()]
     lines += [line for line in PROMPT.split("\n") if line] * 200
-    with open(path, "wb") as f:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
-            model_writer=f,
-            model_type="bpe",
-            vocab_size=CONFIG["vocab_size"],
-            byte_fallback=True,
-            character_coverage=1.0,
-            split_digits=True,
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            max_sentence_length=10000,
-            num_threads=1,
-            minloglevel=2,
-        )
-    return sentencepiece.SentencePieceProcessor(model_file=path)
+    pieces = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_writer=pieces,
+        model_type="bpe",
+        vocab_size=CONFIG["vocab_size"],
+        byte_fallback=True,
+        character_coverage=1.0,
+        split_digits=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        max_sentence_length=10000,
+        num_threads=1,
+        minloglevel=2,
+    )
+    return pieces.getvalue()
 
 
 def documents(rows, tokenizer, rng, mixture):
@@ -218,21 +219,26 @@ def main(s):
     torch.manual_seed(SEED)
     F.scaled_dot_product_attention = attention
     llama.attend = padded  # one call for all documents, which loss_sum pads
-    base, out = os.path.join(HERE, "base"), s.out
-    os.makedirs(out, exist_ok=True)
+    os.makedirs(os.path.dirname(s.out) or ".", exist_ok=True)
     rows, dev = read("train"), read("dev")
     if s.more:
         rows, dev = read_more(rows), read("more/dev")
-        shutil.copy(os.path.join(base, "tokenizer.model"), out)
-    if s.more or s.first > 1:
-        tokenizer = sentencepiece.SentencePieceProcessor(model_file=f"{out}/tokenizer.model")
-        model = load_model(base if s.more else out, torch.float32)
+    phases = {3: PHASE_MORE} if s.more else dict(enumerate(PHASES, start=1))
+    started, first_phase = os.path.join(HERE, "base") if s.more else None, f"{s.out}.phase-1"
+    if os.path.exists(first_phase):  # a run that was stopped goes on
+        started = first_phase
+        del phases[1]
+    if started:
+        with open(os.path.join(started, "tokenizer.model"), "rb") as f:
+            pieces = f.read()
+        model = load_model(started, torch.float32)
     else:
-        tokenizer = make_tokenizer(rows, os.path.join(out, "tokenizer.model"))
+        pieces = make_tokenizer(rows)
         model = LlamaForCausalLM(Config(**CONFIG | SIZES[s.size]))
         for p in model.parameters():
             if p.ndim == 2:
                 torch.nn.init.normal_(p, std=0.02)
+    tokenizer = sentencepiece.SentencePieceProcessor(model_proto=pieces)
     model.share_prefixes = False  # dropout is drawn for each document apart
     for part in [
         model.model.embed_tokens,
@@ -242,7 +248,24 @@ def main(s):
     lengths = [len(tokenizer.encode(text)) for row in rows for text in row.values()]
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{len(rows):,} rows, {parameters:,} parameters, {np.mean(lengths):.1f} tokens a message")
-    with open(os.path.join(out, "tokenizer_config.json"), "w") as f:  # for transformers
+    for number, phase in phases.items():
+        train_phase(model, tokenizer, rows, dev, number, phase, f"{s.out}_log.jsonl")
+        folder = first_phase if number == 1 else s.out
+        save(model, pieces, folder)
+        # as a run that goes on from here would find it
+        model.load_state_dict(load_model(folder, torch.float32).state_dict())
+    shutil.rmtree(first_phase, ignore_errors=True)
+
+
+def save(model, pieces, folder):
+    """Make the folder of a base, whole or not at all. pieces: of its tokenizer.model."""
+    partial = f"{folder}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    os.makedirs(partial)
+    save_model(copy.deepcopy(model).bfloat16(), partial)
+    with open(os.path.join(partial, "tokenizer.model"), "wb") as f:
+        f.write(pieces)
+    with open(os.path.join(partial, "tokenizer_config.json"), "w") as f:  # for transformers
         json.dump(
             {
                 "tokenizer_class": "LlamaTokenizer",
@@ -257,13 +280,7 @@ def main(s):
             indent=2,
         )
         f.write("\n")
-    phases = {3: PHASE_MORE} if s.more else dict(enumerate(PHASES, start=1))
-    for number, phase in phases.items():
-        if number >= s.first:
-            train_phase(model, tokenizer, rows, dev, number, phase, f"{out}_log.jsonl")
-            save_model(copy.deepcopy(model).bfloat16(), out)
-            # as --first would find it
-            model.load_state_dict(load_model(out, torch.float32).state_dict())
+    os.rename(partial, folder)
 
 
 def train_phase(model, tokenizer, rows, dev, number, phase, log_path):
@@ -327,26 +344,25 @@ def train_phase(model, tokenizer, rows, dev, number, phase, log_path):
 
 
 def arguments(args=None):
-    """The command line's; what would spoil demo/base is refused."""
+    """The command line's; --out is never a folder that is there, demo/base above all."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--first", type=int, default=1, choices=[1, 2], help="phase to begin with")
-    parser.add_argument("--more", action="store_true", help="go on with demo/base, six languages")
+    parser.add_argument("--out", required=True, help="folder to make")
     parser.add_argument("--size", default="base", choices=SIZES, help="of the model")
-    parser.add_argument("--out", help="folder (default: demo/base, which it replaces)")
+    parser.add_argument("--more", action="store_true", help="go on with demo/base, six languages")
     s = parser.parse_args(args)
-    shipped = os.path.join(HERE, "base")
-    s.out = os.path.normpath(s.out or shipped)
-    if os.path.realpath(s.out) == os.path.realpath(shipped):
-        if s.more or s.first > 1:
-            parser.error(
-                "--more and --first 2 need --out: demo/base is finished, it stays as it is"
-            )
-        if s.size != "base":
-            parser.error(f"--size {s.size} needs --out: demo/base has the size base")
+    s.out = os.path.normpath(s.out)
+    if os.path.exists(s.out):
+        parser.error(f"--out {s.out} is there; expected another folder, or delete it")
     if s.size != "base" and s.more:
         parser.error(f"--size {s.size}: expected no --more, which goes on with demo/base")
-    if s.first > 1 and not os.path.exists(os.path.join(s.out, "tokenizer.model")):
-        parser.error(f"--first 2: {s.out} has no weights of phase 1; expected them in --out")
+    started = os.path.join(f"{s.out}.phase-1", "config.json")
+    if os.path.exists(started):
+        with open(started) as f:
+            width = json.load(f)["hidden_size"]
+        if s.more or width != (CONFIG | SIZES[s.size])["hidden_size"]:
+            parser.error(
+                f"{started} is of another base; delete its folder, or choose another --out"
+            )
     return s
 
 

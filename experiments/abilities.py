@@ -1,7 +1,7 @@
 """Other instructions than to translate, made of the demo's corpus, and what a run makes of them.
 
 Four kinds, whose answers can be checked: copy, name the language, count the words, continue. They
-stand for the paper's Alpaca: mixed into stage 1, not into stage 2.
+stand for the paper's Alpaca, which is mixed into stage 1 and not into stage 2.
 """
 
 import json
@@ -21,7 +21,7 @@ KINDS = {
     "count": "Count the words of the input.",
     "continue": "Continue the input.",
 }
-# Which rows of a split, and of which file they become; a row gives one instruction of each kind.
+# How many rows of a split; a row gives one instruction of each kind.
 SPLITS = {"train": 1500, "dev": 100}
 
 

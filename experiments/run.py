@@ -15,9 +15,9 @@ import os
 import signal
 import subprocess
 import sys
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+import time
 from dataclasses import dataclass
-from threading import Lock
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -45,6 +45,7 @@ from plumbing.files import read_json, write_json  # noqa: E402
 BEGUN = os.path.join(FOLDER, "begun.json")
 EXPECTED = "an object of this program's; delete it, and the runs of which it is"
 SHOTS = "demo/data/shots.tsv"  # rows of dev
+KNOWN = [*GROUPS, "systems", "claims"]
 # glibc gives large blocks back to the system after each use; keeping them makes training on a CPU
 # about a third faster.
 KEEPING = {
@@ -52,7 +53,6 @@ KEEPING = {
     "MALLOC_TRIM_THRESHOLD_": "8589934592",
     "MALLOC_TOP_PAD_": "268435456",
 }
-KNOWN = [*GROUPS, "systems", "claims"]
 
 
 @dataclass
@@ -68,29 +68,18 @@ class Settings(DeviceSettings):
         return self.only.split()
 
 
+class Step(NamedTuple):
+    """A command, once what it needs is made."""
+
+    command: list[str]
+    files: list[str]  # which it makes; where they are, it is done
+    needs: list[str]  # names of steps
+    log: str
+    again: bool = False  # what other commands made is replaced, not refused
+
+
 def folder_of(name: str, seed: int) -> str:
     return os.path.join(FOLDER, f"{name}-seed-{seed}")
-
-
-def wanted(groups: list[str], most_seeds: int) -> list[tuple[str, int]]:
-    """(run, seed) of these groups, each behind the one that it starts from; one seed after the
-    other, so that a grid that is stopped has whole rows."""
-    found = {}
-    for seed in range(1, most_seeds + 1):
-        for group in groups:
-            for name in GROUPS[group].runs if seed <= GROUPS[group].seeds else ():
-                if start := RUNS[name].start:
-                    found[start, seed] = None
-                found[name, seed] = None
-    return list(found)
-
-
-def claimed(most_seeds: int) -> list[tuple[str, int]]:
-    """(run, seed) of the runs that CLAIMS are about, and of those that they start from."""
-    names = {name for claim in CLAIMS for name in (claim.better, claim.than)}
-    names = [RUNS[name].start for name in sorted(names) if RUNS[name].start] + sorted(names)
-    seeds = range(1, min(most_seeds, GROUPS["main"].seeds) + 1)
-    return list(dict.fromkeys((name, seed) for seed in seeds for name in names))
 
 
 def system_folder(system: System, seed: int) -> str:
@@ -98,160 +87,175 @@ def system_folder(system: System, seed: int) -> str:
     return folder_of(system.run, seed) if system.run else "demo/base"
 
 
-def systems_of(seed: int) -> dict[str, str]:
-    """{row of the paper's tables: what --systems is told of it}."""
-    return {name: f"{name}.{seed}={system_folder(x, seed)}{x.own}" for name, x in SYSTEMS.items()}
+class Plan:
+    """The steps of what is asked for, {name: Step}, each behind those that it needs. The name is
+    the folder that it makes."""
+
+    def __init__(self, dtype: str):
+        self.steps, self.dtype = {}, dtype
+
+    def add_group(self, name: str, seed: int) -> None:
+        for run in GROUPS[name].runs if seed <= GROUPS[name].seeds else ():
+            self.add_run(run, seed, RUNS[run].tests)
+
+    def add_run(self, name: str, seed: int, tests: tuple[str, ...] = ()) -> str:
+        """The steps that make a run and evaluate it; the name of the first."""
+        run, out = RUNS[name], folder_of(name, seed)
+        needs = [self.add_run(run.start, seed)] if run.start else []
+        needs += [self.add_base(base) for base in BASES if f"--model {base}" in run.flags]
+        command = ["train.py", *run.flags.split(), "--seed", str(seed), "--out", out]
+        command += ["--init", folder_of(run.start, seed)] if run.start else []
+        command += ["--dtype", self.dtype, "--resume"]
+        log = out + ".log"
+        self.steps.setdefault(out, Step(command, [os.path.join(out, "settings.json")], needs, log))
+        for data in tests:
+            path, kind = scores_path(out, data), "--general" if data.endswith("json") else "--data"
+            command = ["evaluate.py", "--ckpt", out, kind, data, "--dtype", self.dtype]
+            step = Step(command, [path], [out], log, again=True)
+            self.steps.setdefault(os.path.dirname(path), step)
+        return out
+
+    def add_base(self, base: str) -> str:
+        command = ["demo/make_base.py", *BASES[base].split(), "--out", base]
+        step = Step(command, [os.path.join(base, "config.json")], [], base + ".log")
+        self.steps.setdefault(base, step)
+        return base
+
+    def add_systems(self, seed: int) -> None:
+        """The rows of the paper's tables; the base's has no seed."""
+        systems = {name: x for name, x in SYSTEMS.items() if x.run or seed == 1}
+        needs = [self.add_run(x.run, seed) for x in systems.values() if x.run]
+        command = ["evaluate.py", "--data", TEST, "--shots-from", SHOTS, "--max-new-tokens", "64"]
+        command += ["--dtype", self.dtype, "--systems"]
+        command += [f"{name}.{seed}={system_folder(x, seed)}{x.own}" for name, x in systems.items()]
+        files = [
+            scores_path(system_folder(x, seed), TEST, f"{name}.{seed}")
+            for name, x in systems.items()
+        ]
+        name = os.path.join(FOLDER, f"systems-{seed}")
+        self.steps[name] = Step(command, files, list(dict.fromkeys(needs)), name + ".log", True)
+
+    def add_claims(self, seed: int) -> None:
+        """The runs that CLAIMS are about, on the test split."""
+        for name in sorted({name for x in CLAIMS for name in (x.better, x.than)}):
+            self.add_run(name, seed, (TEST,))
+
+    def commands(self, name: str) -> list[list[str]]:
+        """A step's command, that of what it needs, and so on."""
+        found = [self.steps[name].command]
+        for need in self.steps[name].needs:
+            found += [x for x in self.commands(need) if x not in found]
+        return found
 
 
-def training(name: str, seed: int) -> list[list[str]]:
-    """The commands that make a run: its own, that of what it starts from, and so on."""
-    run = RUNS[name]
-    command = ["train.py", *run.flags.split(), "--seed", str(seed)]
-    command += ["--out", folder_of(name, seed)]
-    command += ["--init", folder_of(run.start, seed)] if run.start else []
-    return [[*command, "--resume"], *(training(run.start, seed) if run.start else [])]
+def plan_of(s: Settings) -> Plan:
+    """What is asked for, one seed after the other, so that a grid that is stopped has whole rows.
+    Raises InputError."""
+    plan, only = Plan(s.dtype), s.groups()
+    most = max([SYSTEMS_SEEDS, *(group.seeds for group in GROUPS.values())])
+    for seed in range(1, min(s.seeds, most) + 1):
+        for name in only:
+            if name in GROUPS:
+                plan.add_group(name, seed)
+        if "systems" in only and seed <= SYSTEMS_SEEDS:
+            plan.add_systems(seed)
+        if "claims" in only and seed <= GROUPS["main"].seeds:
+            plan.add_claims(seed)
+    return plan
 
 
 class Runner:
-    """Trains and evaluates, some runs at a time."""
+    """Makes what is missing of a plan, some steps at a time. Raises InputError where what is there
+    comes from other commands."""
 
-    def __init__(self, jobs: int, device: tuple[str, ...] = ()):
-        """device: flags of every command."""
+    def __init__(self, plan: Plan, jobs: int, device: str):
         threads = str(max(1, (os.cpu_count() or 1) // jobs))
         self.env = KEEPING | os.environ | {"OMP_NUM_THREADS": threads}
-        self.pool, self.futures, self.lock = ThreadPoolExecutor(jobs), {}, Lock()
-        self.device = device
-        self.waiting = ThreadPoolExecutor(1000)  # threads that wait for others' runs
-        self.children, self.stopped = set(), False
-        # {run or evaluation: the command that it was begun with, and those of what it starts from}
+        self.plan, self.jobs, self.device = plan, jobs, device
+        # {name: the commands that it was begun with, and what it needs}
         self.begun = read_json(BEGUN, EXPECTED) if os.path.exists(BEGUN) else {}
+        self.waiting = [name for name in plan.steps if not self.is_made(name)]
+        self.running = {}  # {name: its process}
 
-    def after(self, before: list[Future], task, *args) -> Future:
-        """The future of a task that is begun once others are done."""
-
-        def begin():
-            for future in before:
-                future.result()
-            return self.pool.submit(task, *args).result()
-
-        return self.waiting.submit(begin)
-
-    def submit(self, name: str, seed: int, tests: tuple[str, ...] = ()) -> Future:
-        """Make a run, behind what it starts from and what was asked of it already, which were
-        submitted before. tests: instead of the run's own."""
-        keys = (RUNS[name].start, seed), (name, seed)
-        before = [self.futures[key] for key in keys if key in self.futures]
-        future = self.after(before, self.make, name, seed, tests or RUNS[name].tests)
-        self.futures[name, seed] = future
-        return future
-
-    def make(self, name: str, seed: int, tests: tuple[str, ...]) -> None:
-        out, commands = folder_of(name, seed), training(name, seed)
-        self.ensure(out, [os.path.join(out, "settings.json")], commands, out)
-        for data in tests:
-            path = scores_path(out, data)
-            kind = "--general" if data.endswith(".json") else "--data"
-            command = ["evaluate.py", "--ckpt", out, kind, data]
-            self.ensure(os.path.dirname(path), [path], [command, *commands], out)
-
-    def submit_systems(self, seed: int) -> Future:
-        """The rows of the paper's tables, once their runs are made."""
-        before = [self.futures[x.run, seed] for x in SYSTEMS.values() if x.run]
-        return self.after(before, self.compare, seed)
-
-    def compare(self, seed: int) -> None:
-        command = ["evaluate.py", "--data", TEST, "--shots-from", SHOTS, "--max-new-tokens", "64"]
-        commands = [[*command, "--systems", *systems_of(seed).values()]]
-        paths = []
-        for name, system in SYSTEMS.items():
-            paths.append(scores_path(system_folder(system, seed), TEST, f"{name}.{seed}"))
-            commands += training(system.run, seed) if system.run else []
-        self.ensure(f"systems {seed}", paths, commands, os.path.join(FOLDER, f"systems-{seed}"))
-
-    def ensure(self, key: str, files: list[str], commands: list[list[str]], out: str) -> None:
-        """Do the first of these commands unless its files are there. Raises InputError where what
-        is there was begun with others, or nobody knows with which."""
-        there = [path for path in (*files, f"{out}.partial") if os.path.exists(path)]
-        known, trains = self.begun.get(key) if there else None, commands[0][0] == "train.py"
-        sentence = f"{there and there[0]}: {BEGUN} does not say how it was begun"
-        require(known or not (there and trains), f"{sentence}; delete {out}, to make it anew")
-        if known and known != commands:
+    def is_made(self, name: str) -> bool:
+        step, commands, known = (
+            self.plan.steps[name],
+            self.plan.commands(name),
+            self.begun.get(name),
+        )
+        partial = f"{name}.partial"
+        there = [path for path in (*step.files, partial) if os.path.exists(path)]
+        if step.again or not there:
+            return known == commands and len(there) == len(step.files)
+        advice = f"delete {partial if there[0] == partial else name}, to make it anew"
+        require(known, f"{there[0]}: {BEGUN} does not say how it was begun; {advice}")
+        if known != commands:
             pairs = zip(known, commands, strict=False)
             was = next((old for old, new in pairs if old != new), known[-1])
-            raise InputError(f"{key} comes from {' '.join(was)}; delete {out}, to make it anew")
-        if known and all(map(os.path.exists, files)):
-            return
-        self.note(key, commands)
-        with open(out + ".log", "a", encoding="utf-8") as log:
-            code = self.call([*commands[0], *self.device], log)
-        require(not code, f"{' '.join(commands[0])} ended with {code}; see {out}.log")
+            raise InputError(f"{name} comes from {' '.join(was)}; {advice}")
+        return os.path.exists(step.files[0])
 
-    def note(self, key: str, commands: list[list[str]]) -> None:
-        """Say what a run is made by, before it is begun."""
-        with self.lock:
-            self.begun[key] = commands
-            write_json(BEGUN, self.begun)
+    def run(self) -> None:
+        """Begin the first step of which nothing that it needs is missing, and so on."""
+        try:
+            with tqdm(total=len(self.waiting), unit="step", disable=not self.waiting) as bar:
+                while self.waiting or self.running:
+                    for name in [*self.waiting]:
+                        missing = {*self.waiting, *self.running}
+                        ready = missing.isdisjoint(self.plan.steps[name].needs)
+                        if ready and len(self.running) < self.jobs:
+                            self.waiting.remove(name)
+                            self.begin(name)
+                            names = [os.path.relpath(x, FOLDER) for x in self.running]
+                            bar.set_postfix_str(", ".join(names))
+                    time.sleep(0.1)
+                    for name, process in [*self.running.items()]:
+                        if process.poll() is not None:
+                            self.end(name)
+                            bar.update()
+        finally:  # what still runs goes on with --resume later
+            for process in self.running.values():
+                process.terminate()
+            for process in self.running.values():
+                process.wait()
 
-    def call(self, command: list[str], log) -> int:
-        """Run a script of this project; its exit code."""
-        with self.lock:
-            if self.stopped:
-                return 1
-            command = [sys.executable, *command]
-            child = subprocess.Popen(command, cwd=ROOT, env=self.env, stdout=log, stderr=log)
-            self.children.add(child)
-        code = child.wait()
-        self.children.discard(child)
-        return code
+    def begin(self, name: str) -> None:
+        """Start a step, and say before by what it is made."""
+        step = self.plan.steps[name]
+        self.begun[name] = self.plan.commands(name)
+        write_json(BEGUN, self.begun)
+        device = ["--device", self.device] if "--dtype" in step.command else []
+        with open(step.log, "a", encoding="utf-8") as log:
+            self.running[name] = start([*step.command, *device], self.env, log)
 
-    def stop(self) -> None:
-        """End what is running, and begin nothing more; --resume goes on with it later."""
-        with self.lock:
-            self.stopped = True
-            for child in self.children:
-                child.terminate()
-        self.waiting.shutdown(wait=False, cancel_futures=True)
-        self.pool.shutdown(wait=False, cancel_futures=True)
+    def end(self, name: str) -> None:
+        code = self.running.pop(name).returncode
+        step = self.plan.steps[name]
+        require(not code, f"{' '.join(step.command)} ended with {code}; see {step.log}")
 
 
-def make_inputs(jobs: list[tuple[str, int]]) -> None:
-    """What some runs need besides the demo. Raises InputError."""
-    told = " ".join(f"{RUNS[name].flags} {' '.join(RUNS[name].tests)}" for name, _ in jobs)
-    if ABILITIES in told and not os.path.exists(ABILITIES_DEV):
-        abilities.make(FOLDER)
-    for base, flags in BASES.items():
-        if f"--model {base} " in told and not os.path.exists(os.path.join(base, "config.json")):
-            new = f"{base}.new"
-            command = [sys.executable, "demo/make_base.py", *flags.split(), "--out", new]
-            code = subprocess.call(command)
-            require(not code, f"{' '.join(command)} ended with {code}")
-            os.rename(f"{new}_log.jsonl", f"{base}_log.jsonl")
-            os.rename(new, base)
+def start(command: list[str], env: dict[str, str], log) -> subprocess.Popen:
+    """A script of this project, begun."""
+    return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=env, stdout=log, stderr=log)
 
 
 def main(s: Settings) -> None:
     only = s.groups()
     os.chdir(ROOT)
     os.makedirs(FOLDER, exist_ok=True)
-    seeds = range(1, min(s.seeds, SYSTEMS_SEEDS) + 1) if "systems" in only else ()
-    claims = claimed(s.seeds) if "claims" in only else []
-    jobs = wanted([name for name in only if name in GROUPS], s.seeds)
-    jobs += [(x.run, seed) for seed in seeds for x in SYSTEMS.values() if x.run]
-    jobs = list(dict.fromkeys([*jobs, *claims]))
-    make_inputs(jobs)
-    runner = Runner(s.jobs, ("--device", s.device.split(":")[0], "--dtype", s.dtype))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: its children end too
+    plan = plan_of(s)
+    told = {x for step in plan.steps.values() for x in step.command}
+    if told & {ABILITIES, ABILITIES_DEV} and not os.path.exists(ABILITIES_DEV):
+        abilities.make(FOLDER)
+    runner = Runner(plan, s.jobs, s.device)
     try:
-        futures = [runner.submit(*job) for job in jobs]
-        futures += [runner.submit_systems(seed) for seed in seeds]
-        futures += [runner.submit(*job, (TEST,)) for job in claims]
-        for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
-            future.result()
-    except BaseException:
-        runner.stop()
+        runner.run()
+    except InputError:
+        write_results(FOLDER, only)  # of what was made
         raise
     write_results(FOLDER, only)
-    if claims:
+    if "claims" in only:
         write_claims(FOLDER)
 
 

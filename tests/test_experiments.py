@@ -5,14 +5,20 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
+import time
 
+import numpy as np
 import pytest
+import torch
 from conftest import BASE, script
 
+import model
 from data import Prompter
 from demo import make_base
-from experiments import abilities, grid, results, run
-from plumbing.corpora import Sample, read_corpus
+from experiments import abilities, grid, positions, results, run
+from plumbing.corpora import read_corpus
 from plumbing.errors import InputError
 from plumbing.files import read_json, write_json
 from plumbing.folders import ModelFolder
@@ -41,11 +47,12 @@ def test_every_run_of_the_grid_is_there_and_comes_after_the_one_that_it_starts_f
     named |= {name for claim in grid.CLAIMS for name in (claim.better, claim.than)}
     assert named <= set(grid.RUNS)
     assert {r.start for r in grid.RUNS.values()} - {""} <= set(grid.RUNS)
-    jobs = run.wanted(list(grid.GROUPS), 100)
-    assert len(set(jobs)) == len(jobs)
-    for n, (name, seed) in enumerate(jobs):
-        assert not grid.RUNS[name].start or (grid.RUNS[name].start, seed) in jobs[:n]
-    assert run.wanted(["main"], 1) == [job for job in run.wanted(["main"], 2) if job[1] == 1]
+    plan = run.plan_of(run.Settings(device="cpu", dtype="fp32", only=" ".join(run.KNOWN)))
+    names = list(plan.steps)
+    for n, name in enumerate(names):
+        assert set(plan.steps[name].needs) <= {*names[:n]}
+    seeds = [name.rpartition("-")[2] for name in names if "seed-" in os.path.basename(name)]
+    assert seeds == sorted(seeds)  # whole rows first
 
 
 def test_every_column_of_the_grid_is_there_and_every_direction_is_of_one_kind():
@@ -67,20 +74,36 @@ def test_every_flag_of_the_grid_is_train_pys():
         assert (s.stage == 1) == (one.start == "")
 
 
+class Ended:
+    """A process that has done what a script would have."""
+
+    def __init__(self, returncode=0):
+        self.returncode = returncode
+
+    def poll(self):
+        return self.returncode
+
+    def terminate(self): ...
+
+    def wait(self): ...
+
+
 @pytest.fixture
-def runner(tmp_path, monkeypatch):
+def begun(tmp_path, monkeypatch):
+    """The commands that were begun, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     os.makedirs(run.FOLDER)
-    calls = []
+    commands = []
 
-    def call(self, command, log):
-        calls.append(command)
-        if command[0] == "train.py":
+    def start(command, env, log):
+        commands.append(command)
+        if command[0] == "demo/make_base.py":
+            make_base.arguments(command[1:])
+        if "--out" in command:
             out = command[command.index("--out") + 1]
-            os.makedirs(out)
-            write_json(os.path.join(out, "settings.json"), {})
-            return 0
-        if "--ckpt" in command:
+            file = "settings.json" if command[0] == "train.py" else "config.json"
+            paths = [os.path.join(out, file)]
+        elif "--ckpt" in command:
             data = command[command.index("--ckpt") + 3]
             paths = [results.scores_path(command[command.index("--ckpt") + 1], data)]
         else:
@@ -89,122 +112,180 @@ def runner(tmp_path, monkeypatch):
         for path in paths:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             write_json(path, {})
-        return 0
+        return Ended()
 
-    monkeypatch.setattr(run.Runner, "call", call)
-    return calls
+    monkeypatch.setattr(run, "start", start)
+    return commands
 
 
-def test_what_is_finished_is_not_done_again_and_other_flags_are_noticed(runner, monkeypatch):
+def make(only, seeds=100, jobs=2):
+    s = run.Settings(device="cpu", dtype="fp32", only=only, seeds=seeds, jobs=jobs)
+    run.Runner(run.plan_of(s), s.jobs, s.device).run()
+
+
+def test_what_is_finished_is_not_done_again_and_other_flags_are_noticed(begun, monkeypatch):
     for _ in range(2):
-        one = run.Runner(2)
-        for job in run.wanted(["main"], 1):
-            one.submit(*job)
-        for future in one.futures.values():
-            future.result()
+        make("main", seeds=1)
         evaluations = sum(len(grid.RUNS[name].tests) for name in grid.GROUPS["main"].runs)
-        assert len(runner) == len(grid.GROUPS["main"].runs) + evaluations
-    begun = read_json(run.BEGUN)
-    trained = {c[c.index("--out") + 1]: c for c in runner if c[0] == "train.py"}
+        assert len(begun) == len(grid.GROUPS["main"].runs) + evaluations
+    trained = {c[c.index("--out") + 1]: c for c in begun if c[0] == "train.py"}
     target = trained[run.folder_of("target", 1)]
     assert target[target.index("--init") + 1] == run.folder_of("stage1", 1)
     assert "--resume" in target and "--init" not in trained[run.folder_of("stage1", 1)]
     monkeypatch.setitem(grid.RUNS, "control", grid.Run("--stage 2 --alpha 0 --steps 5"))
-    with pytest.raises(InputError, match="control-seed-1 comes from train.py .*--steps 100"):
-        run.Runner(1).make("control", 1, (grid.DEV,))
-    shutil.rmtree(run.folder_of("control", 1))  # as it advises
-    run.Runner(1).make("control", 1, (grid.DEV,))
+    del begun[:]
+    with pytest.raises(InputError, match="control-seed-1 comes from train.py .*--steps 100") as no:
+        make("main", seeds=2)
+    assert not begun  # nothing, not even what is not refused
+    shutil.rmtree(re.search("delete (.*), to make it anew", str(no.value))[1])
+    make("main", seeds=1)
+    assert [c[0] for c in begun] == ["train.py", *["evaluate.py"] * (len(begun) - 1)]
     monkeypatch.setitem(grid.RUNS, "stage1", grid.Run("--stage 1 --epochs 2", ""))
     shutil.rmtree(run.folder_of("stage1", 1))
-    run.Runner(1).make("stage1", 1, (grid.DEV,))
-    with pytest.raises(InputError, match="target-seed-1 comes from train.py --stage 1 --seed"):
-        run.Runner(1).make("target", 1, (grid.DEV,))
-    write_json(run.BEGUN, {k: v for k, v in begun.items() if "any" not in k})
-    with pytest.raises(InputError, match="begun.json does not say how it was begun"):
-        run.Runner(1).make("any", 1, (grid.DEV,))
+    with pytest.raises(InputError, match="control-seed-1 comes from train.py --stage 1 --seed"):
+        make("main", seeds=1)
 
 
-def test_five_demonstrations_fit_into_the_bases_positions(runner):
-    one = run.Runner(1)
-    for name in {x.run: 0 for x in grid.SYSTEMS.values() if x.run}:
-        one.submit(name, 1)
-    one.submit_systems(1).result()
-    command = runner[-1]
+def test_what_nobody_knows_how_it_was_made_is_refused(begun):
+    make("main", seeds=1)
+    write_json(run.BEGUN, {k: v for k, v in read_json(run.BEGUN).items() if "any" not in k})
+    with pytest.raises(InputError, match="any.*begun.json does not say how it was begun"):
+        make("rate main", seeds=1)
+
+
+def test_another_evaluation_is_made_anew_and_the_run_is_not(begun, monkeypatch):
+    make("systems", seeds=1)
+    del begun[:]
+    shutil.rmtree(os.path.dirname(results.scores_path("demo/base", grid.TEST, "base.1")))
+    make("systems", seeds=1)
+    monkeypatch.setattr(run, "SHOTS", "other.tsv")
+    make("systems", seeds=1)
+    assert [c[0] for c in begun] == ["evaluate.py"] * 2 and "other.tsv" in begun[1]
+
+
+def test_the_papers_rows_are_one_evaluation_a_seed_behind_their_runs(begun):
+    make("systems", seeds=2)
+    first, second = [c for c in begun if "--systems" in c]
+    assert begun[-1] == second and {c[0] for c in begun} == {"train.py", "evaluate.py"}
+    systems = first[first.index("--systems") : first.index("--device")]
+    assert len([x for x in systems if "=" in x]) == len(grid.SYSTEMS)
+    assert f"5-shot.1={run.folder_of('stage1', 1)},shots=5" in first
+    assert "base.1=demo/base" in first and not any("demo/base" in x for x in second)
+
+
+def test_prompts_of_the_papers_rows_lose_demonstrations_and_never_their_source(begun):
+    make("systems", seeds=1)
+    (command,) = (c for c in begun if "--systems" in c)
     tokens = int(command[command.index("--max-new-tokens") + 1])
     folder = ModelFolder(BASE)
     prompter = Prompter(Tokenizer([BASE], folder.config), "alpaca")
     shots, _ = read_corpus([os.path.join(ROOT, command[command.index("--shots-from") + 1])], "all")
-    for direction, samples in shots.items():
-        room = folder.config.max_position_embeddings - tokens
-        ids, lost = prompter.encode(Sample(direction, "", ""), room, samples[:5])
-        assert ids and lost == ""
+    tests, _ = read_corpus([os.path.join(ROOT, grid.TEST)], "all")
+    room, lost = folder.config.max_position_embeddings - tokens, []
+    for direction, samples in tests.items():
+        lost += [prompter.encode(x, room, shots[direction][:5])[1] for x in samples]
+    assert set(lost) == {"", "shots"} and f"{lost.count('shots'):,} had room" in systems_text()
 
 
-def test_a_base_is_made_once_where_a_run_wants_it_and_is_whole_or_not_there(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    os.makedirs(run.FOLDER)
-    told, code = [], 1
+def systems_text():
+    with open(results.RESULTS, encoding="utf-8") as file:
+        return file.read()
 
-    def call(command):
-        folder = command[command.index("--out") + 1]
-        os.makedirs(folder, exist_ok=True)
-        for path in (os.path.join(folder, "config.json"), f"{folder}_log.jsonl"):
-            write_json(path, {})
-        told.append(make_base.arguments(command[2:]))
-        return code
 
-    monkeypatch.setattr(run.subprocess, "call", call)
-    run.make_inputs([("stage1", 1)])
-    assert not told
-    with pytest.raises(InputError, match="make_base.py --size tiny .* ended with 1"):
-        run.make_inputs([("tiny-stage1", 1)])
-    assert not os.path.exists(f"{run.FOLDER}/base-tiny")
-    code = 0
-    for _ in range(2):
-        run.make_inputs([("tiny-stage1", 1), ("tiny-stage1", 2), ("more-stage1", 1)])
-    assert [(s.size, s.more) for s in told[1:]] == [("tiny", False), ("base", True)]
-    assert os.path.exists(f"{run.FOLDER}/base-tiny/config.json")
+def test_a_step_begins_behind_what_it_needs_and_in_the_order_of_the_grid(begun):
+    make("size more", seeds=1, jobs=1)
+    outs = [c[c.index("--out") + 1] for c in begun if "--out" in c]
+    assert outs[:2] == [f"{grid.FOLDER}/base-tiny", run.folder_of("tiny-stage1", 1)]
+    assert sum("make_base" in c[0] for c in begun) == len(grid.BASES)
+
+
+def test_a_step_that_fails_ends_the_others_and_is_named(begun, monkeypatch):
+    ended = []
+
+    class Running(Ended):
+        poll = staticmethod(lambda: None)
+
+        def terminate(self):
+            ended.append(self)
+
+    monkeypatch.setattr(
+        run, "start", lambda command, *_: Ended(3) if "post-in" in str(command) else Running(None)
+    )
+    with pytest.raises(InputError, match="train.py .*post-ins.* ended with 3; see .*.log"):
+        make("systems", seeds=1)
+    assert len(ended) == 1
+
+
+def test_what_runs_ends_with_the_runner(tmp_path):
+    program = (
+        "from experiments import run\n"
+        "plan = run.Plan('fp32')\n"
+        "plan.steps['wait'] = run.Step(['wait.py'], ['none'], [], 'log')\n"
+        "run.ROOT = '.'; run.plan_of = lambda s: plan; run.write_results = print\n"
+        "run.main(run.Settings(only='', device='cpu', dtype='fp32'))"
+    )
+    (tmp_path / "wait.py").write_text("import time; print(1, flush=True); time.sleep(100)")
+    env = os.environ | {"PYTHONPATH": ROOT}
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, env=env)
+    while not (tmp_path / "log").exists() or not (tmp_path / "log").read_text():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(30) == 143
+    assert not [x for x in os.listdir("/proc") if x.isdecimal() and waits(x, tmp_path)]
+
+
+def waits(pid, folder):
+    try:
+        return os.path.realpath(f"/proc/{pid}/cwd") == str(folder)
+    except OSError:
+        return False
+
+
+def test_a_base_is_made_in_two_phases_and_goes_on_with_the_second(tmp_path, monkeypatch):
+    for module, name in ((torch.nn.functional, "scaled_dot_product_attention"), (model, "attend")):
+        monkeypatch.setattr(module, name, getattr(module, name))  # which main() replaces
+    monkeypatch.setattr(make_base, "POOL_STEPS", 1)
+    phases = [(1, 0, {"one language": 1.0}), (2, 1, {"with English, no labels": 1.0})]
+    monkeypatch.setattr(make_base, "PHASES", phases)
+    out, real = str(tmp_path / "new" / "base"), make_base.train_phase
+    s = make_base.arguments(["--size", "tiny", "--out", out])
+
+    def stopped(*args):
+        if args[4] == 2:
+            raise KeyboardInterrupt
+        real(*args)
+
+    monkeypatch.setattr(make_base, "train_phase", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        make_base.main(s)
+    assert not os.path.exists(out)
+    numbers = []
+    monkeypatch.setattr(make_base, "train_phase", lambda *a: numbers.append(a[4]) or real(*a))
+    make_base.main(s)
+    assert numbers == [2] and sorted(os.listdir(tmp_path / "new")) == ["base", "base_log.jsonl"]
+    folder = ModelFolder(out)
+    assert folder.config.hidden_size == 128
+    assert Tokenizer([out], folder.config).eos == 2
 
 
 @pytest.mark.parametrize(
     "args, said",
     [
-        ("--more", "need --out"),
-        ("--first 2", "need --out"),
-        ("--size tiny", "needs --out"),
+        ("", "--out"),
+        (f"--out {BASE}", "is there"),
         ("--size tiny --more --out X", "no --more"),
-        ("--first 2 --out X", "no weights of phase 1"),
         ("--size huge --out X", "invalid choice"),
+        ("--size tiny --out a", "is of another base"),
+        ("--more --out a", "is of another base"),
     ],
 )
-def test_the_shipped_base_is_never_replaced_by_another(args, said, capsys):
+def test_a_base_never_takes_the_place_of_another(args, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(BASE, "a.phase-1")
     with pytest.raises(SystemExit) as stop:
         make_base.arguments(args.split())
     assert stop.value.code == 2 and said in capsys.readouterr().err
-
-
-def test_one_run_is_never_begun_twice_at_once_and_what_was_stopped_begins_nothing(runner):
-    one = run.Runner(4)
-    first = one.submit("stage1", 1)
-    again = one.submit("stage1", 1, (grid.TEST,))
-    first.result(), again.result()
-    assert [c[0] for c in runner] == ["train.py", "evaluate.py", "evaluate.py", "evaluate.py"]
-    one.stop()
-    with pytest.raises(RuntimeError):
-        one.submit("control", 1)
-
-
-def test_what_runs_is_ended_with_the_runner(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "ROOT", str(tmp_path))
-    (tmp_path / "wait.py").write_text("import time; print(1, flush=True); time.sleep(100)")
-    one = run.Runner(1)
-    with open(tmp_path / "log", "w") as log:
-        future = one.pool.submit(one.call, ["wait.py"], log)
-        while not (tmp_path / "log").read_text():
-            assert not future.done()
-        one.stop()
-        assert future.result(timeout=30) < 0 and not one.children
-        assert one.call(["wait.py"], log) == 1
 
 
 @pytest.mark.parametrize(
@@ -220,38 +301,28 @@ def test_what_is_asked_wrongly_is_one_sentence(args, said):
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
 
 
-def test_the_papers_rows_are_one_evaluation_a_seed_behind_their_runs(runner):
-    for _ in range(3):
-        one = run.Runner(2)
-        for name in {x.run: 0 for x in grid.SYSTEMS.values() if x.run}:
-            one.submit(name, 3)
-        one.submit_systems(3).result()
-        if len([c for c in runner if "--systems" in c]) == 1:
-            shutil.rmtree(results.scores_path(run.folder_of("stage1", 3), grid.TEST, "mt.3")[:-12])
-    first, command = [c for c in runner if "--systems" in c]  # again, for what was deleted
-    assert first == command == runner[-1]
-    assert len([x for x in command[command.index("--systems") :] if "=" in x]) == 8
-    assert f"5-shot.3={run.folder_of('stage1', 3)},shots=5" in command
-    assert "base.3=demo/base" in command
+def cells_of(table):
+    """{first cell: the others} of the lines of a table."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table]
+    return {name: cells for name, *cells in rows}
 
 
 def test_tables_have_means_intervals_and_ranges(tmp_path, monkeypatch):
     for seed in (1, 2, 3):
         evaluation(tmp_path, "target", seed, shift=seed / 10)
-    evaluation(tmp_path, "any", 2)
     evaluation(tmp_path, "target-seed-1", 1)  # another run's name, not a seed of this one
     group = grid.GROUPS["main"]._replace(runs=["stage1", "target", "any"])
-    table = results.group_table(str(tmp_path), group)
-    rows = {
-        line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]] for line in table
-    }
+    rows = cells_of(results.group_table(str(tmp_path), group))
     assert "stage1" not in rows  # nothing was measured
     # 4.30 standard deviations of 0.1 over the square root of 3
-    assert rows["target"][:3] == ["3", "15.2 ± 0.2", "10.2 ± 0.2"]
-    assert rows["target"][-1] == "4.7 to 4.9" and rows["any"][-1] == ""
+    assert rows["target"][:4] == ["3", "15.2 ± 0.2", "10.2 ± 0.2", "4.8 (4.7 to 4.9)"]
+    evaluation(tmp_path, "any", 2)
+    evaluation(tmp_path, "any", 4)
+    rows = cells_of(results.group_table(str(tmp_path), group))  # the seed that both have
+    assert rows["target"][:4] == ["1", "15.2", "10.2", "4.8"] and rows["any"][0] == "1"
     columns = ("old: BLEU", "into English, new: BLEU")
     table = results.group_table(str(tmp_path), group._replace(runs=["any"], columns=columns))
-    assert [x.strip() for x in table[-1].split("|")[1:-1]] == ["any", "1", "9.0", "11.0"]
+    assert cells_of(table)["any"] == ["2", "9.0", "11.0"]
     monkeypatch.setattr(results, "RESULTS", str(tmp_path / "RESULTS.md"))
     monkeypatch.setattr(results, "HERE", str(tmp_path))
     old = "old\n\n## How much: alpha\n\nkept too\n\n## Claims\n\nkept\n"
@@ -323,7 +394,7 @@ def test_students_t_over_seeds():
     # The figures are of the density itself, integrated.
     assert results.p_of_seeds([1.0, 2.0, 3.0]) == pytest.approx(0.0741799, abs=1e-4)
     assert results.p_of_seeds([-1.0, 2.0, 3.0, 4.0, 2.5]) == pytest.approx(0.0673228, abs=1e-4)
-    assert results.p_of_seeds([5.0]) == 1.0 and results.p_of_seeds([2.0, 2.0]) == 0.0
+    assert results.p_of_seeds([2.0, 2.1]) == 1.0 and results.p_of_seeds([2.0, 2.0, 2.0]) == 0.0
 
 
 def test_a_claim_is_tested_on_the_sentences_of_the_test_split(tmp_path, monkeypatch):
@@ -331,26 +402,50 @@ def test_a_claim_is_tested_on_the_sentences_of_the_test_split(tmp_path, monkeypa
     corpus, _ = read_corpus(["demo/data/test.tsv"], "all")
     corpus = {d: corpus[d] for d in (("it", "nl"), ("en", "it"))}
     monkeypatch.setattr(results, "read_corpus", lambda *args: (corpus, None))
-    for name in ("good", "bad"):
-        for seed in (1, 2):
+    for name in ("good", "bad", "luck"):
+        for seed in (1, 2, 3):
             path = evaluation(tmp_path, name, seed, split="test")
+            good = name == "good" or (name, seed) == ("luck", 2)
             for direction, rows in corpus.items():
-                texts = [row.target if name == "good" else row.source for row in rows]
+                texts = [row.target if good else row.source for row in rows]
                 (path / f"{'-'.join(direction)}.txt").write_text("".join(f"{t}\n" for t in texts))
-    claims = [grid.Claim("good", "bad", "otr"), grid.Claim("bad", "good", "bleu")]
-    monkeypatch.setattr(results, "CLAIMS", claims)
+    claims = [("good", "bad", "otr"), ("bad", "good", "bleu"), ("luck", "bad", "bleu")]
+    monkeypatch.setattr(results, "CLAIMS", [grid.Claim(*claim) for claim in claims])
     monkeypatch.setattr(results, "RESULTS", str(tmp_path / "RESULTS.md"))
     (tmp_path / "RESULTS.md").write_text("tables\n")
     for _ in range(2):  # the second time in the place of the first
         results.write_claims(str(tmp_path))
     text = (tmp_path / "RESULTS.md").read_text()
     assert text.startswith("tables\n") and text.count("## Claims") == 1
-    (tmp_path / "good-seed-2").rename(tmp_path / "worse-seed-2")  # the seeds of both count
+    rows = cells_of(line for line in text.split("\n") if line.startswith("|"))
+    assert rows["good over bad, otr"][3] == "3 of 3" and rows["good over bad, otr"][-1] == "yes"
+    assert rows["bad over good, bleu"][3] == "0 of 3" and rows["bad over good, bleu"][-1] == "no"
+    *_, sentences, seeds, _, holds = rows["luck over bad, bleu"]  # sure of these seeds alone
+    assert float(sentences) < 0.01 and float(seeds) > 0.4 and holds == "no"
+    (tmp_path / "good-seed-2").rename(tmp_path / "worse-seed-2")  # the seeds that all have
     results.write_claims(str(tmp_path))
-    assert (tmp_path / "RESULTS.md").read_text().count("1 of 1") == 1
-    otr, bleu = (line for line in text.split("\n") if line.startswith(("| good", "| bad")))
-    assert otr.endswith("yes |") and "2 of 2" in otr and "0.0 |" in otr
-    assert bleu.rstrip(" |").endswith("no") and "0 of 2" in bleu and "100.0" in bleu
+    assert (tmp_path / "RESULTS.md").read_text().count("2 of 2") == 1
+
+
+def test_a_p_value_of_sentences_is_two_sided():
+    noise = np.random.default_rng(1).normal(size=100_000)
+    assert results.p_of_sentences(noise + 1.96) == pytest.approx(0.05, abs=0.005)
+    assert results.p_of_sentences(noise - 1.96) == pytest.approx(0.05, abs=0.005)
+    assert results.p_of_sentences(np.zeros(10)) == 1.0
+
+
+def test_the_figure_compares_the_right_instructions_and_answers():
+    corpus, _ = read_corpus([os.path.join(ROOT, grid.DEV)], "all")
+    rows = {(direction, x.source): x.target for direction in corpus for x in corpus[direction]}
+    for panel, (first, second), answers in positions.cases(corpus, 3):
+        assert first.source == second.source and answers[0] == first.target
+        source, target = first.direction
+        if panel == "supervised":
+            assert "en" in first.direction and answers[1] == first.target
+            assert second.direction[1] != target and "en" in second.direction
+        else:
+            assert "en" not in first.direction and second.direction == first.direction
+            assert answers[1] == rows[(source, "en"), first.source] != first.target
 
 
 def test_p_by_position_of_runs_of_one_name(folder):
