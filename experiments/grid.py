@@ -56,6 +56,7 @@ FULL_RATES = [2e-4, 1e-3]
 RUNS = {
     "stage1": Run("--stage 1", "", (DEV, WEB)),
     "post-ins": Run("--stage 1 --template post-instruction", ""),
+    "post-ins-target": Run(f"{STAGE_2} --alpha 0.05", "post-ins"),
     "control": Run(f"{STAGE_2} --alpha 0", tests=(DEV, WEB)),
     "target": Run(f"{STAGE_2} --alpha 0.05", tests=(DEV, WEB)),
     "any": Run(f"{STAGE_2} --alpha 0.05 --conflict any"),
@@ -150,9 +151,11 @@ GROUPS = {
     ),
     "others": Group(
         "Other choices",
-        "Means over sentences; both losses from the start, in one stage; a small rank of LoRA (64 "
-        "elsewhere), and no LoRA at all, at two learning rates.",
-        ["stage1", "target", "sentence", "one-stage", "stage1-rank-8", "rank-8"]
+        "Means over sentences; both losses from the start, in one stage; the instruction after the "
+        "input, and stage 2 from there; a small rank of LoRA (64 elsewhere), and no LoRA at all, "
+        "at two learning rates.",
+        ["stage1", "target", "sentence", "one-stage", "post-ins", "post-ins-target"]
+        + ["stage1-rank-8", "rank-8"]
         + [f"{run}-{rate:g}" for rate in FULL_RATES for run in ("stage1-full", "full")],
         seeds=1,
     ),
