@@ -135,13 +135,13 @@ GROUPS = {
         "A point for each alpha and penalty.",
         ["control", "target", "no-eos", "no-eos-0.2"]
         + [f"{p}-{a}" for p in PENALTIES for a in ALPHAS if f"{p}-{a}" in RUNS],
-        seeds=1,
+        seeds=3,
     ),
     "steps": Group(
         "How long: steps of stage 2",
         "The cosine ends with the last step.",
         ["stage1", "steps-25", "steps-50", "target", "steps-200", "steps-400"],
-        seeds=1,
+        seeds=3,
     ),
     "pairs": Group(
         "How many pairs a direction",
