@@ -18,9 +18,9 @@ import io
 import json
 import os
 import random
-import shutil
 import sys
 import time
+from contextlib import suppress
 
 import numpy as np
 import sentencepiece
@@ -33,7 +33,8 @@ sys.path.insert(0, os.path.dirname(HERE))
 import model as llama  # noqa: E402
 from model import LlamaForCausalLM, load_model, save_model  # noqa: E402
 from plumbing.attention import padded  # noqa: E402
-from plumbing.folders import Config  # noqa: E402
+from plumbing.errors import InputError  # noqa: E402
+from plumbing.folders import Config, ModelFolder  # noqa: E402
 
 NAMES = {"en": "English", "it": "Italian", "nl": "Dutch", "ro": "Romanian"}
 MORE = {"de": "German", "es": "Spanish"}
@@ -99,6 +100,7 @@ SIZES = {
         num_key_value_heads=1,
     ),
 }
+FILES = ["config.json", "model.safetensors", "tokenizer.model", "tokenizer_config.json"]
 STEP_TOKENS, MICRO_TOKENS, POOL_STEPS = 8192, 2048, 16
 LEARNING_RATE, WARMUP = 3e-3, 100
 SEED = 1
@@ -254,14 +256,16 @@ def main(s):
         save(model, pieces, folder)
         # as a run that goes on from here would find it
         model.load_state_dict(load_model(folder, torch.float32).state_dict())
-    shutil.rmtree(first_phase, ignore_errors=True)
+    with suppress(OSError):  # none, or with other files
+        for name in FILES:
+            os.remove(os.path.join(first_phase, name))
+        os.rmdir(first_phase)
 
 
 def save(model, pieces, folder):
     """Make the folder of a base, whole or not at all. pieces: of its tokenizer.model."""
     partial = f"{folder}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    os.makedirs(partial)
+    os.makedirs(partial, exist_ok=True)
     save_model(copy.deepcopy(model).bfloat16(), partial)
     with open(os.path.join(partial, "tokenizer.model"), "wb") as f:
         f.write(pieces)
@@ -302,7 +306,7 @@ def train_phase(model, tokenizer, rows, dev, number, phase, log_path):
         torch.optim.AdamW(rest, betas=(0.9, 0.95), weight_decay=0.01),
     ]
     stream, started = steps(documents(rows, tokenizer, rng, mixture), rng), time.time()
-    log = open(log_path, "a" if number == 2 else "w")
+    log = open(log_path, "a")
     bar = tqdm(range(1, total + 1), desc=f"phase {number}", dynamic_ncols=True)
     for step in bar:
         for group in (g for o in optimizers for g in o.param_groups):
@@ -351,20 +355,25 @@ def arguments(args=None):
     parser.add_argument("--more", action="store_true", help="go on with demo/base, six languages")
     s = parser.parse_args(args)
     s.out = os.path.normpath(s.out)
-    if os.path.exists(s.out):
+    if os.path.lexists(s.out):
         parser.error(f"--out {s.out} is there; expected another folder, or delete it")
     if s.size != "base" and s.more:
         parser.error(f"--size {s.size}: expected no --more, which goes on with demo/base")
-    started = os.path.join(f"{s.out}.phase-1", "config.json")
-    if os.path.exists(started):
-        with open(started) as f:
-            width = json.load(f)["hidden_size"]
-        if s.more or width != (CONFIG | SIZES[s.size])["hidden_size"]:
-            parser.error(
-                f"{started} is of another base; delete its folder, or choose another --out"
-            )
+    for folder in (f"{s.out}.partial", f"{s.out}.phase-1.partial"):
+        if os.path.lexists(folder) and not os.path.isdir(folder):
+            parser.error(f"{folder} is no folder; move it, or choose another --out")
+    first_phase = f"{s.out}.phase-1"
+    if os.path.lexists(first_phase):
+        advice = f"delete {first_phase}, or choose another --out"
+        if s.more or not all(os.path.isfile(os.path.join(first_phase, name)) for name in FILES):
+            parser.error(f"{first_phase} is not of the first phase of this base; {advice}")
+        if ModelFolder(first_phase).config.hidden_size != (CONFIG | SIZES[s.size])["hidden_size"]:
+            parser.error(f"{first_phase} is of another size than {s.size}; {advice}")
     return s
 
 
 if __name__ == "__main__":
-    main(arguments())
+    try:
+        main(arguments())
+    except (InputError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -1,9 +1,12 @@
 """RESULTS.md and its figures, from the scores.json of the grid's runs."""
 
+import functools
 import math
 import os
+import re
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -94,22 +97,33 @@ def read_scores(folder: str, name: str, data: str = DEV) -> dict[int, str]:
     found, prefix = {}, f"{name}-seed-"
     for entry in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
         path = scores_path(os.path.join(folder, entry), data)
-        if entry.startswith(prefix) and entry[len(prefix) :].isdigit() and os.path.exists(path):
-            found[int(entry[len(prefix) :])] = path
+        seed = re.fullmatch(re.escape(prefix) + "([1-9][0-9]{0,8})", entry)
+        if seed and os.path.exists(path):
+            found[int(seed[1])] = path
     return dict(sorted(found.items()))
 
 
 def mean_of(path: str, column: Column) -> float:
     """The figure of a column in a scores.json. Raises InputError."""
-    scores = read_json(path).get("directions")
-    try:
+    with reports(path):
+        scores = read_json(path, "evaluate.py's report")["directions"]
         values = [
             of[column.key] for name, of in scores.items() if column.directions(*name.split("-"))
         ]
-        return statistics.fmean(values)
-    except (AttributeError, TypeError, LookupError, statistics.StatisticsError):
+        found = statistics.fmean(values)
+        if not math.isfinite(found):
+            raise ValueError
+    return found
+
+
+@contextmanager
+def reports(path: str) -> Iterator[None]:
+    """Within it a report is read. Raises InputError where it is not whole."""
+    try:
+        yield
+    except (AttributeError, TypeError, LookupError, ValueError):
         advice = "delete its folder, and run experiments/run.py again"
-        raise InputError(f"{path}: not evaluate.py's report of all directions; {advice}") from None
+        raise InputError(f"{path}: not evaluate.py's whole report; {advice}") from None
 
 
 def figures_of(folder: str, name: str, column: str, seeds: int = 100) -> dict[int, float]:
@@ -117,7 +131,11 @@ def figures_of(folder: str, name: str, column: str, seeds: int = 100) -> dict[in
     data = ABILITIES_DEV if column in abilities.KINDS else COLUMNS[column].data
     found = {seed: path for seed, path in read_scores(folder, name, data).items() if seed <= seeds}
     if column in abilities.KINDS:
-        return {seed: abilities.score_file(path, column) for seed, path in found.items()}
+        figures = {}
+        for seed, path in found.items():
+            with reports(path):
+                figures[seed] = abilities.score_file(path, column)
+        return figures
     return {seed: mean_of(path, COLUMNS[column]) for seed, path in found.items()}
 
 
@@ -140,20 +158,21 @@ def common_seeds(figures: list[dict[int, float]]) -> list[int]:
 
 
 def group_table(folder: str, group: Group) -> list[str]:
-    """Lines of a Markdown table, every figure of the same seeds; runs without a result are left
-    out."""
+    """Lines of a Markdown table, every figure of the same seeds, which are fewer where a run has
+    fewer; none where a run has no result."""
     found = {}
     for name in group.runs:
         figures = {x: figures_of(folder, name, x, group.seeds) for x in group.columns}
-        if all(figures.values()):
-            found[name] = figures
+        if not all(figures.values()):
+            return []
+        found[name] = figures
     seeds = common_seeds([x for figures in found.values() for x in figures.values()])
     rows = [["run", "seeds", *group.columns]]
     rows.append(["---"] + ["---:"] * (len(rows[0]) - 1))
-    for name, figures in found.items() if seeds else ():
+    for name, figures in found.items():
         cells = [describe([x[seed] for seed in seeds], column) for column, x in figures.items()]
         rows.append([name, str(len(seeds)), *cells])
-    return align(rows) if len(rows) > 2 else NOTHING
+    return align(rows) if seeds else []
 
 
 def systems_table(folder: str) -> list[str]:
@@ -170,18 +189,20 @@ def systems_table(folder: str) -> list[str]:
             if os.path.exists(path):
                 of_seed = [mean_of(path, COLUMNS[column]) for column in columns]
                 found.setdefault(name, {})[seed] = of_seed
-    seeds = common_seeds([x for name, x in found.items() if SYSTEMS[name].run])
+    seeds = common_seeds([found.get(name, {}) for name, x in SYSTEMS.items() if x.run])
+    if not seeds or len(found) < len(SYSTEMS):
+        return []
     for name, of_seeds in found.items():
         mine = seeds if SYSTEMS[name].run else [1]
         values = zip(*(of_seeds[seed] for seed in mine), strict=True)
         cells = [describe([*x], column) for column, x in zip(columns, values, strict=True)]
         cells += ["" if x is None else f"{x:.1f}" for x in SYSTEMS[name].published]
-        rows += [[name, str(len(mine)), *cells]] if mine else []
-    return align(rows) if len(rows) > 2 else NOTHING
+        rows.append([name, str(len(mine)), *cells])
+    return align(rows)
 
 
 SYSTEMS_TITLE = "The rows of the paper's tables"
-NOTHING = ["(nothing yet)"]
+NOTHING = "(nothing yet)"
 
 
 def write_results(folder: str, only: list[str]) -> None:
@@ -205,30 +226,32 @@ def write_results(folder: str, only: list[str]) -> None:
         "the 2,400 prompts of *5-shot* 1,012 had room for fewer demonstrations in the base's 512 "
         "positions."
     )
-    new = {SYSTEMS_TITLE: ("systems", systems, systems_table(folder))}
+    tables = {SYSTEMS_TITLE: ("systems", systems, systems_table)}
     for name, group in GROUPS.items():
-        new[group.title] = (name, group.question, group_table(folder, group))
-    old = read_sections()
-    parts = {}
-    for title, (name, question, table) in new.items():
-        if title in old and (table == NOTHING or (only and name not in only)):
-            parts[title] = old[title]
+        table = functools.partial(group_table, group=group)
+        tables[group.title] = (name, group.question, table)
+    old, parts = read_sections(), {}
+    for title, (name, question, table) in tables.items():
+        wanted = not only or name in only
+        lines = table(folder) if wanted or title not in old else []
+        if lines:
+            parts[title] = "\n\n".join([question, "\n".join(lines)])
+            if draw_group(folder, name):
+                parts[title] += f"\n\n![{title}]({name}.png)"
             continue
-        parts[title] = "\n\n".join([question, "\n".join(table)])
-        if draw_group(folder, name):
-            parts[title] += f"\n\n![{title}]({name}.png)"
-    if "Claims" in old:
-        parts["Claims"] = old["Claims"]
+        parts[title] = old.get(title, f"{question}\n\n{NOTHING}")
+        if wanted:
+            print(f"{title}: not every run is there, so this section stays as it was")
+    parts |= {title: text for title, text in old.items() if title not in parts}  # claims, notes
     write_sections(about, parts)
 
 
 def read_sections() -> dict[str, str]:
-    """{title: text} of RESULTS.md, as far as it is there."""
+    """{title: text} of RESULTS.md, as far as it is there. Raises InputError."""
     if not os.path.exists(RESULTS):
         return {}
-    with open(RESULTS, encoding="utf-8") as file:
-        _, *sections = file.read().split("\n## ")
-    return {title: text.strip() for title, _, text in (x.partition("\n") for x in sections)}
+    _, *sections = ("\n" + "\n".join(read_lines(RESULTS))).split("\n## ")
+    return {title.strip(): text.strip() for title, _, text in (x.partition("\n") for x in sections)}
 
 
 def write_sections(about: str, parts: dict[str, str]) -> None:
@@ -301,13 +324,15 @@ def on_test(
         values = []
         for direction in (direction for direction in corpus if zero_shot(*direction)):
             path = os.path.join(folder, f"{name}-seed-{seed}", "eval-test", "-".join(direction))
-            texts = read_lines(f"{path}.txt")
+            texts, rows = read_lines(f"{path}.txt"), corpus[direction]
+            sentence = f"{path}.txt has {len(texts)} lines; expected {len(rows)}, of {TEST}"
+            require(len(texts) == len(rows), f"{sentence}; delete its folder, and run again")
             if figure == "otr":
                 flags = [identify(text) != direction[1] for text in texts]
                 values.append(100 * statistics.fmean(flags))
                 bootstraps.append(resampled_share(flags))
             else:
-                references = [(row.target, *row.others) for row in corpus[direction]]
+                references = [(row.target, *row.others) for row in rows]
                 scores, resampled = compare_texts(texts, references, direction[1])
                 values.append(scores["bleu"])
                 bootstraps.append(resampled["bleu"])

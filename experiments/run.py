@@ -8,7 +8,7 @@
 
 Runs lie in runs/experiments; what is finished is not done again, what was stopped goes on. Each is
 a command of train.py and one of evaluate.py for each test set, which begun.json there keeps: where
-the grid says another one, that is refused.
+the grid says another one, a run is refused and an evaluation made again.
 """
 
 import os
@@ -16,13 +16,16 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tqdm import tqdm
-
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
+import plumbing.interrupts  # noqa: E402, F401, I001 - before the packages, whose import takes seconds
+
+from tqdm import tqdm  # noqa: E402
+
 from experiments import abilities  # noqa: E402
 from experiments.grid import (  # noqa: E402
     ABILITIES,
@@ -37,15 +40,22 @@ from experiments.grid import (  # noqa: E402
     TEST,
     System,
 )
-from experiments.results import scores_path, write_claims, write_results  # noqa: E402
+from experiments.results import (  # noqa: E402
+    read_sections,
+    scores_path,
+    write_claims,
+    write_results,
+)
 from plumbing.cli import DeviceSettings, option, run_script  # noqa: E402
 from plumbing.errors import InputError, require  # noqa: E402
 from plumbing.files import read_json, write_json  # noqa: E402
+from plumbing.lock import locked  # noqa: E402
 
 BEGUN = os.path.join(FOLDER, "begun.json")
 EXPECTED = "an object of this program's; delete it, and the runs of which it is"
 SHOTS = "demo/data/shots.tsv"  # rows of dev
 KNOWN = [*GROUPS, "systems", "claims"]
+ENDING = [signal.SIGTERM, signal.SIGHUP]
 # glibc gives large blocks back to the system after each use; keeping them makes training on a CPU
 # about a third faster.
 KEEPING = {
@@ -63,9 +73,10 @@ class Settings(DeviceSettings):
 
     def groups(self) -> list[str]:
         """What is asked for. Raises InputError."""
-        for name in self.only.split():
+        names = [name for name in self.only.split(" ") if name]
+        for name in names:
             require(name in KNOWN, f"--only {name}: expected some of {' '.join(KNOWN)}")
-        return self.only.split()
+        return names
 
 
 class Step(NamedTuple):
@@ -170,10 +181,9 @@ class Runner:
 
     def __init__(self, plan: Plan, jobs: int, device: str):
         threads = str(max(1, (os.cpu_count() or 1) // jobs))
-        self.env = KEEPING | os.environ | {"OMP_NUM_THREADS": threads}
+        self.env = KEEPING | {"OMP_NUM_THREADS": threads} | os.environ
         self.plan, self.jobs, self.device = plan, jobs, device
-        # {name: the commands that it was begun with, and what it needs}
-        self.begun = read_json(BEGUN, EXPECTED) if os.path.exists(BEGUN) else {}
+        self.begun = read_begun()
         self.waiting = [name for name in plan.steps if not self.is_made(name)]
         self.running = {}  # {name: its process}
 
@@ -186,13 +196,13 @@ class Runner:
         partial = f"{name}.partial"
         there = [path for path in (*step.files, partial) if os.path.exists(path)]
         if step.again or not there:
-            return known == commands and len(there) == len(step.files)
+            return known is not None and known == Begun(commands, checksums(step.files))
         advice = f"delete {partial if there[0] == partial else name}, to make it anew"
         require(known, f"{there[0]}: {BEGUN} does not say how it was begun; {advice}")
-        if known != commands:
-            pairs = zip(known, commands, strict=False)
-            was = next((old for old, new in pairs if old != new), known[-1])
-            raise InputError(f"{name} comes from {' '.join(was)}; {advice}")
+        if known.commands != commands:
+            other = [x for x in known.commands if x not in commands]
+            sentence = f"comes from {' '.join(other[0])}" if other else "needs other runs now"
+            raise InputError(f"{name} {sentence}; {advice}")
         return os.path.exists(step.files[0])
 
     def run(self) -> None:
@@ -214,16 +224,22 @@ class Runner:
                             self.end(name)
                             bar.update()
         finally:  # what still runs goes on with --resume later
+            handlers = [signal.signal(number, signal.SIG_IGN) for number in ENDING]
             for process in self.running.values():
                 process.terminate()
             for process in self.running.values():
                 process.wait()
+            for number, handler in zip(ENDING, handlers, strict=True):
+                signal.signal(number, handler)
 
     def begin(self, name: str) -> None:
-        """Start a step, and say before by what it is made."""
+        """Start a step, and say before by what it is made. What is made again is known only once
+        it is whole: until then the old files are there."""
         step = self.plan.steps[name]
-        self.begun[name] = self.plan.commands(name)
-        write_json(BEGUN, self.begun)
+        self.begun.pop(name, None)
+        if not step.again:
+            self.begun[name] = Begun(self.plan.commands(name))
+        self.write()
         device = ["--device", self.device] if "--dtype" in step.command else []
         with open(step.log, "a", encoding="utf-8") as log:
             self.running[name] = start([*step.command, *device], self.env, log)
@@ -232,6 +248,42 @@ class Runner:
         code = self.running.pop(name).returncode
         step = self.plan.steps[name]
         require(not code, f"{' '.join(step.command)} ended with {code}; see {step.log}")
+        if step.again:
+            self.begun[name] = Begun(self.plan.commands(name), checksums(step.files))
+            self.write()
+
+    def write(self) -> None:
+        write_json(BEGUN, {name: x._asdict() for name, x in self.begun.items()})
+
+
+class Begun(NamedTuple):
+    """How a step was begun: its command, and those that made what it needs."""
+
+    commands: list[list[str]]
+    made: list[int] | None = None  # of an evaluation: the checksums of its files
+
+
+def read_begun() -> dict[str, Begun]:
+    """{name: how a step was begun}. Raises InputError."""
+    found = {}
+    for name, value in (read_json(BEGUN, EXPECTED) if os.path.exists(BEGUN) else {}).items():
+        commands = value.get("commands") if isinstance(value, dict) else None
+        whole = isinstance(commands, list) and all(isinstance(x, list) and x for x in commands)
+        texts = whole and all(isinstance(word, str) for x in commands for word in x)
+        require(texts, f"{BEGUN}: {name} is {str(value)[:50]}; expected {EXPECTED}")
+        found[name] = Begun(commands, value.get("made"))
+    return found
+
+
+def checksums(paths: list[str]) -> list[int] | None:
+    """Of some files, None where one is missing."""
+    if not all(map(os.path.isfile, paths)):
+        return None
+    sums = []
+    for path in paths:
+        with open(path, "rb") as file:
+            sums.append(zlib.crc32(file.read()))
+    return sums
 
 
 def start(command: list[str], env: dict[str, str], log) -> subprocess.Popen:
@@ -242,21 +294,18 @@ def start(command: list[str], env: dict[str, str], log) -> subprocess.Popen:
 def main(s: Settings) -> None:
     only = s.groups()
     os.chdir(ROOT)
-    os.makedirs(FOLDER, exist_ok=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: its children end too
-    plan = plan_of(s)
-    told = {x for step in plan.steps.values() for x in step.command}
-    if told & {ABILITIES, ABILITIES_DEV} and not os.path.exists(ABILITIES_DEV):
-        abilities.make(FOLDER)
-    runner = Runner(plan, s.jobs, s.device)
-    try:
-        runner.run()
-    except InputError:
-        write_results(FOLDER, only)  # of what was made
-        raise
-    write_results(FOLDER, only)
-    if "claims" in only:
-        write_claims(FOLDER)
+    for number in ENDING:
+        signal.signal(number, lambda *_: sys.exit(143))  # as Ctrl-C: its children end too
+    with locked(FOLDER):
+        read_sections()  # before the hours
+        plan = plan_of(s)
+        told = {x for step in plan.steps.values() for x in step.command}
+        if told & {ABILITIES, ABILITIES_DEV} and not os.path.exists(ABILITIES_DEV):
+            abilities.make(FOLDER)
+        Runner(plan, s.jobs, s.device).run()
+        write_results(FOLDER, only)
+        if "claims" in only:
+            write_claims(FOLDER)
 
 
 if __name__ == "__main__":

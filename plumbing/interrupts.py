@@ -15,8 +15,9 @@ def stop(*_) -> None:
 def until_the_script_begins() -> None:
     """Take Ctrl-C, where one of our scripts was started."""
     script = os.path.abspath(getattr(sys.modules["__main__"], "__file__", None) or "")
+    folders = (ROOT, os.path.join(ROOT, "experiments"))
     usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not ignored
-    if usual and os.path.dirname(script) == ROOT:
+    if usual and os.path.dirname(script) in folders:
         signal.signal(signal.SIGINT, stop)
 
 

@@ -22,6 +22,7 @@ from plumbing.corpora import read_corpus
 from plumbing.errors import InputError
 from plumbing.files import read_json, write_json
 from plumbing.folders import ModelFolder
+from plumbing.lock import locked
 from plumbing.tokenizer import Tokenizer
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(run.__file__)))
@@ -156,11 +157,38 @@ def test_what_nobody_knows_how_it_was_made_is_refused(begun):
 def test_another_evaluation_is_made_anew_and_the_run_is_not(begun, monkeypatch):
     make("systems", seeds=1)
     del begun[:]
-    shutil.rmtree(os.path.dirname(results.scores_path("demo/base", grid.TEST, "base.1")))
+    path = results.scores_path("demo/base", grid.TEST, "base.1")
+    shutil.rmtree(os.path.dirname(path))
+    make("systems", seeds=1)
+    write_json(path, {"by": "hand"})
     make("systems", seeds=1)
     monkeypatch.setattr(run, "SHOTS", "other.tsv")
     make("systems", seeds=1)
-    assert [c[0] for c in begun] == ["evaluate.py"] * 2 and "other.tsv" in begun[1]
+    make("systems", seeds=1)
+    assert [c[0] for c in begun] == ["evaluate.py"] * 3 and "other.tsv" in begun[2]
+    monkeypatch.setattr(run, "SHOTS", "third.tsv")
+    monkeypatch.setattr(run, "start", lambda *_: Ended(1))
+    for _ in range(2):  # what another command made is there, and does not count
+        with pytest.raises(InputError, match="third.tsv.* ended with 1"):
+            make("systems", seeds=1)
+
+
+@pytest.mark.parametrize("value", [5, True, {"a": 1}, [[1, 2]], {"commands": ["a"]}, None])
+def test_a_record_in_another_shape_is_one_sentence(begun, value):
+    write_json(run.BEGUN, {"x": value})
+    with pytest.raises(InputError, match="begun.json: x is .*; expected .* delete it"):
+        make("main", seeds=1)
+
+
+def test_one_grid_at_a_time(tmp_path):
+    experiments = tmp_path / "experiments"
+    shutil.copytree(os.path.join(ROOT, "experiments"), experiments)
+    shutil.copytree(os.path.join(ROOT, "plumbing"), tmp_path / "plumbing")
+    shutil.copy(os.path.join(ROOT, "prompts.json"), tmp_path)
+    os.makedirs(tmp_path / run.FOLDER)
+    with locked(str(tmp_path / run.FOLDER)):
+        done = script(str(experiments / "run.py"), "--only", "", cwd=tmp_path)
+    assert done.returncode == 2 and "is being written by process" in done.stderr
 
 
 def test_the_papers_rows_are_one_evaluation_a_seed_behind_their_runs(begun):
@@ -276,13 +304,19 @@ def test_a_base_is_made_in_two_phases_and_goes_on_with_the_second(tmp_path, monk
         (f"--out {BASE}", "is there"),
         ("--size tiny --more --out X", "no --more"),
         ("--size huge --out X", "invalid choice"),
-        ("--size tiny --out a", "is of another base"),
-        ("--more --out a", "is of another base"),
+        ("--size tiny --out a", "is of another size"),
+        ("--more --out a", "is not of the first phase"),
+        ("--out b", "b.partial is no folder"),
+        ("--out c", "c.phase-1 is not of the first phase"),
+        ("--out d", "is there"),
     ],
 )
 def test_a_base_never_takes_the_place_of_another(args, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(BASE, "a.phase-1")
+    os.mkdir("c.phase-1")
+    os.symlink("nowhere", "d")
+    (tmp_path / "b.partial").touch()
     with pytest.raises(SystemExit) as stop:
         make_base.arguments(args.split())
     assert stop.value.code == 2 and said in capsys.readouterr().err
@@ -311,9 +345,9 @@ def test_tables_have_means_intervals_and_ranges(tmp_path, monkeypatch):
     for seed in (1, 2, 3):
         evaluation(tmp_path, "target", seed, shift=seed / 10)
     evaluation(tmp_path, "target-seed-1", 1)  # another run's name, not a seed of this one
-    group = grid.GROUPS["main"]._replace(runs=["stage1", "target", "any"])
-    rows = cells_of(results.group_table(str(tmp_path), group))
-    assert "stage1" not in rows  # nothing was measured
+    group = grid.GROUPS["main"]._replace(runs=["target", "any"])
+    assert not results.group_table(str(tmp_path), group)  # not every run is there
+    rows = cells_of(results.group_table(str(tmp_path), group._replace(runs=["target"])))
     # 4.30 standard deviations of 0.1 over the square root of 3
     assert rows["target"][:4] == ["3", "15.2 ± 0.2", "10.2 ± 0.2", "4.8 (4.7 to 4.9)"]
     evaluation(tmp_path, "any", 2)
@@ -325,12 +359,15 @@ def test_tables_have_means_intervals_and_ranges(tmp_path, monkeypatch):
     assert cells_of(table)["any"] == ["2", "9.0", "11.0"]
     monkeypatch.setattr(results, "RESULTS", str(tmp_path / "RESULTS.md"))
     monkeypatch.setattr(results, "HERE", str(tmp_path))
-    old = "old\n\n## How much: alpha\n\nkept too\n\n## Claims\n\nkept\n"
+    groups = {"main": group, "rate": grid.GROUPS["rate"], "alpha": grid.GROUPS["alpha"]}
+    monkeypatch.setattr(results, "GROUPS", groups)
+    old = "old\n\n## How much: alpha\n\nkept\n\n## Claims\n\nkept\n\n## Notes\n\nmine\n"
     (tmp_path / "RESULTS.md").write_text(old)
     results.write_results(str(tmp_path), ["main", "rate"])
     text = (tmp_path / "RESULTS.md").read_text()
-    assert text.endswith("\n## Claims\n\nkept\n") and "old\n" not in text
-    assert "(nothing yet)" in text and "## How much: alpha\n\nkept too\n" in text
+    assert text.endswith("\n## Claims\n\nkept\n\n## Notes\n\nmine\n") and "old\n" not in text
+    assert "| any " in text and "## How much: alpha\n\nkept\n" in text
+    assert f"{grid.GROUPS['rate'].question}\n\n(nothing yet)\n" in text
     (tmp_path / "empty").mkdir()  # as a fresh clone
     results.write_results(str(tmp_path / "empty"), [])
     assert (tmp_path / "RESULTS.md").read_text() == text
@@ -343,12 +380,15 @@ def test_a_group_compares_the_same_seeds(tmp_path):
     assert " 11.0 |" in results.group_table(str(tmp_path), group)[-1]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"directions": {"en-it": {"bleu": 1}}}'])
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", "{}", '{"directions": {"en-it": {"bleu": 1}}}', '{"directions": {"en-it": 1}}'],
+)
 def test_a_report_that_is_not_whole_is_named(tmp_path, text):
     path = evaluation(tmp_path, "target", 1) / "scores.json"
     path.write_text(text)
     with pytest.raises(InputError, match="scores.json"):
-        results.group_table(str(tmp_path), grid.GROUPS["main"])
+        results.group_table(str(tmp_path), grid.GROUPS["main"]._replace(runs=["target"]))
 
 
 def test_abilities_are_instructions_with_their_answers_and_no_direction(tmp_path):
@@ -422,6 +462,12 @@ def test_a_claim_is_tested_on_the_sentences_of_the_test_split(tmp_path, monkeypa
     assert rows["bad over good, bleu"][3] == "0 of 3" and rows["bad over good, bleu"][-1] == "no"
     *_, sentences, seeds, _, holds = rows["luck over bad, bleu"]  # sure of these seeds alone
     assert float(sentences) < 0.01 and float(seeds) > 0.4 and holds == "no"
+    short = tmp_path / "good-seed-1" / "eval-test" / "it-nl.txt"
+    whole = short.read_text()
+    short.write_text("one\n")
+    with pytest.raises(InputError, match="it-nl.txt has 1 lines; expected 200"):
+        results.write_claims(str(tmp_path))
+    short.write_text(whole)
     (tmp_path / "good-seed-2").rename(tmp_path / "worse-seed-2")  # the seeds that all have
     results.write_claims(str(tmp_path))
     assert (tmp_path / "RESULTS.md").read_text().count("2 of 2") == 1
