@@ -376,4 +376,8 @@ if __name__ == "__main__":
     try:
         main(arguments())
     except (InputError, OSError) as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        sys.exit(130)
