@@ -188,15 +188,14 @@ class Runner:
         self.running = {}  # {name: its process}
 
     def is_made(self, name: str) -> bool:
-        step, commands, known = (
-            self.plan.steps[name],
-            self.plan.commands(name),
-            self.begun.get(name),
-        )
-        partial = f"{name}.partial"
+        step, commands = self.plan.steps[name], self.plan.commands(name)
+        known, partial = self.begun.get(name), f"{name}.partial"
         there = [path for path in (*step.files, partial) if os.path.exists(path)]
-        if step.again or not there:
-            return known is not None and known == Begun(commands, checksums(step.files))
+        if not there:
+            return False
+        if step.again:
+            made = checksums(step.files)
+            return made is not None and known == Begun(commands, made)
         advice = f"delete {partial if there[0] == partial else name}, to make it anew"
         require(known, f"{there[0]}: {BEGUN} does not say how it was begun; {advice}")
         if known.commands != commands:

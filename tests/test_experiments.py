@@ -129,6 +129,9 @@ def test_what_is_finished_is_not_done_again_and_other_flags_are_noticed(begun, m
         make("main", seeds=1)
         evaluations = sum(len(grid.RUNS[name].tests) for name in grid.GROUPS["main"].runs)
         assert len(begun) == len(grid.GROUPS["main"].runs) + evaluations
+    shutil.rmtree(run.folder_of("any", 1))
+    make("main", seeds=1)
+    assert [c[0] for c in begun[-2:]] == ["train.py", "evaluate.py"]  # of what was deleted
     trained = {c[c.index("--out") + 1]: c for c in begun if c[0] == "train.py"}
     target = trained[run.folder_of("target", 1)]
     assert target[target.index("--init") + 1] == run.folder_of("stage1", 1)
