@@ -212,7 +212,7 @@ def write_results(folder: str, only: list[str]) -> None:
         "# The paper's claims at the demo's scale\n\nMade by `python experiments/run.py` from "
         "scores.json of each run, on the dev split (200 rows a direction, greedy) where nothing "
         "else is said; ± is the 95 % interval over seeds by Student's t, where there are three or "
-        "more; in brackets, the least and the most of the seeds. All rows of a table have the same "
+        "more; in brackets, and as bands in the figures, the least and the most. All rows of a table have the same "
         "seeds, from 1 on, of which each decides stage 1's pairs, LoRA's start, order and twins. "
         "*len*: tokens of "
         "the outputs over the references'; *mixed*: % of the outputs that are right as a whole, "
