@@ -157,16 +157,21 @@ def common_seeds(figures: list[dict[int, float]]) -> list[int]:
     return sorted(set.intersection(*map(set, figures))) if figures else []
 
 
+def figures_of_group(folder: str, group: Group) -> tuple[dict, list[int]]:
+    """({run: {column: {seed: figure}}}, the seeds that all of them have); empty where there is no
+    such seed."""
+    found = {
+        name: {column: figures_of(folder, name, column, group.seeds) for column in group.columns}
+        for name in group.runs
+    }
+    seeds = common_seeds([x for figures in found.values() for x in figures.values()])
+    return (found, seeds) if seeds else ({}, [])
+
+
 def group_table(folder: str, group: Group) -> list[str]:
     """Lines of a Markdown table, every figure of the same seeds, which are fewer where a run has
     fewer; none where a run has no result."""
-    found = {}
-    for name in group.runs:
-        figures = {x: figures_of(folder, name, x, group.seeds) for x in group.columns}
-        if not all(figures.values()):
-            return []
-        found[name] = figures
-    seeds = common_seeds([x for figures in found.values() for x in figures.values()])
+    found, seeds = figures_of_group(folder, group)
     rows = [["run", "seeds", *group.columns]]
     rows.append(["---"] + ["---:"] * (len(rows[0]) - 1))
     for name, figures in found.items():
@@ -212,9 +217,9 @@ def write_results(folder: str, only: list[str]) -> None:
         "# The paper's claims at the demo's scale\n\nMade by `python experiments/run.py` from "
         "scores.json of each run, on the dev split (200 rows a direction, greedy) where nothing "
         "else is said; ± is the 95 % interval over seeds by Student's t, where there are three or "
-        "more; in brackets, and as bands in the figures, the least and the most. All rows of a table have the same "
-        "seeds, from 1 on, of which each decides stage 1's pairs, LoRA's start, order and twins. "
-        "*len*: tokens of "
+        "more; in brackets, and as bands in the figures, the least and the most. All rows of a "
+        "table have the same seeds, from 1 on, of which each decides stage 1's pairs, LoRA's "
+        "start, order and twins. *len*: tokens of "
         "the outputs over the references'; *mixed*: % of the outputs that are right as a whole, "
         "with five words of another language. What each run is: [grid.py](grid.py); what it costs, "
         "and what of the paper was reproduced: [README.md](README.md)."
@@ -262,54 +267,37 @@ def write_sections(about: str, parts: dict[str, str]) -> None:
 
 
 def draw_group(folder: str, name: str) -> bool:
-    """Draw the figure of a group that has one; False where there is none, or no matplotlib."""
-    lines = {
-        "alpha": {
-            penalty: [
-                (
-                    alpha,
-                    "target"
-                    if (penalty, alpha) == ("unlikelihood", 0.05)
-                    else f"{penalty}-{alpha}",
-                )
-                for alpha in ALPHAS
-            ]
-            for penalty in PENALTIES
-        },
-        "steps": {
-            "alpha 0.05": [(0, "stage1"), (100, "target"), *((n, f"steps-{n}") for n in STEPS)]
-        },
-    }.get(name)
+    """Draw the figure of a group that has one, whose runs are there; False where there is none, or
+    no matplotlib."""
+    penalties = {p: {alpha: f"{p}-{alpha}" for alpha in ALPHAS} for p in PENALTIES}
+    penalties["unlikelihood"][0.05] = "target"
+    steps = {0: "stage1", 100: "target"} | {n: f"steps-{n}" for n in STEPS}
+    lines = {"alpha": penalties, "steps": {"alpha 0.05": steps}}.get(name)
     path = os.path.join(HERE, f"{name}.png")
     if lines is None:
         return False
-    seeds = GROUPS[name].seeds
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return os.path.exists(path)
+    found, seeds = figures_of_group(folder, GROUPS[name])
     figure = Figure(figsize=(9, 2.8), layout="constrained")
     axes = figure.subplots(1, 3)
     columns = ("zero-shot OTR", "zero-shot BLEU", "supervised BLEU")
-    drawn = False
     for axis, column in zip(axes, columns, strict=True):
         for label, points in lines.items():
-            values = {x: figures_of(folder, run, column, seeds).values() for x, run in points}
-            found = {x: [*values[x]] for x in sorted(values) if values[x]}
-            if found:
-                (line,) = axis.plot([*found], [*map(statistics.fmean, found.values())], "o-")
-                line.set_label(label)
-                least, most = ([*map(f, found.values())] for f in (min, max))  # over the seeds
-                axis.fill_between([*found], least, most, color=line.get_color(), alpha=0.15)
-                drawn = True
+            places = sorted(points)
+            of_points = [[found[points[x]][column][seed] for seed in seeds] for x in places]
+            means, least, most = ([*map(f, of_points)] for f in (statistics.fmean, min, max))
+            (line,) = axis.plot(places, means, "o-", label=label)
+            axis.fill_between(places, least, most, color=line.get_color(), alpha=0.15)
         axis.set_title(column)
         axis.set_xlabel(name)
         if name == "alpha":
             axis.set_xscale("log")
-    if drawn:
-        axes[0].legend(fontsize=7)
-        figure.savefig(path, dpi=110)
-    return drawn
+    axes[0].legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+    return True
 
 
 def on_test(

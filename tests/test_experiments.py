@@ -376,6 +376,18 @@ def test_tables_have_means_intervals_and_ranges(tmp_path, monkeypatch):
     assert (tmp_path / "RESULTS.md").read_text() == text
 
 
+@pytest.mark.parametrize("name", ["alpha", "steps"])
+def test_a_figure_is_drawn_of_a_whole_table(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(results, "RESULTS", str(tmp_path / "RESULTS.md"))
+    monkeypatch.setattr(results, "HERE", str(tmp_path))
+    for last in (False, True):
+        for run_name in grid.GROUPS[name].runs[-1:] if last else grid.GROUPS[name].runs[:-1]:
+            evaluation(tmp_path, run_name, 1)
+        results.write_results(str(tmp_path), [name])
+        text = (tmp_path / "RESULTS.md").read_text()
+        assert (f"]({name}.png)" in text) == (tmp_path / f"{name}.png").exists() == last
+
+
 def test_a_group_compares_the_same_seeds(tmp_path):
     for seed in (1, 2, 3):
         evaluation(tmp_path, "target", seed, shift=seed)
