@@ -64,42 +64,10 @@ PHASES = [
 PHASE_MORE = (700, 600, PHASES[1][2])
 # Share of documents whose lines join two messages; both against learning rows by heart.
 JOINED, DROPOUT = 0.4, 0.1
-CONFIG = dict(
-    vocab_size=4000,
-    hidden_size=256,
-    intermediate_size=704,
-    num_hidden_layers=6,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    rms_norm_eps=1e-5,
-    max_position_embeddings=512,
-    tie_word_embeddings=True,
-)
-# What a base of another size has instead, with the same documents in the same order.
-SIZES = {
-    "tiny": dict(  # 1.3M parameters
-        hidden_size=128,
-        intermediate_size=352,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-    ),
-    "small": dict(  # 2.8M
-        hidden_size=192,
-        intermediate_size=528,
-        num_hidden_layers=5,
-        num_attention_heads=3,
-        num_key_value_heads=1,
-    ),
-    "base": {},  # 5.5M
-    "large": dict(  # 10.0M
-        hidden_size=320,
-        intermediate_size=880,
-        num_hidden_layers=8,
-        num_attention_heads=5,
-        num_key_value_heads=1,
-    ),
-}
+VOCABULARY = 4000
+# Width, layers, key/value heads: 1.3, 2.8, 5.5 and 10.0 million parameters. Every size meets the
+# same documents in the same order.
+SIZES = {"tiny": (128, 4, 1), "small": (192, 5, 1), "base": (256, 6, 2), "large": (320, 8, 1)}
 FILES = ["config.json", "model.safetensors", "tokenizer.model", "tokenizer_config.json"]
 STEP_TOKENS, MICRO_TOKENS, POOL_STEPS = 8192, 2048, 16
 LEARNING_RATE, WARMUP = 3e-3, 100
@@ -118,6 +86,21 @@ def read_more(rows):
     return [row | more[row["en"]] for row in rows if row["en"] in more]
 
 
+def config_of(size):
+    width, layers, key_value_heads = SIZES[size]
+    return Config(
+        vocab_size=VOCABULARY,
+        hidden_size=width,
+        intermediate_size=width * 11 // 4,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        num_key_value_heads=key_value_heads,
+        rms_norm_eps=1e-5,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+    )
+
+
 def make_tokenizer(rows):
     """The bytes of a tokenizer.model: SentencePiece BPE with byte fallback, its settings those of
     LLaMA's tokenizer."""
@@ -128,7 +111,7 @@ def make_tokenizer(rows):
         sentence_iterator=iter(lines),
         model_writer=pieces,
         model_type="bpe",
-        vocab_size=CONFIG["vocab_size"],
+        vocab_size=VOCABULARY,
         byte_fallback=True,
         character_coverage=1.0,
         split_digits=True,
@@ -236,7 +219,7 @@ def main(s):
         model = load_model(started, torch.float32)
     else:
         pieces = make_tokenizer(rows)
-        model = LlamaForCausalLM(Config(**CONFIG | SIZES[s.size]))
+        model = LlamaForCausalLM(config_of(s.size))
         for p in model.parameters():
             if p.ndim == 2:
                 torch.nn.init.normal_(p, std=0.02)
@@ -367,7 +350,7 @@ def arguments(args=None):
         advice = f"delete {first_phase}, or choose another --out"
         if s.more or not all(os.path.isfile(os.path.join(first_phase, name)) for name in FILES):
             parser.error(f"{first_phase} is not of the first phase of this base; {advice}")
-        if ModelFolder(first_phase).config.hidden_size != (CONFIG | SIZES[s.size])["hidden_size"]:
+        if ModelFolder(first_phase).config.hidden_size != config_of(s.size).hidden_size:
             parser.error(f"{first_phase} is of another size than {s.size}; {advice}")
     return s
 

@@ -25,6 +25,7 @@ from experiments.grid import (
     TEST,
     WEB,
     Group,
+    System,
 )
 from plumbing.corpora import Corpus, read_corpus
 from plumbing.doubt import SIGNIFICANT, resampled_share
@@ -83,6 +84,15 @@ COLUMNS = {
     "new: BLEU": Column("bleu", new),
     "new: OTR": Column("otr", new),
 }
+
+
+def run_folder(folder: str, name: str, seed: int) -> str:
+    return os.path.join(folder, f"{name}-seed-{seed}")
+
+
+def system_folder(folder: str, system: System, seed: int) -> str:
+    """The checkpoint of a row of the paper's tables."""
+    return run_folder(folder, system.run, seed) if system.run else "demo/base"
 
 
 def scores_path(folder: str, data: str, system: str = "") -> str:
@@ -189,8 +199,7 @@ def systems_table(folder: str) -> list[str]:
     rows, found = [header, ["---"] + ["---:"] * (len(header) - 1)], {}
     for name, system in SYSTEMS.items():
         for seed in range(1, SYSTEMS_SEEDS + 1 if system.run else 2):
-            run = os.path.join(folder, f"{system.run}-seed-{seed}") if system.run else "demo/base"
-            path = scores_path(run, TEST, f"{name}.{seed}")
+            path = scores_path(system_folder(folder, system, seed), TEST, f"{name}.{seed}")
             if os.path.exists(path):
                 of_seed = [mean_of(path, COLUMNS[column]) for column in columns]
                 found.setdefault(name, {})[seed] = of_seed
@@ -311,7 +320,8 @@ def on_test(
     for seed in seeds:
         values = []
         for direction in (direction for direction in corpus if zero_shot(*direction)):
-            path = os.path.join(folder, f"{name}-seed-{seed}", "eval-test", "-".join(direction))
+            path = scores_path(run_folder(folder, name, seed), TEST)
+            path = os.path.join(os.path.dirname(path), "-".join(direction))
             texts, rows = read_lines(f"{path}.txt"), corpus[direction]
             sentence = f"{path}.txt has {len(texts)} lines; expected {len(rows)}, of {TEST}"
             require(len(texts) == len(rows), f"{sentence}; delete its folder, and run again")

@@ -11,6 +11,7 @@ a command of train.py and one of evaluate.py for each test set, which begun.json
 the grid says another one, a run is refused and an evaluation made again.
 """
 
+import functools
 import os
 import signal
 import subprocess
@@ -38,11 +39,12 @@ from experiments.grid import (  # noqa: E402
     SYSTEMS,
     SYSTEMS_SEEDS,
     TEST,
-    System,
 )
 from experiments.results import (  # noqa: E402
     read_sections,
+    run_folder,
     scores_path,
+    system_folder,
     write_claims,
     write_results,
 )
@@ -89,13 +91,7 @@ class Step(NamedTuple):
     again: bool = False  # what other commands made is replaced, not refused
 
 
-def folder_of(name: str, seed: int) -> str:
-    return os.path.join(FOLDER, f"{name}-seed-{seed}")
-
-
-def system_folder(system: System, seed: int) -> str:
-    """The checkpoint of a row of the paper's tables."""
-    return folder_of(system.run, seed) if system.run else "demo/base"
+folder_of = functools.partial(run_folder, FOLDER)
 
 
 class Plan:
@@ -138,9 +134,11 @@ class Plan:
         needs = [self.add_run(x.run, seed) for x in systems.values() if x.run]
         command = ["evaluate.py", "--data", TEST, "--shots-from", SHOTS, "--max-new-tokens", "64"]
         command += ["--dtype", self.dtype, "--systems"]
-        command += [f"{name}.{seed}={system_folder(x, seed)}{x.own}" for name, x in systems.items()]
+        command += [
+            f"{name}.{seed}={system_folder(FOLDER, x, seed)}{x.own}" for name, x in systems.items()
+        ]
         files = [
-            scores_path(system_folder(x, seed), TEST, f"{name}.{seed}")
+            scores_path(system_folder(FOLDER, x, seed), TEST, f"{name}.{seed}")
             for name, x in systems.items()
         ]
         name = os.path.join(FOLDER, f"systems-{seed}")
