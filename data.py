@@ -15,15 +15,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from plumbing.chat import ChatTemplate
-from plumbing.corpora import Corpus, Direction, Sample
-from plumbing.distributed import progress_bar
-from plumbing.drawing import draw_all
-from plumbing.errors import require
-from plumbing.general import GENERAL, GeneralSample
-from plumbing.languages import template_of, write_general
-from plumbing.sampling import pack, visits
-from plumbing.tokenizer import Tokenizer
+from plumbing.checkpoint.chat import ChatTemplate
+from plumbing.corpus.corpus import Corpus, Direction, Sample
+from plumbing.base.processes import progress_bar
+from plumbing.corpus.drawing import draw_all
+from plumbing.base.errors import require
+from plumbing.corpus.general import GENERAL, GeneralSample
+from plumbing.corpus.languages import template_of, write_general
+from plumbing.corpus.sampling import pack, visits
+from plumbing.checkpoint.tokenizer import Tokenizer
 
 REDUCTIONS = ["token", "sentence"]
 
@@ -266,7 +266,7 @@ def micro_batches(pairs: list[TwinPair], tokens: int, reduction="token", world=1
 
 
 if __name__ == "__main__":
-    from plumbing.cli import run_script
-    from plumbing.showing import ShowSettings, show
+    from plumbing.base.flags import run_script
+    from plumbing.run.showing import ShowSettings, show
 
     run_script(lambda s: show(sys.modules[__name__], s), ShowSettings)

@@ -11,7 +11,7 @@ target language; an empty output is off-target too. The references' own OTR is p
 langid errs on short text.
 """
 
-import plumbing.interrupts  # noqa: F401, I001 - before the packages, whose import takes seconds
+import plumbing.base.interrupts  # noqa: F401, I001 - before the packages, whose import takes seconds
 
 import math
 import sys
@@ -26,20 +26,20 @@ from tqdm import tqdm
 import loss
 from data import EncodedSample, Prompter, TwinPair, collate, conflicts, micro_batches  # noqa: F401
 from model import LlamaForCausalLM, build_model, load_model, merge_lora
-from plumbing import evaluation
-from plumbing.cli import DTYPES, run_script
-from plumbing.corpora import Corpus, Direction, Sample
-from plumbing.decoding import Decoder
-from plumbing.errors import require
-from plumbing.explaining import explain
-from plumbing.identify import Identifier
-from plumbing.lines import translate_lines
-from plumbing.metrics import score_translations
-from plumbing.provenance import read_setting
-from plumbing.systems import BATCH_SIZE, MAX_NEW_TOKENS, System, contrasting, what_is_asked
-from plumbing.systems import SystemSettings as Settings
-from plumbing.testset import TestSet
-from plumbing.tokenizer import Tokenizer
+from plumbing.score import evaluation
+from plumbing.base.flags import DTYPES, run_script
+from plumbing.corpus.corpus import Corpus, Direction, Sample
+from plumbing.compute.decoder import Decoder
+from plumbing.base.errors import require
+from plumbing.score.explaining import explain
+from plumbing.score.identify import Identifier
+from plumbing.score.lines import translate_lines
+from plumbing.score.metrics import score_translations
+from plumbing.run.record import read_setting
+from plumbing.score.systems import BATCH_SIZE, MAX_NEW_TOKENS, System, contrasting, what_is_asked
+from plumbing.score.systems import SystemSettings as Settings
+from plumbing.score.testset import TestSet
+from plumbing.checkpoint.tokenizer import Tokenizer
 
 REFERENCE_TOKENS = 1024  # in one forward pass of reference_loss
 

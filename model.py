@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from plumbing import adapters
-from plumbing.adapters import LoraSettings
-from plumbing.attention import attend
-from plumbing.cache import KVCache
-from plumbing.folders import LLAMA3_ROPE, Config, ModelFolder, copy_companions, write_model
-from plumbing.gemm import linear
-from plumbing.layout import CachedLayout, Layout, lay_out
+from plumbing.checkpoint import peft as adapters
+from plumbing.checkpoint.peft import LoraSettings
+from plumbing.compute.attention import attend
+from plumbing.compute.cache import KVCache
+from plumbing.checkpoint.folder import LLAMA3_ROPE, Config, ModelFolder, copy_companions, write_model
+from plumbing.compute.products import linear
+from plumbing.compute.layout import CachedLayout, Layout, lay_out
 
 
 class RMSNorm(nn.Module):

@@ -7,7 +7,7 @@ torchrun --nproc-per-node 4 train.py ...    # on several GPUs, weights split ove
 python train.py --merge --init runs/stage2  # no tuning: the adapter in its base, a full model
 """
 
-import plumbing.interrupts  # noqa: F401, I001 - before the packages, whose import takes seconds
+import plumbing.base.interrupts  # noqa: F401, I001 - before the packages, whose import takes seconds
 
 import os
 import random
@@ -20,23 +20,24 @@ import torch
 import loss
 from data import REDUCTIONS, Batch, Prompter, TuningSet, TwinPair, micro_batches
 from model import LlamaForCausalLM, add_lora, build_model, merge_lora, save_model
-from plumbing import cli, distributed
-from plumbing.adapters import read_adapter
-from plumbing.cli import option
-from plumbing.corpora import Corpus, read_corpus
-from plumbing.dev import Dev
-from plumbing.distributed import RANK, WORLD
-from plumbing.errors import require
-from plumbing.general import general_part, read_general
-from plumbing.languages import TEMPLATES
-from plumbing.meters import SpeedMeter, brief, describe
-from plumbing.optimizer import Optimizer, learning_rate
-from plumbing.progress import Checkpoint, Progress
-from plumbing.provenance import checksum, merged_provenance, provenance, read_setting
-from plumbing.rehearsal import plan
-from plumbing.runs import Run
-from plumbing.tokenizer import Tokenizer
-from plumbing.tuning import CONFLICTS, TuningSettings, by_stage
+from plumbing.base import flags as cli
+from plumbing.base import processes as distributed
+from plumbing.checkpoint.peft import read_adapter
+from plumbing.base.flags import option
+from plumbing.corpus.corpus import Corpus, read_corpus
+from plumbing.run.dev import Dev
+from plumbing.base.processes import RANK, WORLD
+from plumbing.base.errors import require
+from plumbing.corpus.general import general_part, read_general
+from plumbing.corpus.languages import TEMPLATES
+from plumbing.run.log import SpeedMeter, brief, describe
+from plumbing.compute.optimizer import Optimizer, learning_rate
+from plumbing.run.progress import Checkpoint, Progress
+from plumbing.run.record import checksum, merged_provenance, provenance, read_setting
+from plumbing.run.rehearsal import plan
+from plumbing.run.folder import Run
+from plumbing.checkpoint.tokenizer import Tokenizer
+from plumbing.run.settings import CONFLICTS, TuningSettings, by_stage
 
 FIRST_RUN = "runs/stage1"  # where stage 2 starts
 MODES = "any other, another target, or keep the source with another target"

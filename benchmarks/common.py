@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from plumbing.errors import InputError, require
+from plumbing.base.errors import InputError, require
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent

@@ -26,11 +26,11 @@ from benchmarks.train import SMOLLM, TINY
 from data import Prompter
 from evaluate import encode_prompts, greedy
 from model import load_model, merge_lora
-from plumbing.corpora import read_corpus
-from plumbing.decoding import Decoder
-from plumbing.errors import plain, require
-from plumbing.folders import Config
-from plumbing.tokenizer import Tokenizer
+from plumbing.corpus.corpus import read_corpus
+from plumbing.compute.decoder import Decoder
+from plumbing.base.errors import plain, require
+from plumbing.checkpoint.folder import Config
+from plumbing.checkpoint.tokenizer import Tokenizer
 
 CACHES = {"dynamic": None, "static": "static"}
 LIMIT = 128  # new tokens of a translation; evaluate.py's default

@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 
 from benchmarks import common
 from benchmarks.llama_7b import decode_7b, train_7b
-from plumbing.errors import plain, require
+from plumbing.base.errors import plain, require
 
 LIMIT = 295  # seconds of each of the five sections
 STARTED: list[subprocess.Popen] = []

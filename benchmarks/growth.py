@@ -27,8 +27,8 @@ import contextlib, io, json, sys, time
 sys.path.insert(0, {root!r})
 from benchmarks.common import resident
 from data import TuningSet
-from plumbing.corpora import read_corpus
-from plumbing.provenance import corpus_checksums
+from plumbing.corpus.corpus import read_corpus
+from plumbing.run.record import corpus_checksums
 
 
 class Drawing(TuningSet):

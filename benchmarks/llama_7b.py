@@ -15,12 +15,12 @@ from benchmarks import common, decode
 from benchmarks.sides import Ours, Padded, TheirLlama
 from data import EncodedSample, TwinPair
 from model import LlamaForCausalLM, add_lora
-from plumbing.adapters import LoraSettings
-from plumbing.cli import DTYPES
-from plumbing.errors import require
-from plumbing.folders import Config
-from plumbing.meters import SpeedMeter
-from plumbing.tuning import LINEARS
+from plumbing.checkpoint.peft import LoraSettings
+from plumbing.base.flags import DTYPES
+from plumbing.base.errors import require
+from plumbing.checkpoint.folder import Config
+from plumbing.run.log import SpeedMeter
+from plumbing.run.settings import LINEARS
 from train import Settings
 
 LLAMA_7B = dict(vocab_size=32000, hidden_size=4096, intermediate_size=11008)

@@ -24,11 +24,11 @@ from benchmarks.common import in_child
 from benchmarks.sides import Ours, make_model
 from benchmarks.train import SMOLLM
 from data import Prompter, TuningSet
-from plumbing import cli
-from plumbing.corpora import read_corpus
-from plumbing.errors import require
-from plumbing.folders import Config
-from plumbing.tokenizer import Tokenizer
+from plumbing.base import flags as cli
+from plumbing.corpus.corpus import read_corpus
+from plumbing.base.errors import require
+from plumbing.checkpoint.folder import Config
+from plumbing.checkpoint.tokenizer import Tokenizer
 from train import Settings, pairs_of_step, prepare
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import table
-from plumbing.errors import require
+from plumbing.base.errors import require
 
 ROOT = Path(__file__).resolve().parent.parent
 FIELDS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")

@@ -23,9 +23,9 @@ from transformers import LlamaForCausalLM as TheirLlama
 from benchmarks import common
 from data import EncodedSample, TwinPair, micro_batches
 from model import LlamaForCausalLM, save_model
-from plumbing.cli import DTYPES, autocast
-from plumbing.folders import Config
-from plumbing.optimizer import Optimizer
+from plumbing.base.flags import DTYPES, autocast
+from plumbing.checkpoint.folder import Config
+from plumbing.compute.optimizer import Optimizer
 from train import Settings, prepare, train_step
 
 RATE = 1e-4

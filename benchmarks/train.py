@@ -25,11 +25,11 @@ from benchmarks import common
 from benchmarks.common import in_child
 from benchmarks.sides import ByLength, Ours, Padded, compute_padded, make_folders, peer_of
 from data import EncodedSample, Prompter, TuningSet, TwinPair
-from plumbing.cli import DTYPES
-from plumbing.corpora import read_corpus
-from plumbing.folders import Config
-from plumbing.meters import SpeedMeter
-from plumbing.tokenizer import Tokenizer
+from plumbing.base.flags import DTYPES
+from plumbing.corpus.corpus import read_corpus
+from plumbing.checkpoint.folder import Config
+from plumbing.run.log import SpeedMeter
+from plumbing.checkpoint.tokenizer import Tokenizer
 from train import Settings, prepare
 
 ALPHA, SEED = 0.05, 1

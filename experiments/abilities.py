@@ -11,8 +11,8 @@ import statistics
 
 import sacrebleu
 
-from plumbing.files import read_json, write_json
-from plumbing.languages import LANGUAGES
+from plumbing.base.files import read_json, write_json
+from plumbing.corpus.languages import LANGUAGES
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 KINDS = {

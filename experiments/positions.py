@@ -20,12 +20,12 @@ from tqdm import tqdm  # noqa: E402
 from data import Prompter, draw_conflict  # noqa: E402
 from evaluate import response_terms  # noqa: E402
 from model import load_model  # noqa: E402
-from plumbing.cli import DTYPES, DeviceSettings, option, run_script  # noqa: E402
-from plumbing.corpora import read_corpus  # noqa: E402
-from plumbing.errors import require  # noqa: E402
-from plumbing.pictures import refuse_picture  # noqa: E402
-from plumbing.provenance import read_setting  # noqa: E402
-from plumbing.tokenizer import Tokenizer  # noqa: E402
+from plumbing.base.flags import DTYPES, DeviceSettings, option, run_script  # noqa: E402
+from plumbing.corpus.corpus import read_corpus  # noqa: E402
+from plumbing.base.errors import require  # noqa: E402
+from plumbing.score.pictures import refuse_picture  # noqa: E402
+from plumbing.run.record import read_setting  # noqa: E402
+from plumbing.checkpoint.tokenizer import Tokenizer  # noqa: E402
 
 POSITIONS = 8
 OUT = os.path.join(ROOT, "experiments", "positions.png")

@@ -27,14 +27,14 @@ from experiments.grid import (
     Group,
     System,
 )
-from plumbing.corpora import Corpus, read_corpus
-from plumbing.doubt import SIGNIFICANT, resampled_share
-from plumbing.errors import InputError, require
-from plumbing.files import read_json, read_lines, write_whole
-from plumbing.identify import make_identifiers
-from plumbing.metrics import compare_texts
-from plumbing.systems import CANDIDATES
-from plumbing.tables import align
+from plumbing.corpus.corpus import Corpus, read_corpus
+from plumbing.score.bootstrap import SIGNIFICANT, resampled_share
+from plumbing.base.errors import InputError, require
+from plumbing.base.files import read_json, read_lines, write_whole
+from plumbing.score.identify import make_identifiers
+from plumbing.score.metrics import compare_texts
+from plumbing.score.systems import CANDIDATES
+from plumbing.score.tables import align
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 RESULTS = os.path.join(HERE, "RESULTS.md")

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
-import plumbing.interrupts  # noqa: E402, F401, I001 - before the packages, whose import takes seconds
+import plumbing.base.interrupts  # noqa: E402, F401, I001 - before the packages, whose import takes seconds
 
 from tqdm import tqdm  # noqa: E402
 
@@ -48,10 +48,10 @@ from experiments.results import (  # noqa: E402
     write_claims,
     write_results,
 )
-from plumbing.cli import DeviceSettings, option, run_script  # noqa: E402
-from plumbing.errors import InputError, require  # noqa: E402
-from plumbing.files import read_json, write_json  # noqa: E402
-from plumbing.lock import locked  # noqa: E402
+from plumbing.base.flags import DeviceSettings, option, run_script  # noqa: E402
+from plumbing.base.errors import InputError, require  # noqa: E402
+from plumbing.base.files import read_json, write_json  # noqa: E402
+from plumbing.run.lock import locked  # noqa: E402
 
 BEGUN = os.path.join(FOLDER, "begun.json")
 EXPECTED = "an object of this program's; delete it, and the runs of which it is"

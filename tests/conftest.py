@@ -14,9 +14,9 @@ sys.path.insert(0, ROOT)
 os.environ["HF_HUB_OFFLINE"] = "1"
 from data import Prompter, TuningSet  # noqa: E402
 from model import LlamaForCausalLM, save_model  # noqa: E402
-from plumbing.corpora import Sample, read_corpus  # noqa: E402
-from plumbing.folders import Config  # noqa: E402
-from plumbing.tokenizer import Tokenizer  # noqa: E402
+from plumbing.corpus.corpus import Sample, read_corpus  # noqa: E402
+from plumbing.checkpoint.folder import Config  # noqa: E402
+from plumbing.checkpoint.tokenizer import Tokenizer  # noqa: E402
 
 BASE = os.path.join(ROOT, "demo", "base")
 TSV = "en\tit\tnl\tro\n" + "".join(

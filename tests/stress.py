@@ -29,10 +29,11 @@ from safetensors.torch import load_file
 
 import train
 from model import load_model, save_model
-from plumbing import cli, weights
-from plumbing.files import read_json
-from plumbing.meters import Logs
-from plumbing.removal import LOCK, MARKS
+from plumbing.base import flags as cli
+from plumbing.checkpoint import tensors as weights
+from plumbing.base.files import read_json
+from plumbing.run.log import Logs
+from plumbing.run.removal import LOCK, MARKS
 
 COMMON = ["--data", "train.tsv", "--model", "model", "--device", "cpu", "--pairs", 20]
 COMMON += ["--batch-size", 8, "--lr", 0.002, "--lora-rank", 4]

@@ -9,8 +9,8 @@ from oracles import in_transformers, peft, peft_adapter, theirs_of
 from safetensors.torch import load_file, save_file
 
 from model import load_model, merge_lora, save_model
-from plumbing import patterns
-from plumbing.errors import InputError
+from plumbing.checkpoint import patterns
+from plumbing.base.errors import InputError
 
 
 @pytest.mark.parametrize(

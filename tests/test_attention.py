@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_layout import family, laid
 
-from plumbing import attention
+from plumbing.compute import attention
 
 HAS_CUDA = torch.cuda.is_available()
 

@@ -12,7 +12,7 @@ from conftest import ROOT
 sides = pytest.importorskip("benchmarks.sides")
 from benchmarks import common, llama_7b  # noqa: E402
 from benchmarks import train as benchmark  # noqa: E402
-from plumbing.errors import InputError  # noqa: E402
+from plumbing.base.errors import InputError  # noqa: E402
 
 TINY = {
     "train": ["train.py", "--quick"],

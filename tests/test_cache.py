@@ -5,7 +5,7 @@ import torch
 from conftest import tiny
 from test_model import ids_of
 
-from plumbing.cache import KVCache, Paths
+from plumbing.compute.cache import KVCache, Paths
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import pytest
 from conftest import BASE, script, tiny
 
 from model import save_model
-from plumbing.cards import is_card, make_card, refresh_card, scalar, write_card, yaml
-from plumbing.errors import InputError
-from plumbing.files import write_json
+from plumbing.checkpoint.card import is_card, make_card, refresh_card, scalar, write_card, yaml
+from plumbing.base.errors import InputError
+from plumbing.base.files import write_json
 
 hub = pytest.importorskip("huggingface_hub")
 pyyaml = pytest.importorskip("yaml")

@@ -10,13 +10,13 @@ import pytest
 from conftest import BASE, tiny
 
 from data import Prompter
-from plumbing.chat import without_prefix
-from plumbing.corpora import Sample
-from plumbing.errors import InputError
-from plumbing.files import write_json
-from plumbing.folders import Config
-from plumbing.general import GeneralSample
-from plumbing.tokenizer import Tokenizer
+from plumbing.checkpoint.chat import without_prefix
+from plumbing.corpus.corpus import Sample
+from plumbing.base.errors import InputError
+from plumbing.base.files import write_json
+from plumbing.checkpoint.folder import Config
+from plumbing.corpus.general import GeneralSample
+from plumbing.checkpoint.tokenizer import Tokenizer
 
 jinja2 = pytest.importorskip("jinja2")
 tokenizers = pytest.importorskip("tokenizers")

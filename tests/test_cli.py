@@ -12,9 +12,9 @@ from conftest import ROOT, script
 
 import evaluate
 import train
-from plumbing.cli import DTYPES, DeviceSettings, autocast, option, parse, users_sentence
-from plumbing.errors import InputError
-from plumbing.tuning import by_stage, resolve_stage
+from plumbing.base.flags import DTYPES, DeviceSettings, autocast, option, parse, users_sentence
+from plumbing.base.errors import InputError
+from plumbing.run.settings import by_stage, resolve_stage
 
 
 @dataclass

@@ -9,11 +9,11 @@ from collections import Counter
 import pytest
 from conftest import TSV, tuning_set
 
-from plumbing import corpora
-from plumbing.corpora import Sample, read_corpus
-from plumbing.drawing import draw
-from plumbing.errors import InputError
-from plumbing.provenance import corpus_checksums
+from plumbing.corpus import corpus as corpora
+from plumbing.corpus.corpus import Sample, read_corpus
+from plumbing.corpus.drawing import draw
+from plumbing.base.errors import InputError
+from plumbing.run.record import corpus_checksums
 
 EN, IT = ["open file", "a\u2028b", '"x'], ["apri il file", "c\x85d", "</s>"]
 

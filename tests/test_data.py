@@ -18,8 +18,8 @@ from data import (
     micro_batches,
     write_prompt,
 )
-from plumbing.corpora import Sample, read_corpus
-from plumbing.errors import InputError
+from plumbing.corpus.corpus import Sample, read_corpus
+from plumbing.base.errors import InputError
 
 FOUR = ["en", "it", "nl", "ro"]
 ENGLISH = [(s, t) for s in FOUR for t in FOUR if s != t and "en" in (s, t)]

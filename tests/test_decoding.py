@@ -6,7 +6,7 @@ from conftest import tiny
 from test_model import ids_of
 
 from evaluate import greedy
-from plumbing.decoding import ROUND, Decoder, power_of_two
+from plumbing.compute.decoder import ROUND, Decoder, power_of_two
 
 HAS_CUDA = torch.cuda.is_available()
 LENGTHS = [4, 17, 9, 1, 12]

@@ -8,10 +8,10 @@ import evaluate
 import train
 from data import Prompter, TuningSet, collate
 from evaluate import Decoder, off_target, translate
-from plumbing.corpora import read_corpus
-from plumbing.dev import Dev
-from plumbing.errors import InputError
-from plumbing.tokenizer import Tokenizer
+from plumbing.corpus.corpus import read_corpus
+from plumbing.run.dev import Dev
+from plumbing.base.errors import InputError
+from plumbing.checkpoint.tokenizer import Tokenizer
 
 
 def make_dev(tmp_path, rows=4, **changes):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import loss
 from data import micro_batches
 from model import load_model, save_model
-from plumbing.corpora import read_corpus
+from plumbing.corpus.corpus import read_corpus
 from train import Settings, loss_sums
 
 RAGGED = "\n".join(
@@ -318,10 +318,10 @@ import atexit, glob, sys
 import torch
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from plumbing.cli import run_script
+from plumbing.base.flags import run_script
 from model import build_model
-from plumbing.distributed import shard
-from plumbing.errors import InputError
+from plumbing.base.processes import shard
+from plumbing.base.errors import InputError
 from train import Settings
 def threads():
     names = [Path(f).read_text() for f in glob.glob("/proc/self/task/*/comm")]

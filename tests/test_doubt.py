@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from plumbing.doubt import RESAMPLES, draws, half_width, p_value, resampled_share, resamples
-from plumbing.errors import InputError
+from plumbing.score.bootstrap import RESAMPLES, draws, half_width, p_value, resampled_share, resamples
+from plumbing.base.errors import InputError
 
 
 def test_the_same_sentences_are_drawn_for_every_system_and_the_seed_is_the_users(monkeypatch):

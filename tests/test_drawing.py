@@ -5,9 +5,9 @@ import random
 import numpy as np
 import pytest
 
-from plumbing.corpora import Sample
-from plumbing.drawing import Checksum, Draw, Tally, draw
-from plumbing.provenance import checksum
+from plumbing.corpus.corpus import Sample
+from plumbing.corpus.drawing import Checksum, Draw, Tally, draw
+from plumbing.run.record import checksum
 
 PAIR = ("en", "it")
 SAMPLES = [Sample(PAIR, f"open {i % 30} è\u2028'\"", f"apri {i % 30}") for i in range(100)]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from plumbing.errors import InputError, require, require_positive, require_supported, require_type
+from plumbing.base.errors import InputError, require, require_positive, require_supported, require_type
 
 
 def test_a_condition_that_holds_says_nothing_and_one_that_does_not_says_its_sentence():

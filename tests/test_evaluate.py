@@ -10,10 +10,10 @@ import sacrebleu
 from conftest import ROOT, TEXT, TSV, script
 
 from evaluate import off_target, score
-from plumbing.corpora import Sample
-from plumbing.files import read_json, read_lines
-from plumbing.identify import make_identifier
-from plumbing.testset import TestSet
+from plumbing.corpus.corpus import Sample
+from plumbing.base.files import read_json, read_lines
+from plumbing.score.identify import make_identifier
+from plumbing.score.testset import TestSet
 
 IDENTIFY = make_identifier("langid", ["de", "en", "fr", "it", "nl", "ro", "zh"])
 

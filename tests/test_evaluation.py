@@ -5,10 +5,10 @@ from conftest import BASE, TSV, tiny
 
 import evaluate
 from model import save_model
-from plumbing import evaluation
-from plumbing.errors import InputError
-from plumbing.systems import read_systems
-from plumbing.testset import read_test_set
+from plumbing.score import evaluation
+from plumbing.base.errors import InputError
+from plumbing.score.systems import read_systems
+from plumbing.score.testset import read_test_set
 
 
 @pytest.fixture

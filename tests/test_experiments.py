@@ -18,12 +18,12 @@ import model
 from data import Prompter
 from demo import make_base
 from experiments import abilities, grid, positions, results, run
-from plumbing.corpora import read_corpus
-from plumbing.errors import InputError
-from plumbing.files import read_json, write_json
-from plumbing.folders import ModelFolder
-from plumbing.lock import locked
-from plumbing.tokenizer import Tokenizer
+from plumbing.corpus.corpus import read_corpus
+from plumbing.base.errors import InputError
+from plumbing.base.files import read_json, write_json
+from plumbing.checkpoint.folder import ModelFolder
+from plumbing.run.lock import locked
+from plumbing.checkpoint.tokenizer import Tokenizer
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(run.__file__)))
 SCORES = {"length_ratio": 0.95, "mixed": 1.0}
@@ -67,7 +67,7 @@ def test_every_column_of_the_grid_is_there_and_every_direction_is_of_one_kind():
 
 
 def test_every_flag_of_the_grid_is_train_pys():
-    from plumbing.cli import parse
+    from plumbing.base.flags import parse
     from train import Settings
 
     for one in grid.RUNS.values():
@@ -407,7 +407,7 @@ def test_a_report_that_is_not_whole_is_named(tmp_path, text):
 
 
 def test_abilities_are_instructions_with_their_answers_and_no_direction(tmp_path):
-    from plumbing.general import read_general
+    from plumbing.corpus.general import read_general
 
     abilities.make(str(tmp_path))
     for split, size in abilities.SPLITS.items():

@@ -10,11 +10,11 @@ import evaluate
 from data import Prompter
 from evaluate import response_terms
 from model import save_model
-from plumbing.cli import parse
-from plumbing.corpora import Sample
-from plumbing.explaining import terms_table
-from plumbing.files import write_json
-from plumbing.tokenizer import Tokenizer
+from plumbing.base.flags import parse
+from plumbing.corpus.corpus import Sample
+from plumbing.score.explaining import terms_table
+from plumbing.base.files import write_json
+from plumbing.checkpoint.tokenizer import Tokenizer
 
 
 def test_terms_are_those_of_the_losses(tokenizer):

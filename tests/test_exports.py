@@ -10,10 +10,10 @@ import pytest
 from conftest import BASE, TSV, script, tiny
 
 from model import save_model
-from plumbing.corpora import Sample
-from plumbing.errors import InputError
-from plumbing.exports import export
-from plumbing.files import read_json, read_lines
+from plumbing.corpus.corpus import Sample
+from plumbing.base.errors import InputError
+from plumbing.score.exports import export
+from plumbing.base.files import read_json, read_lines
 
 PAIR = ("it", "nl")
 

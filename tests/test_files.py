@@ -2,8 +2,8 @@
 
 import pytest
 
-from plumbing.errors import InputError
-from plumbing.files import read_json, read_lines, read_pieces, write_json, write_lines
+from plumbing.base.errors import InputError
+from plumbing.base.files import read_json, read_lines, read_pieces, write_json, write_lines
 
 
 def test_json_comes_back_as_it_was_written(tmp_path):

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from data import write_prompt
 from evaluate import greedy
 from model import add_lora, build_model, load_model, save_model
-from plumbing.adapters import LoraSettings
-from plumbing.decoding import Decoder
-from plumbing.errors import InputError
-from plumbing.folders import Config
+from plumbing.checkpoint.peft import LoraSettings
+from plumbing.compute.decoder import Decoder
+from plumbing.base.errors import InputError
+from plumbing.checkpoint.folder import Config
 
 
 @pytest.mark.parametrize("sharded", [False, True])

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from plumbing.errors import InputError
-from plumbing.formats import read_files
+from plumbing.base.errors import InputError
+from plumbing.corpus.formats import read_files
 
 
 def put(folder, **files):
@@ -149,7 +149,7 @@ def test_no_side_of_a_plain_pair_is_a_reference_of_another(tmp_path):
     ],
 )
 def test_a_bare_record_has_texts_of_languages_alone(tmp_path, record, said):
-    from plumbing.corpora import read_corpus
+    from plumbing.corpus.corpus import read_corpus
 
     (tmp_path / "a.jsonl").write_text(json.dumps(record))
     with pytest.raises(InputError, match=said or "instruction 'x' names no certain direction"):
@@ -169,7 +169,7 @@ def test_sentences_are_bounded_and_on_one_line(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps([{"x": "y" * 8_000_000}]))
     (tmp_path / "b.json").write_text(json.dumps([record]))
     (tmp_path / "c.tsv").write_text("\t".join(map(str, range(100_000))) + "\nx\n")
-    from plumbing.corpora import read_corpus
+    from plumbing.corpus.corpus import read_corpus
 
     for name in ("a.json", "b.json", "c.tsv"):
         began = time.time()

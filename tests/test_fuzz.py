@@ -16,13 +16,13 @@ from safetensors.torch import load_file
 
 from data import write_prompt
 from model import add_lora, load_model, save_model
-from plumbing import patterns
-from plumbing.adapters import LoraSettings
-from plumbing.corpora import read_corpus
-from plumbing.errors import InputError
-from plumbing.folders import Config
-from plumbing.languages import LANGUAGES
-from plumbing.tokenizer import Tokenizer
+from plumbing.checkpoint import patterns
+from plumbing.checkpoint.peft import LoraSettings
+from plumbing.corpus.corpus import read_corpus
+from plumbing.base.errors import InputError
+from plumbing.checkpoint.folder import Config
+from plumbing.corpus.languages import LANGUAGES
+from plumbing.checkpoint.tokenizer import Tokenizer
 
 
 def damaged(blob, rng):

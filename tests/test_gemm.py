@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from plumbing.gemm import FEW, linear
+from plumbing.compute.products import FEW, linear
 
 
 @pytest.mark.parametrize("rows", [1, 2, 8, 9, 15, 16, FEW, FEW + 1])

@@ -11,11 +11,11 @@ from conftest import BASE, TSV, log, script, tiny, tuning_set
 from data import Prompter, TuningSet, micro_batches
 from evaluate import reference_loss
 from model import save_model
-from plumbing.corpora import read_corpus
-from plumbing.errors import InputError
-from plumbing.general import GENERAL, GeneralSample, read_general
-from plumbing.languages import GENERAL_PROMPTS
-from plumbing.tokenizer import Tokenizer
+from plumbing.corpus.corpus import read_corpus
+from plumbing.base.errors import InputError
+from plumbing.corpus.general import GENERAL, GeneralSample, read_general
+from plumbing.corpus.languages import GENERAL_PROMPTS
+from plumbing.checkpoint.tokenizer import Tokenizer
 from train import Settings, pairs_of_step
 
 RECORDS = [

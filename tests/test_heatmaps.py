@@ -2,7 +2,7 @@
 
 import re
 
-from plumbing.heatmaps import confusion_grid, draw_grid, draw_reports, off_target_grid
+from plumbing.score.heatmaps import confusion_grid, draw_grid, draw_reports, off_target_grid
 
 DIRECTIONS = {
     "en-it": {"otr": 5.0, "answered": {"it": 19, "en": 1}},

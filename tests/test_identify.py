@@ -6,9 +6,9 @@ import sys
 import pytest
 from conftest import TEXT
 
-from plumbing.errors import InputError
-from plumbing.identify import LID_176, MAKERS, PACKAGES, make_identifier, make_identifiers
-from plumbing.languages import LANGUAGES
+from plumbing.base.errors import InputError
+from plumbing.score.identify import LID_176, MAKERS, PACKAGES, make_identifier, make_identifiers
+from plumbing.corpus.languages import LANGUAGES
 
 CODES = ["de", "en", "fr", "it", "nl", "ro"]
 MODULES = {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from plumbing.instructions import read_direction
+from plumbing.corpus.instructions import read_direction
 
 
 @pytest.mark.parametrize(

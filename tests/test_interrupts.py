@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 import train  # noqa: F401
-from plumbing import interrupts
+from plumbing.base import interrupts
 
 
 @pytest.mark.parametrize("name", ["train.py", "evaluate.py"])

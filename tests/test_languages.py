@@ -9,9 +9,9 @@ import pytest
 from conftest import ROOT
 
 from data import write_prompt
-from plumbing.errors import InputError
-from plumbing.files import write_json
-from plumbing.languages import LANGUAGES, TEMPLATES, read_prompts
+from plumbing.base.errors import InputError
+from plumbing.base.files import write_json
+from plumbing.corpus.languages import LANGUAGES, TEMPLATES, read_prompts
 
 PTL = ["en", "it", "nl", "ro", "de", "zh", "cs", "ja", "ru", "uk", "fr", "ko"]
 
@@ -83,7 +83,7 @@ def test_a_broken_prompts_json_is_one_sentence_and_no_traceback(tmp_path, text):
     shutil.copytree(os.path.join(ROOT, "plumbing"), tmp_path / "plumbing")
     if text is not None:
         (tmp_path / "prompts.json").write_text(text)
-    command = [sys.executable, "-c", "import plumbing.languages"]
+    command = [sys.executable, "-c", "import plumbing.corpus.languages"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("error: ") and "prompts.json: " in done.stderr

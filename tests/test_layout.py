@@ -6,10 +6,10 @@ import pytest
 import torch
 from conftest import tiny
 
-import plumbing.layout as layout_file
+import plumbing.compute.layout as layout_file
 from model import add_lora
-from plumbing.adapters import LoraSettings
-from plumbing.layout import CachedLayout, Layout, Ragged
+from plumbing.checkpoint.peft import LoraSettings
+from plumbing.compute.layout import CachedLayout, Layout, Ragged
 
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

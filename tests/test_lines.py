@@ -11,8 +11,8 @@ import pytest
 from conftest import BASE, ROOT, script, tiny
 
 from model import save_model
-from plumbing.errors import InputError
-from plumbing.lines import in_batches, read_direction, read_source_lines, write_translated
+from plumbing.base.errors import InputError
+from plumbing.score.lines import in_batches, read_direction, read_source_lines, write_translated
 
 ARGS = ["--translate", "it-nl", "--device", "cpu", "--max-new-tokens", "3"]
 

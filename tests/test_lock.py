@@ -8,13 +8,13 @@ import sys
 import pytest
 from conftest import ROOT
 
-from plumbing.errors import InputError
-from plumbing.lock import locked
-from plumbing.removal import LOCK
+from plumbing.base.errors import InputError
+from plumbing.run.lock import locked
+from plumbing.run.removal import LOCK
 
 HOLD = """
 import sys
-from plumbing.lock import locked
+from plumbing.run.lock import locked
 with locked(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import log, script
 
-from plumbing.meters import LOGS, Logs, SpeedMeter, brief, logged_steps
+from plumbing.run.log import LOGS, Logs, SpeedMeter, brief, logged_steps
 
 
 def test_a_run_folder_tells_its_story(finished):

@@ -8,10 +8,10 @@ from conftest import TEXT
 from sacrebleu.significance import PairedTest
 
 from evaluate import off_target
-from plumbing.corpora import Sample
-from plumbing.doubt import half_width, p_value
-from plumbing.identify import make_identifiers
-from plumbing.metrics import bleu_metric, compare_texts, score_answers, score_translations
+from plumbing.corpus.corpus import Sample
+from plumbing.score.bootstrap import half_width, p_value
+from plumbing.score.identify import make_identifiers
+from plumbing.score.metrics import bleu_metric, compare_texts, score_answers, score_translations
 
 REFERENCES = [f"{TEXT['nl']} {n} keer" for n in range(40)]
 FIRST = [text if n % 3 else text[:30] for n, text in enumerate(REFERENCES)]

@@ -4,10 +4,10 @@ from conftest import BASE, tiny
 
 from evaluate import greedy
 from model import RMSNorm, add_lora, load_model, merge_lora, rope_table, rotate, save_model
-from plumbing.adapters import LoraSettings
-from plumbing.decoding import Decoder
-from plumbing.errors import InputError
-from plumbing.folders import Config
+from plumbing.checkpoint.peft import LoraSettings
+from plumbing.compute.decoder import Decoder
+from plumbing.base.errors import InputError
+from plumbing.checkpoint.folder import Config
 
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from conftest import RUN, log, script
 
-from plumbing.optimizer import learning_rate
+from plumbing.compute.optimizer import learning_rate
 
 
 def test_the_schedule_rises_then_falls_to_zero():

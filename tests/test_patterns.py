@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from plumbing import patterns
-from plumbing.errors import InputError
-from plumbing.patterns import matching
+from plumbing.checkpoint import patterns
+from plumbing.base.errors import InputError
+from plumbing.checkpoint.patterns import matching
 
 NAMES = ["model.layers.0.q_proj", "model.layers.1.q_proj", "model.layers.1.up_proj"]
 

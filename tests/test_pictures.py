@@ -5,8 +5,8 @@ import sys
 import pytest
 from test_heatmaps import DIRECTIONS
 
-from plumbing.errors import InputError
-from plumbing.pictures import draw_picture, refuse_picture
+from plumbing.base.errors import InputError
+from plumbing.score.pictures import draw_picture, refuse_picture
 
 pytest.importorskip("matplotlib")
 REPORTS = {name: {"directions": DIRECTIONS} for name in ("a", "$x$ <&> 日", "c", "d", "e")}

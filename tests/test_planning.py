@@ -7,11 +7,11 @@ import torch
 
 import loss
 from model import LlamaForCausalLM, add_lora
-from plumbing import planning
-from plumbing.adapters import LoraSettings
-from plumbing.cli import DTYPES
-from plumbing.folders import Config
-from plumbing.tuning import LINEARS
+from plumbing.run import planning
+from plumbing.checkpoint.peft import LoraSettings
+from plumbing.base.flags import DTYPES
+from plumbing.checkpoint.folder import Config
+from plumbing.run.settings import LINEARS
 from train import Settings, loss_sums
 
 CONFIG = Config(500, 64, 160, 5, 4, num_key_value_heads=2, tie_word_embeddings=True)
@@ -20,7 +20,7 @@ CONFIG = Config(500, 64, 160, 5, 4, num_key_value_heads=2, tie_word_embeddings=T
 @pytest.fixture
 def batch(tokenizer):
     from data import EncodedSample, TwinPair, collate
-    from plumbing.corpora import Sample
+    from plumbing.corpus.corpus import Sample
 
     sample = Sample(("en", "it"), "", "")
     pairs = [

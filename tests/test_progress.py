@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from plumbing.adapters import LoraSettings
-from plumbing.errors import InputError
-from plumbing.progress import Best, Checkpoint, Progress
+from plumbing.checkpoint.peft import LoraSettings
+from plumbing.base.errors import InputError
+from plumbing.run.progress import Best, Checkpoint, Progress
 
 LORA = LoraSettings(4, 8.0, ["q_proj"])
 

@@ -8,9 +8,9 @@ import sys
 import pytest
 from conftest import BASE, ROOT
 
-from plumbing.corpora import Sample
-from plumbing.files import write_json
-from plumbing.provenance import (
+from plumbing.corpus.corpus import Sample
+from plumbing.base.files import write_json
+from plumbing.run.record import (
     describe_base,
     git_commit,
     merged_provenance,
@@ -85,7 +85,7 @@ def test_no_name_of_a_folder_reaches_a_shell(tmp_path):
     folder = tmp_path / "it's $(touch made) `touch made`; touch made"
     shutil.copytree(os.path.join(ROOT, "plumbing"), folder / "plumbing")
     shutil.copy(os.path.join(ROOT, "prompts.json"), folder)
-    code = "from plumbing.provenance import git_commit; print(git_commit())"
+    code = "from plumbing.run.record import git_commit; print(git_commit())"
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0 and not list(tmp_path.rglob("made")), done.stderr
     assert git_commit() == "unknown" or len(git_commit()) >= 40

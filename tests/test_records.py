@@ -5,10 +5,10 @@ import random
 
 import pytest
 
-from plumbing import records
-from plumbing.errors import InputError
-from plumbing.files import read_lines
-from plumbing.records import array_records, line_records
+from plumbing.corpus import records
+from plumbing.base.errors import InputError
+from plumbing.base.files import read_lines
+from plumbing.corpus.records import array_records, line_records
 
 VALUES = [{"a": 'x, ] [ { "\\ \n\u2028\U0001f600', "b": [1, -2.5e-7, {"c": None}]}, 123, "]"]
 VALUES += [[], {}, [[1], [2, [3]]], True, float("-inf"), "", 10**40, {"": "è" * 50}] * 3

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from plumbing import removal
-from plumbing.cards import MARK
-from plumbing.removal import NEW, OLD, TRASH, others, publish_folder, remove_folder, restore_folder
+from plumbing.run import removal
+from plumbing.checkpoint.card import MARK
+from plumbing.run.removal import NEW, OLD, TRASH, others, publish_folder, remove_folder, restore_folder
 
 
 def make(folder, *names):

@@ -1,8 +1,8 @@
 """What changed between two systems."""
 
-from plumbing.corpora import Sample
-from plumbing.repaired import Outputs, describe_changes
-from plumbing.tables import quoted
+from plumbing.corpus.corpus import Sample
+from plumbing.score.repaired import Outputs, describe_changes
+from plumbing.score.tables import quoted
 
 PAIR = ("it", "nl")
 CORPUS = {

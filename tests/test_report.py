@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from evaluate import Settings
-from plumbing.identify import make_identifier
-from plumbing.report import Answers, Comparison, average, doubted, without
-from plumbing.systems import read_systems
+from plumbing.score.identify import make_identifier
+from plumbing.score.report import Answers, Comparison, average, doubted, without
+from plumbing.score.systems import read_systems
 
 IDENTIFY = make_identifier("langid", ["en", "it", "nl"])
 

@@ -10,11 +10,11 @@ import time
 import pytest
 from conftest import ROOT
 
-from plumbing.corpora import Sample
-from plumbing.errors import InputError
-from plumbing.files import read_json, read_lines
-from plumbing.general import GENERAL, GeneralSample
-from plumbing.results import Results
+from plumbing.corpus.corpus import Sample
+from plumbing.base.errors import InputError
+from plumbing.base.files import read_json, read_lines
+from plumbing.corpus.general import GENERAL, GeneralSample
+from plumbing.score.files import Results
 
 PAIR = ("en", "it")
 CORPUS = {
@@ -114,8 +114,8 @@ def test_a_full_disk_leaves_the_scores_of_before(ckpt, monkeypatch):
 
 WRITER = """
 import itertools, sys
-from plumbing.corpora import Sample
-from plumbing.results import Results
+from plumbing.corpus.corpus import Sample
+from plumbing.score.files import Results
 
 name, ckpt = sys.argv[1:]
 corpus = {("en", "it"): [Sample(("en", "it"), name, "b")]}

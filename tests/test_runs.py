@@ -15,11 +15,11 @@ from conftest import BASE, ROOT, RUN, TSV, log, same, script, tiny
 from safetensors.torch import load_file, save_file
 
 from model import load_model, save_model
-from plumbing.files import NEW, read_json, write_json
-from plumbing.progress import Progress
-from plumbing.provenance import read_setting
-from plumbing.removal import LOCK
-from plumbing.runs import Run
+from plumbing.base.files import NEW, read_json, write_json
+from plumbing.run.progress import Progress
+from plumbing.run.record import read_setting
+from plumbing.run.removal import LOCK
+from plumbing.run.folder import Run
 from train import Settings
 
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from plumbing.sampling import deal, pack, visits
+from plumbing.corpus.sampling import deal, pack, visits
 
 
 def test_every_epoch_is_a_new_permutation_of_all_samples(encoded):

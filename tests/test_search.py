@@ -10,7 +10,7 @@ from test_model import ids_of
 
 from evaluate import Variants, beam_search, contrast, greedy
 from model import save_model
-from plumbing.decoding import Decoder
+from plumbing.compute.decoder import Decoder
 
 LENGTHS = [4, 17, 9, 1, 12, 5, 26]
 

@@ -5,7 +5,7 @@ import random
 from conftest import TSV, script
 
 import data
-from plumbing.showing import GREEN, PLAIN, RED, describe
+from plumbing.run.showing import GREEN, PLAIN, RED, describe
 
 
 def test_supervised_tokens_are_marked_with_their_equation(encoded):

@@ -9,7 +9,7 @@ from conftest import ROOT, RUN, log
 
 SAY = """
 import sys
-from plumbing.streams import steady
+from plumbing.base.streams import steady
 steady()
 for _ in range(9):
     print("it \\u2192 nl " * 9999)

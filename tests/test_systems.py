@@ -3,9 +3,9 @@
 import pytest
 
 from evaluate import Settings
-from plumbing.corpora import Sample
-from plumbing.errors import InputError
-from plumbing.systems import contrasting, read_systems
+from plumbing.corpus.corpus import Sample
+from plumbing.base.errors import InputError
+from plumbing.score.systems import contrasting, read_systems
 
 
 def test_a_system_has_its_own_options_and_the_others_of_the_evaluation():

@@ -1,6 +1,6 @@
 """Markdown tables of several systems."""
 
-from plumbing.tables import costs, doubts, table
+from plumbing.score.tables import costs, doubts, table
 
 PARTS = {"supervised": [("en", "it")], "zero-shot": [("it", "nl"), ("nl", "it")]}
 

@@ -4,10 +4,10 @@ import pytest
 from conftest import TSV
 
 from evaluate import Settings
-from plumbing.corpora import Sample
-from plumbing.errors import InputError
-from plumbing.systems import read_systems
-from plumbing.testset import check_contrast, read_shots, read_test_set
+from plumbing.corpus.corpus import Sample
+from plumbing.base.errors import InputError
+from plumbing.score.systems import read_systems
+from plumbing.score.testset import check_contrast, read_shots, read_test_set
 
 
 def corpus_of(*rows):

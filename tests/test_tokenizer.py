@@ -12,10 +12,10 @@ from conftest import BASE, prompt_of
 
 from data import write_prompt
 from model import load_model
-from plumbing.errors import InputError
-from plumbing.folders import Config
-from plumbing.languages import TEMPLATES
-from plumbing.tokenizer import Tokenizer
+from plumbing.base.errors import InputError
+from plumbing.checkpoint.folder import Config
+from plumbing.corpus.languages import TEMPLATES
+from plumbing.checkpoint.tokenizer import Tokenizer
 
 mistral_common = pytest.importorskip(
     "mistral_common", reason="needs mistral-common, which wants Python 3.11"

@@ -12,14 +12,14 @@ from safetensors.torch import load_file
 from data import EncodedSample, TwinPair, collate, micro_batches
 from evaluate import greedy
 from model import LlamaForCausalLM, add_lora, load_model, save_model
-from plumbing.adapters import LoraSettings
-from plumbing.cli import DTYPES
-from plumbing.corpora import read_corpus
-from plumbing.decoding import Decoder
-from plumbing.files import write_json
-from plumbing.folders import Config
-from plumbing.tokenizer import Tokenizer
-from plumbing.tuning import LINEARS
+from plumbing.checkpoint.peft import LoraSettings
+from plumbing.base.flags import DTYPES
+from plumbing.corpus.corpus import read_corpus
+from plumbing.compute.decoder import Decoder
+from plumbing.base.files import write_json
+from plumbing.checkpoint.folder import Config
+from plumbing.checkpoint.tokenizer import Tokenizer
+from plumbing.run.settings import LINEARS
 from train import Settings, loss_sums
 
 FAST = ["--pairs", "20", "--steps", "3", "--batch-size", "8", "--lora-rank", "4", "--device", "cpu"]

@@ -6,9 +6,9 @@ import pytest
 from conftest import script
 
 import train
-from plumbing.cli import option, parse
-from plumbing.errors import InputError
-from plumbing.tuning import PAPER, by_stage, of_stage
+from plumbing.base.flags import option, parse
+from plumbing.base.errors import InputError
+from plumbing.run.settings import PAPER, by_stage, of_stage
 
 
 def test_a_default_of_the_stage_holds_only_where_nothing_was_said():

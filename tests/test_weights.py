@@ -13,8 +13,8 @@ from conftest import ROOT, tiny
 from safetensors.torch import load_file, save_file
 
 from model import load_model, save_model
-from plumbing.errors import InputError
-from plumbing.folders import fingerprint
+from plumbing.base.errors import InputError
+from plumbing.checkpoint.folder import fingerprint
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux alone")

@@ -1,0 +1,235 @@
+"""Text to ids and back, BOS and EOS: SentencePiece, or the tokenizers library."""
+
+import functools
+import json
+import os
+import re
+from collections.abc import Callable
+
+import sentencepiece
+
+from plumbing.checkpoint.chat import ChatTemplate, Special, without_prefix
+from plumbing.base.errors import InputError, require
+from plumbing.base.files import read_json, require_file
+from plumbing.checkpoint.folder import Config
+
+# A token covers at most its own characters; text in which spaces are dropped may need some more.
+MARGIN = 4
+
+
+class Tokenizer:
+    """tokenizer.model (SentencePiece) or tokenizer.json of the first folder that has one.
+    encode(text) gives ids without BOS and EOS, and special tokens inside a text ("</s>") stay text;
+    decode(ids) gives the text. bos: the ids that the folder's own configuration puts before a text,
+    perhaps none; eos: the id that ends a response. continued(text) gives the ids of a text that
+    goes on behind another, behind_special(text) of one behind a special token of a chat template;
+    `special` has these. Raises InputError."""
+
+    def __init__(self, folders: list[str], config: Config):
+        path = find_tokenizer(folders)
+        self.folder = os.path.dirname(path)
+        config_path = os.path.join(self.folder, "tokenizer_config.json")
+        tokenizer_config = read_json(config_path) if os.path.exists(config_path) else {}
+        try:
+            tokens = tokenizer_config.get("added_tokens_decoder", {}).items()
+            added = {token["content"]: int(i) for i, token in tokens}
+            special = {token["content"] for _, token in tokens if token.get("special")}
+            bos = token_text(tokenizer_config, "bos_token")
+            eos = token_text(tokenizer_config, "eos_token")
+            if path.endswith(".model"):
+                add_bos = tokenizer_config.get("add_bos_token", True)
+                special |= {bos, eos} - {None}
+                self._load_sentencepiece(path, added, bos, eos, add_bos, special, config)
+                # As transformers does, where the file does not ask for its older behaviour.
+                if not tokenizer_config.get("legacy", False):
+                    self.behind_special = without_prefix(self.encode)
+            else:
+                self._load_tokenizers(path, eos, config.eos_token_id)
+            self.continued = without_prefix(self.encode)
+            self.names = special_names(tokenizer_config)
+        except Exception as error:  # both libraries raise bare Exceptions
+            found = " ".join(str(error).split())[:200]
+            hint = "copy it and tokenizer_config.json again"
+            if isinstance(error, ImportError):
+                hint = "pip install tokenizers"
+            raise InputError(f"{path}: no tokenizer can be read ({found}); {hint}") from None
+        used = [self.size - 1, *self.bos, self.eos]
+        require(
+            all(0 <= i < config.vocab_size for i in used),
+            f"{path}: {self.size:,} pieces, BOS {self.bos}, EOS {self.eos} do not belong to a "
+            f"model with a vocabulary of {config.vocab_size:,}",
+        )
+
+    def encode_turns(self, texts: list[str]) -> list[int]:
+        """The ids of [prompt, response, prompt, ..., prompt] behind BOS. Each prompt begins a line;
+        there is no EOS."""
+        ids = [*self.bos, *self.encode(texts[0])]
+        for response, prompt in zip(texts[1::2], texts[2::2], strict=True):
+            ids += self.encode(response) + self.continued("\n" + prompt)
+        return ids
+
+    def encode_response(self, text: str) -> list[int]:
+        """The ids of a response, without its end."""
+        return self.encode(text)
+
+    @property
+    def end(self) -> int:
+        """The id that ends a response."""
+        return self.eos
+
+    def texts_of(self, response: list[int], end: int) -> list[str]:
+        """What each token of a response adds to the text, a space as "▁"; the id `end` is <end>."""
+        texts, before = [], ""
+        for n, token in enumerate(response, start=1):
+            text = self.decode(response[:n])
+            added = text[len(before) :].replace(" ", "▁").replace("\n", "↵")
+            texts.append("<end>" if token == end else added or "·")
+            before = text
+        return texts
+
+    def shorten(self, text: str, tokens: int) -> str:
+        """A text without its last so many tokens; always shorter, with no half character."""
+        shorter = self.decode(self.encode(text)[:-tokens])
+        return shorter.rstrip("\ufffd")[: len(text) - 1]
+
+    def head(self, text: str, tokens: int) -> str:
+        """The beginning of a text, more than so many tokens of it: to encode 100 MB takes hours."""
+        return text[: max(0, tokens) * self.longest * MARGIN]
+
+    @functools.cached_property
+    def chat(self) -> ChatTemplate:
+        """The folder's chat template. Raises InputError where it has none."""
+        names = {"bos_token": self.beginning, "eos_token": self.ending} | self.names
+        encoders = self.encode, self.behind_special, self.continued
+        return ChatTemplate(self.folder, self.special, self.eos, *encoders, names)
+
+    def _load_sentencepiece(
+        self,
+        path: str,
+        added: dict[str, int],
+        bos: str | None,
+        eos: str | None,
+        add_bos: bool,
+        special: set[str],
+        config: Config,
+    ) -> None:
+        pieces = sentencepiece.SentencePieceProcessor(model_file=path)
+        self.size = pieces.vocab_size()
+        texts = [pieces.id_to_piece(i) for i in range(self.size)]
+        self.longest = max(map(len, texts))
+        # A token that was added to the model alone has no text.
+        self.decode = lambda ids: pieces.decode([i for i in ids if i < self.size])
+        ids = added | {text: i for i, text in enumerate(texts)}
+        self.bos = [ids.get(bos, pieces.bos_id())] if add_bos else []
+        self.eos = ids.get(eos, pieces.eos_id())
+        special |= {texts[i] for i in {self.eos, *config.eos_token_id} if 0 <= i < self.size}
+        special |= {text for text in texts if re.fullmatch(r"<\|.*\|>", text)}
+        self.encode = self.behind_special = without_special(pieces, special & {*texts})
+        by_id = {i: text for text, i in ids.items()}
+        self.beginning, self.ending = (by_id.get(i, "") for i in (pieces.bos_id(), self.eos))
+        names = {*added, bos, eos, self.beginning, self.ending} - {None, ""}
+        self.special = {t: Special(ids[t], re.escape(t)) for t in names if t in ids}
+
+    def _load_tokenizers(self, path: str, eos: str | None, eos_token_id: list[int]) -> None:
+        import tokenizers  # optional: only for a folder without tokenizer.model
+
+        bpe = tokenizers.Tokenizer.from_file(path)
+        ends = {eos, *map(bpe.id_to_token, filter(lambda i: i >= 0, eos_token_id))}
+        added = bpe.get_added_tokens_decoder().values()
+        if any(token.content in ends and not token.special for token in added):
+            bpe = tokenizers.Tokenizer.from_str(with_special(read_json(path), ends))
+        bpe.no_truncation()  # whatever the file is set to
+        bpe.no_padding()
+        bpe.encode_special_tokens = True
+        self.size = bpe.get_vocab_size(with_added_tokens=False)
+        self.longest = max(map(len, bpe.get_vocab()))
+        self.encode = lambda text: bpe.encode(text, add_special_tokens=False).ids
+        self.decode = bpe.decode
+        framed = bpe.encode("a").ids  # as the file's post-processor frames a text
+        self.bos = framed[: framed.index(self.encode("a")[0])]
+        self.eos = bpe.token_to_id(eos) if eos else (eos_token_id or [-1])[0]
+        require(self.eos is not None, f"tokenizer_config.json's eos_token {eos} is not in it")
+        self._load_special(bpe)
+
+    def _load_special(self, bpe) -> None:
+        """What the tokenizers library parses as special tokens, and how it goes on behind them."""
+        self.special = {}
+        for i, token in bpe.get_added_tokens_decoder().items():
+            if token.special:
+                before, after = (
+                    r"\s*" if strips else "" for strips in (token.lstrip, token.rstrip)
+                )
+                pattern = before + re.escape(token.content) + after
+                self.special[token.content] = Special(i, pattern)
+        self.beginning, self.ending = (
+            bpe.id_to_token(i) if i >= 0 else "" for i in ((*self.bos, -1)[0], self.eos)
+        )
+        self.behind_special = self.encode
+        for text in list(self.special)[:1]:
+            bpe.encode_special_tokens = False
+            parsed = bpe.encode(f"{text}a", add_special_tokens=False).ids
+            bpe.encode_special_tokens = True
+            if parsed[1:] != self.encode("a"):
+                self.behind_special = without_prefix(self.encode)
+
+
+def find_tokenizer(folders: list[str]) -> str:
+    """The path of the first tokenizer. LLaMA-3's folders may have tiktoken's file under the name of
+    SentencePiece's; tokenizer.json beside it is the same tokenizer. Raises InputError."""
+    for folder in folders:
+        pieces, bpe = (os.path.join(folder, f"tokenizer.{kind}") for kind in ("model", "json"))
+        for path in filter(os.path.exists, (pieces, bpe)):
+            require_file(path, "the model's tokenizer")
+        if os.path.exists(pieces):
+            with open(pieces, "rb") as f:
+                tiktoken = re.fullmatch(rb"[\w+/]+=* \d+\n", f.readline(1000))
+            sentence = f"{pieces} is a file of tiktoken; expected tokenizer.json beside it"
+            require(not tiktoken or os.path.exists(bpe), sentence)
+            return bpe if tiktoken else pieces
+        if os.path.exists(bpe):
+            return bpe
+    sentence = "no tokenizer.model and no tokenizer.json; expected the model's tokenizer"
+    raise InputError(f"{folders[0]}: {sentence}")
+
+
+def without_special(
+    pieces: sentencepiece.SentencePieceProcessor, special: set[str]
+) -> Callable[[str], list[int]]:
+    """SentencePiece's encode, but what reads like a special token stays text. A user-defined symbol
+    is one piece wherever it stands in a text; it is replaced by the pieces of its first character
+    and of the rest, each encoded behind another such symbol: without the space that begins a
+    text."""
+    found = {pieces.piece_to_id(t): t for t in special if pieces.piece_to_id(t) in pieces.encode(t)}
+    if not found:
+        return pieces.encode
+    behind, before = next(iter(found.items()))
+
+    def continued(text: str) -> list[int]:
+        ids = pieces.encode(before + text)
+        return ids[ids.index(behind) + 1 :]
+
+    plain = {}
+    for i, t in found.items():
+        t = t.replace("\u2581", " ")  # SentencePiece's sign for a space
+        plain[i] = [x for x in continued(t[0]) + continued(t[1:]) if x not in found]
+    return lambda text: [x for i in pieces.encode(text) for x in plain.get(i, [i])]
+
+
+def with_special(tokenizer: dict, texts: set[str | None]) -> str:
+    """The JSON of a tokenizer in which the tokens of these texts are special."""
+    for token in tokenizer["added_tokens"]:
+        token["special"] = token["special"] or token["content"] in texts
+    return json.dumps(tokenizer)
+
+
+def special_names(tokenizer_config: dict) -> dict[str, str]:
+    """{"bos_token": text, ...}, as a chat template may name them."""
+    names = [name for name in tokenizer_config if name.endswith("_token")]
+    texts = {name: token_text(tokenizer_config, name) for name in names}
+    return {name: text for name, text in texts.items() if isinstance(text, str)}
+
+
+def token_text(tokenizer_config: dict, name: str) -> str | None:
+    """The text of a special token in tokenizer_config.json, which may be an object."""
+    token = tokenizer_config.get(name)
+    return token["content"] if isinstance(token, dict) else token

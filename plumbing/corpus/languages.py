@@ -1,0 +1,95 @@
+"""prompts.json: the names of the languages, and the templates of the prompts."""
+
+import os
+import sys
+
+from plumbing.base.errors import InputError, require
+from plumbing.base.files import ROOT, read_json
+
+SLOTS = ["source", "target", "input"]
+Template = list[str] | dict[str, dict]  # lines; or {target: {"prompt": lines, "names": names}}
+
+
+def read_prompts(path: str) -> tuple[dict[str, str], dict[str, Template]]:
+    """({code: name}, {name: template}) of prompts.json, which may be added to. Raises InputError
+    where a template would fail later."""
+    expected = "an object of languages and templates, as the repository has it"
+    prompts = read_json(path, expected)
+    languages, templates = prompts.get("languages"), prompts.get("templates")
+    for value in (languages, templates):
+        require(isinstance(value, dict) and value, f"{path}: expected {expected}")
+    require(is_texts(languages), f"{path}: languages: expected names by code")
+    for name, template in templates.items():
+        parts = [template]
+        if isinstance(template, dict):
+            parts = [part if isinstance(part, dict) else {} for part in template.values()]
+            names = all(is_texts(part.get("names")) for part in parts)
+            require(names, f"{path}: template {name}: expected names in each language")
+            parts = [part.get("prompt") for part in parts]
+        for lines in parts:
+            require(
+                is_template(lines, SLOTS, ["input"]),
+                f"{path}: template {name}: expected lines with {{input}}",
+            )
+    return languages, templates
+
+
+def read_general_prompts(path: str) -> dict[str, list[str]]:
+    """{"with input": lines, "without input": lines} of prompts.json, for instructions other than
+    translations; {} where it has none. Raises InputError."""
+    general = read_json(path).get("general", {})
+    slots = {"with input": ["instruction", "input"], "without input": ["instruction"]}
+    for name, needed in slots.items() if general != {} else ():
+        sentence = f"{path}: general, {name}: expected lines with {{{'} and {'.join(needed)}}}"
+        lines = general.get(name) if isinstance(general, dict) else None
+        require(is_template(lines, needed, needed), sentence)
+    return general
+
+
+def is_texts(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
+def is_template(lines: object, slots: list[str], needed: list[str]) -> bool:
+    """Whether they are lines with no other slots than these, {input} perhaps, and with those that
+    are needed."""
+    if not (isinstance(lines, list) and all(isinstance(line, str) for line in lines)):
+        return False
+    try:
+        text = "\n".join(lines).format(**{name: f"<{name}>" for name in slots})
+    except (LookupError, ValueError, AttributeError):
+        return False
+    return all(f"<{name}>" in text for name in needed)
+
+
+try:
+    LANGUAGES, TEMPLATES = read_prompts(os.path.join(ROOT, "prompts.json"))
+    GENERAL_PROMPTS = read_general_prompts(os.path.join(ROOT, "prompts.json"))
+except InputError as error:  # while a script is imported
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+def template_of(template: str, direction: tuple[str, str]) -> tuple[dict[str, str], list[str]]:
+    """(names of the languages, lines) of a template for a direction. Raises InputError."""
+    sentence = f"--template {template}: prompts.json has no such; it has {' '.join(TEMPLATES)}"
+    require(template in TEMPLATES, sentence)
+    lines = TEMPLATES[template]
+    if isinstance(lines, list):
+        return LANGUAGES, lines
+    sentence = f"no prompt for {'-'.join(direction)}; it has {' '.join(lines)}"
+    require({*direction} <= {*lines}, f"--template {template}: {sentence}")
+    return lines[direction[1]]["names"], lines[direction[1]]["prompt"]
+
+
+def write_general(template: str, instruction: str, source: str) -> str:
+    """The prompt of another instruction than to translate, with its input, or with "" where source
+    is the instruction itself: Alpaca's two, whatever the template; in a chat, the text alone.
+    Raises InputError."""
+    if template == "chat":
+        return "\n\n".join(filter(None, [instruction, source]))
+    require(GENERAL_PROMPTS, "prompts.json has no general prompts; copy the repository's")
+    if instruction:
+        lines = GENERAL_PROMPTS["with input"]
+        return "\n".join(lines).format(instruction=instruction, input=source)
+    return "\n".join(GENERAL_PROMPTS["without input"]).format(instruction=source)
