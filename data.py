@@ -1,4 +1,4 @@
-"""From samples to batches: prompts, encoded samples, conflicting twins, micro-batches.
+"""From samples to batches: the prompt, the wrong instruction, the twin, the batch.
 
     python data.py --show 3  # samples as the trainer sees them, and which tokens are supervised
 
@@ -6,111 +6,150 @@ What is random here follows the seed, or a generator that train.py makes of the 
 a step's samples and conflicting instructions are the same however the run got there.
 """
 
-import sys
+import functools
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from plumbing.checkpoint.chat import ChatTemplate
-from plumbing.corpus.corpus import Corpus, Direction, Sample
-from plumbing.base.processes import progress_bar
-from plumbing.corpus.drawing import draw_all
 from plumbing.base.errors import require
-from plumbing.corpus.general import GENERAL, GeneralSample
-from plumbing.corpus.languages import template_of, write_general
-from plumbing.corpus.sampling import pack, visits
+from plumbing.base.flags import DeviceSettings, option, ours, run_script
+from plumbing.base.processes import progress_bar
+from plumbing.checkpoint.chat import ChatTemplate
+from plumbing.checkpoint.folder import ModelFolder
 from plumbing.checkpoint.tokenizer import Tokenizer
+from plumbing.corpus.corpus import draw, read_corpus
+from plumbing.corpus.general import read_general
+from plumbing.corpus.languages import GENERAL_PROMPTS, TEMPLATES, template_of
 
-REDUCTIONS = ["token", "sentence"]
+Direction = tuple[str, str]  # codes of source and target language: ("en", "it")
 
 
-def write_prompt(template: str, direction: Direction, source: str) -> str:
-    """The prompt as text; a response follows its last character, then EOS. A template in several
-    languages (ptl) speaks the target's and has its own names of the others. Raises InputError."""
-    names, lines = template_of(template, direction)
-    source_name, target_name = (names[code] for code in direction)
-    return "\n".join(lines).format(source=source_name, target=target_name, input=source)
+class Sample(NamedTuple):
+    """A source sentence x and its translation y. Without a direction: another instruction, given in
+    full, with its input and its response; such a sample has no twin."""
+
+    direction: Direction | None
+    source: str
+    target: str
+    instruction: str = ""
+
+    @property
+    def name(self) -> str:
+        """ "en-it", or "general"."""
+        return "-".join(self.direction) if self.direction else "general"
+
+
+def read_samples(
+    paths: list[str], directions: str = "all", skip_unknown: bool = False, pairs: int = 0, seed=0
+) -> list[Sample]:
+    """The samples of data files, direction by direction, in an order that the seed draws. pairs: so
+    many of each direction, 0 for all. directions: "en-it,it-en", "supervised" (those with English),
+    "zero-shot" or "all". Raises InputError."""
+    corpus, _ = read_corpus(paths, directions, None, skip_unknown, pairs=pairs, seed=seed)
+    samples = []
+    for direction, texts in corpus.items():
+        order = range(len(texts)) if pairs else draw(len(texts), 0, seed, direction)
+        samples += [Sample(direction, *texts[i]) for i in order]
+    return samples
+
+
+def read_general_samples(paths: list[str]) -> list[Sample]:
+    """The samples of files of other instructions, of no file perhaps. Raises InputError."""
+    texts = read_general(paths) if paths else []
+    return [Sample(None, source, target, instruction) for instruction, source, target in texts]
+
+
+# The prompt: instruction I and input x
+
+
+def write_prompt(template: str, sample: Sample, source: str | None = None) -> str:
+    """The prompt of a sample as text; its response follows the last character, then EOS. source:
+    stands for the sample's own. template: one of prompts.json; another instruction than to
+    translate has Alpaca's own prompts, in a chat its text alone. Raises InputError."""
+    source = sample.source if source is None else source
+    if sample.direction:
+        names, lines = template_of(template, sample.direction)
+        source_name, target_name = (names[code] for code in sample.direction)
+        return "\n".join(lines).format(source=source_name, target=target_name, input=source)
+    if template == "chat":
+        return "\n\n".join(filter(None, [sample.instruction, source]))
+    lines = GENERAL_PROMPTS["with input" if sample.source else "without input"]
+    return "\n".join(lines).format(instruction=sample.instruction, input=source)
 
 
 class Prompter(NamedTuple):
-    """Prompts of one template in prompts.json, for training and for decoding alike."""
+    """Prompts of one template as ids, for training and for decoding alike."""
 
     tokenizer: Tokenizer
     template: str
 
     @property
-    def way(self) -> Tokenizer | ChatTemplate:
-        """How texts become ids: as they are, or by the checkpoint's own chat template."""
+    def encoder(self) -> Tokenizer | ChatTemplate:
+        """What makes ids of texts: the tokenizer, or the checkpoint's own chat template."""
         return self.tokenizer.chat if self.template == "chat" else self.tokenizer
 
-    def write(self, sample: Sample | GeneralSample, source: str) -> str:
-        """The prompt of a sample with this source."""
-        if sample.direction == GENERAL:
-            return write_general(self.template, sample.instruction, source)
-        return write_prompt(self.template, sample.direction, source)
-
-    def encode(
-        self, sample: Sample | GeneralSample, room: int, shots: Sequence[Sample] = ()
-    ) -> tuple[list[int] | None, str]:
-        """(the prompt of a sample behind demonstrations, as at most `room` ids; what it lost for
-        that: "", "shots" or "source"). To fit, it loses demonstrations from the front, then the
-        source's end, last the end of an instruction other than to translate. The ids are None where
+    def encode(self, sample: Sample, room: int) -> tuple[list[int] | None, bool]:
+        """(the prompt of a sample as at most `room` ids, whether it was cut for that). To fit, it
+        loses the end of its source, then that of an instruction of its own. The ids are None where
         even the empty prompt is too long."""
-        before = [text for shot in shots for text in (self.write(shot, shot.source), shot.target)]
-        kept, all_of_them = self.tokenizer.head(sample.source, room), before
+        kept, instruction = self.tokenizer.head(sample.source, room), sample.instruction
         while True:
-            ids = self.way.encode_turns([*before, self.write(sample, kept)])
-            if len(ids) <= room or not (before or kept or sample.instruction):
+            prompt = write_prompt(self.template, sample._replace(instruction=instruction), kept)
+            ids = self.encoder.encode_turns([prompt])
+            if len(ids) <= room or not (kept or instruction):
                 break
-            if before:
-                before = before[2:]
-            elif kept:
+            if kept:
                 kept = self.tokenizer.shorten(kept, len(ids) - room)
             else:
-                shorter = self.tokenizer.shorten(sample.instruction, len(ids) - room)
-                sample = sample._replace(instruction=shorter)
-        lost = "source" if kept != sample.source else "shots" if before != all_of_them else ""
-        return (ids if len(ids) <= room else None), lost
+                instruction = self.tokenizer.shorten(instruction, len(ids) - room)
+        cut = (kept, instruction) != (sample.source, sample.instruction)
+        return (ids if len(ids) <= room else None), cut
 
     def encode_response(self, text: str) -> list[int]:
         """What follows a prompt, with its end; tokenized apart: no token straddles the border."""
-        return [*self.way.encode_response(text), self.way.end]
+        return [*self.encoder.encode_response(text), self.encoder.end]
 
 
-def conflicts(direction: Direction, instructions: dict, mode: str) -> dict[Direction, int]:
-    """Those of the tuning set's instructions, {direction: number of samples}, that conflict with
-    one. mode "any" is the paper's I~ != I, which may keep the target language (it->en under nl->en
-    punishes a right-language output); "target" never keeps it; "keep-source" asks for another of
-    the target languages from the same source, an instruction that may be in no sample: a zero-shot
-    direction has then been asked for in tuning, with a wrong answer."""
-    wrong = {d: n for d, n in instructions.items() if d != direction}
-    if mode == "keep-source":
-        targets = Counter()
-        for (_, target), n in wrong.items():
-            targets[target] += n
-        wrong = {(direction[0], t): n for t, n in targets.items() if t != direction[0]}
-    if mode != "any":
-        wrong = {d: n for d, n in wrong.items() if d[1] != direction[1]}
-    return wrong
+# The wrong instruction: paper, section 3
+
+
+def other_instructions(direction: Direction, instructions: dict) -> dict[Direction, int]:
+    """The paper's I~ != I: every other one of the tuning set's instructions, {direction: number of
+    samples}. It may keep the target language: it->en under nl->en punishes a right-language
+    output."""
+    return {d: n for d, n in instructions.items() if d != direction}
+
+
+def other_targets(direction: Direction, instructions: dict) -> dict[Direction, int]:
+    """Those of them that ask for another target language: the output is wrong under each."""
+    return {d: n for d, n in instructions.items() if d[1] != direction[1]}
+
+
+CONFLICTS = {"target": other_targets, "any": other_instructions}  # by their names in --conflict
 
 
 def draw_conflict(direction: Direction, instructions: dict, mode: str, rng: Random) -> Direction:
-    """The instruction I~ of a conflicting sample (paper, section 3), drawn at random from those
-    that conflict: frequent ones more often, as from the data itself. Raises InputError."""
-    wrong = conflicts(direction, instructions, mode)
+    """The instruction I~ of a conflicting sample, drawn at random from those that conflict: frequent
+    ones more often, as from the data itself. Raises InputError."""
+    wrong = CONFLICTS[mode](direction, instructions)
     sentence = f"no instruction in the tuning data conflicts with {'-'.join(direction)}"
-    require(wrong, f"{sentence} (--conflict {mode}); add more")
+    require(wrong, f"{sentence} (--conflict {mode}); add data of another direction")
     return rng.choices(list(wrong), wrong.values())[0]
+
+
+# The sample and its twin as ids
 
 
 class EncodedSample(NamedTuple):
     """A sample as ids."""
 
-    sample: Sample | GeneralSample
+    sample: Sample
     prompt: list[int]  # BOS, instruction I, input x
     response: list[int]  # output y, EOS
 
@@ -131,37 +170,64 @@ class TwinPair(NamedTuple):
 
 
 class TuningSet:
-    """The encoded samples of a corpus, and general ones, which have no twins. pairs: how many of
-    each direction are drawn, without replacement, unless read_corpus has done so; 0: all. Those are
-    left out that have more than max_length tokens, prompt and response. Raises InputError."""
+    """The samples that a run is tuned on, those that fit max_length tokens of prompt and response.
+    general: samples without a direction, which come on top. Raises InputError where none fits."""
 
     def __init__(
-        self, corpus: Corpus, prompter: Prompter, max_length: int, pairs=0, seed=0, general=()
+        self,
+        samples: Sequence[Sample],
+        prompter: Prompter,
+        max_length: int,
+        general: Sequence[Sample] = (),
     ):
         self.prompter, self.max_length = prompter, max_length
-        self.samples = self._encode(draw_all(corpus, pairs, seed))
-        self.general = self._encode(general) if general else []
-        self.instructions = Counter(encoded.sample.direction for encoded in self.samples)
+        self.samples, self.general = self._those_that_fit(samples), self._those_that_fit(general)
+        self.instructions = Counter(sample.direction for sample in self.samples)
+        self.encoded = {}  # {sample: EncodedSample}, of those that encode() was given
 
-    def _encode(self, samples: Sequence[Sample | GeneralSample]) -> list[EncodedSample]:
-        """Those that fit, as ids; the others, and sources that were cut, are counted aloud. A
-        response is never cut: that would teach the model to stop mid-sentence."""
-        encoded, notes, prompter = [], Counter(), self.prompter
-        for sample in progress_bar(samples, desc="tokenizing", unit="pair", leave=False, delay=3):
-            head = prompter.tokenizer.head(sample.target, self.max_length)
-            response = prompter.encode_response(head)
-            room = self.max_length - len(response) if head == sample.target else 0
-            prompt, lost = prompter.encode(sample, room)
-            if prompt:
-                encoded.append(EncodedSample(sample, prompt, response))
-            if lost:
-                what = "sources cut" if prompt else "pairs left out: too long without their source"
-                notes["-".join(sample.direction), what] += 1
+    def encode(self, samples: Iterable[Sample]) -> list[EncodedSample]:
+        """The samples as ids, each made once; sources that are cut to fit are counted aloud."""
+        wanted = dict.fromkeys(samples)
+        new, cuts = [sample for sample in wanted if sample not in self.encoded], Counter()
+        for sample in progress_bar(new, desc="tokenizing", unit="sample", leave=False, delay=3):
+            response = self.prompter.encode_response(sample.target)
+            prompt, cut = self.prompter.encode(sample, self.max_length - len(response))
+            self.encoded[sample] = EncodedSample(sample, prompt, response)
+            cuts[sample.name] += cut
+        for name, n in cuts.items():
+            if n:
+                print(f"  {name}: {n:,} over-long sources cut")
+        return [self.encoded[sample] for sample in wanted]
+
+    def _those_that_fit(self, samples: Sequence[Sample]) -> list[Sample]:
+        """Samples without those whose response leaves no room for a prompt, which are counted
+        aloud. A response is never cut: that would teach the model to stop mid-sentence."""
+        fitting = [sample for sample in samples if self._fits(sample)]
+        left_out = Counter(sample.name for sample in samples)
+        left_out.subtract(sample.name for sample in fitting)
+        for name, n in left_out.items():
+            if n:
+                print(f"  {name}: {n:,} over-long pairs left out: no room for a source")
         sentence = f"none of {len(samples)} samples fits --max-length {self.max_length}; raise it"
-        require(encoded, sentence)
-        for (direction, what), n in notes.items():
-            print(f"  {direction}: {n:,} over-long {what}")
-        return encoded
+        require(fitting or not samples, sentence)
+        return fitting
+
+    def _fits(self, sample: Sample) -> bool:
+        """Whether a sample's response leaves room for the prompt, whose source may be cut. No text
+        has more tokens than bytes, so that most need not be tokenized to know it."""
+        room = self.max_length - self._shortest_prompt(sample.direction, bool(sample.source))
+        size = len(sample.target.encode()) + 8  # a space before it, and its end
+        if size <= room and unicodedata.is_normalized("NFKC", sample.target):
+            return True
+        head = self.prompter.tokenizer.head(sample.target, self.max_length)
+        return head == sample.target and len(self.prompter.encode_response(head)) <= room
+
+    @functools.lru_cache  # noqa: B019 - there is one tuning set in a run, as long as the run
+    def _shortest_prompt(self, direction: Direction | None, with_input: bool) -> int:
+        """Tokens of a prompt whose source, and instruction of its own, are empty."""
+        empty = Sample(direction, "x" if with_input else "", "")
+        ids = self.prompter.encoder.encode_turns([write_prompt(self.prompter.template, empty, "")])
+        return len(ids)
 
     def require_conflicts(self, mode: str) -> None:
         """Raise InputError where a direction of the samples has no conflicting instruction."""
@@ -179,29 +245,51 @@ class TuningSet:
             samples += [self.general[i] for i in more]
         return samples
 
+    def prepare(self, steps: int, size: int, total: int, seed: int, share: float) -> None:
+        """Tokenize the samples that a run's steps will visit, and no others."""
+        of_steps = (self.of_step(step, size, total, seed, share) for step in range(steps))
+        self.encode(sample for samples in of_steps for sample in samples)
+
     def with_twins(
-        self, samples: list[EncodedSample], conflict=None, rng=None, punish_eos=True
+        self, samples: Sequence[Sample], conflict: str | None = None, rng: Random | None = None
     ) -> list[TwinPair]:
         """Each sample, shortest first, with its twin under an instruction drawn anew. conflict: the
-        mode of draw_conflict; None: no twins. punish_eos: the twins' responses have their end."""
-        ordered = sorted(samples, key=lambda encoded: encoded.tokens)
+        mode of draw_conflict; None: no twins."""
+        ordered = [self.encoded.get(x) or self.encode([x])[0] for x in samples]
+        ordered.sort(key=lambda encoded: encoded.tokens)
         if conflict is None:
             return [TwinPair(positive, None) for positive in ordered]
-        return [TwinPair(x, self._twin(x, conflict, rng, punish_eos)) for x in ordered]
+        return [TwinPair(x, self._twin(x, conflict, rng)) for x in ordered]
 
-    def _twin(self, positive: EncodedSample, conflict: str, rng: Random, punish_eos: bool):
-        """The conflicting twin of a sample; None where there is none, or nothing of it is left."""
-        if positive.sample.direction == GENERAL:
+    def _twin(self, positive: EncodedSample, conflict: str, rng: Random) -> EncodedSample | None:
+        """The conflicting twin of a sample: the same response under a wrong instruction. None where
+        the sample is no translation, or where that instruction leaves no room."""
+        direction = positive.sample.direction
+        if direction is None:
             return None
-        wrong = draw_conflict(positive.sample.direction, self.instructions, conflict, rng)
-        room = self.max_length - len(positive.response)
+        wrong = draw_conflict(direction, self.instructions, conflict, rng)
         sample = positive.sample._replace(direction=wrong)
-        prompt, _ = self.prompter.encode(sample, room)
-        names = " and ".join("-".join(d) for d in (positive.sample.direction, wrong))
-        sentence = f"--template {self.prompter.template} has one prompt for {names}"
-        require(prompt != positive.prompt, f"{sentence}; expected one that names the target")
-        response = positive.response if punish_eos else positive.response[:-1]
-        return EncodedSample(sample, prompt, response) if prompt and response else None
+        prompt, _ = self.prompter.encode(sample, self.max_length - len(positive.response))
+        sentence = f"--template {self.prompter.template} has one prompt for {'-'.join(direction)}"
+        expected = "expected one that names the target language"
+        require(
+            prompt != positive.prompt, f"{sentence} and {'-'.join(wrong)} alike; {expected}"
+        )
+        return EncodedSample(sample, prompt, positive.response) if prompt else None
+
+
+def visits(numbers: range, n: int, seed: object) -> list[int]:
+    """Which of n samples the visits of these numbers are to; every n of them are an epoch, a new
+    permutation."""
+    return [permutation(n, f"{seed} epoch {i // n}")[i % n] for i in numbers]
+
+
+@functools.lru_cache(4)
+def permutation(n: int, seed: str) -> list[int]:
+    return Random(seed).sample(range(n), n)
+
+
+# The batch
 
 
 class Batch(NamedTuple):
@@ -213,9 +301,7 @@ class Batch(NamedTuple):
     y: Tensor  # [R], the tokens of the responses, each with its EOS
     weight: Tensor  # [R], of their losses; 0 where a process idles
     positives: int  # so many of the R are of positives
-    same: Tensor  # [R - positives], of each token of a twin: where it is among the positives'
-    pair: Tensor  # [R - positives], which twin it is of
-    samples: list[Sample]  # without twins
+    pairs: list[TwinPair]  # what it is made of; none where a process idles
 
 
 def collate(pairs: list[TwinPair], reduction: str = "token") -> Batch:
@@ -240,19 +326,13 @@ def collate(pairs: list[TwinPair], reduction: str = "token") -> Batch:
         weight += [1.0 if reduction == "token" else 1 / len(response)] * len(response)
         lengths.append(len(prompt) + len(response))
     ids, at, y, weight = map(torch.tensor, (ids, at, y, weight))
-    of_positives, of_twins, same, pair = 0, 0, [], []
-    for one in pairs:
-        if one.twin:
-            same += range(of_positives, of_positives + len(one.twin.response))
-            pair += [of_twins] * len(one.twin.response)
-            of_twins += 1
-        of_positives += len(one.positive.response)
-    samples = [encoded.sample for encoded in positives]
-    numbers = torch.tensor(same, dtype=torch.long), torch.tensor(pair, dtype=torch.long)
-    return Batch(ids, lengths, at, y, weight, of_positives, *numbers, samples)
+    of_positives = sum(len(positive.response) for positive in positives)
+    return Batch(ids, lengths, at, y, weight, of_positives, pairs)
 
 
-def micro_batches(pairs: list[TwinPair], tokens: int, reduction="token", world=1) -> list:
+def micro_batches(
+    pairs: list[TwinPair], tokens: int, reduction: str = "token", world: int = 1
+) -> list[list[Batch]]:
     """A step's pairs dealt over `world` processes: for each its Batches, of similar lengths. A
     Batch has at most `tokens` tokens, or one pair. Every process has as many as the others, since
     FSDP counts forward passes: one that has fewer repeats a batch, with weight 0."""
@@ -261,12 +341,68 @@ def micro_batches(pairs: list[TwinPair], tokens: int, reduction="token", world=1
         groups = pack(pairs[rank::world], tokens)
         shares.append([collate(group, reduction) for group in groups])
     first, most = shares[0][0], max(len(share) for share in shares)
-    idle = first._replace(weight=torch.zeros_like(first.weight), samples=[])  # rank 0 has a pair
+    idle = first._replace(weight=torch.zeros_like(first.weight), pairs=[])  # rank 0 has a pair
     return [share + [idle] * (most - len(share)) for share in shares]
 
 
-if __name__ == "__main__":
-    from plumbing.base.flags import run_script
-    from plumbing.run.showing import ShowSettings, show
+def pack(pairs: list[TwinPair], tokens: int) -> list[list[TwinPair]]:
+    """Neighbours in groups of at most `tokens` tokens, or of one pair."""
+    groups, size = [], 0
+    for pair in pairs:
+        if not groups or size + pair.tokens > tokens:
+            groups.append([])
+            size = 0
+        groups[-1].append(pair)
+        size += pair.tokens
+    return groups
 
-    run_script(lambda s: show(sys.modules[__name__], s), ShowSettings)
+
+# python data.py --show
+
+
+@dataclass
+class ShowSettings(DeviceSettings):
+    show: int = option(3, "how many samples", "data", least=1, most=10**6)
+    data: list = option((ours("demo/data/train.tsv"),), "translation files (docs/data.md)", "data")
+    directions: str = option("supervised", "en-it,it-en, supervised, zero-shot or all", "data")
+    template: str = option("alpaca", "prompt", "data", choices=TEMPLATES)
+    conflict: str = option("target", "twins' instruction, as in train.py", "data", choices=CONFLICTS)
+    max_length: int = option(512, "most tokens of prompt and response", "data", least=1)
+    seed: int = option(1, "of the samples and their twins", "data", least=0)
+    model: str = option(ours("demo/base"), "folder of the tokenizer and its config.json", "model")
+
+
+def show(s: ShowSettings) -> None:
+    """Print some samples of a tuning set with their twins, read off their Batch: the supervised
+    tokens are in brackets. Raises InputError."""
+    folder = ModelFolder(s.model)
+    tokenizer = Tokenizer([folder.folder, folder.source], folder.config)
+    samples = read_samples(s.data, s.directions, pairs=s.show, seed=s.seed)
+    tuning_set, rng = TuningSet(samples, Prompter(tokenizer, s.template), s.max_length), Random(s.seed)
+    chosen = rng.sample(tuning_set.samples, min(s.show, len(tuning_set.samples)))
+    for number, pair in enumerate(tuning_set.with_twins(chosen, s.conflict, rng), start=1):
+        print(f"\n=== {number}")
+        print("\n".join(describe(collate([pair]), tuning_set.prompter)))
+
+
+def describe(batch: Batch, prompter: Prompter) -> list[str]:
+    """The lines of a Batch of one pair: prompts as text, the supervised tokens in brackets."""
+    lines, start = [], 0
+    ids, predicted = batch.ids.tolist(), {at + 1 for at in batch.at.tolist()}
+    kinds = ["Eq. 1: made more likely", "Eq. 2: made less likely"]
+    both = [encoded for encoded in batch.pairs[0] if encoded]
+    for encoded, length, kind in zip(both, batch.lengths, kinds, strict=False):
+        places = range(start, start + length)
+        prompt = [ids[i] for i in places if i not in predicted]
+        response = [ids[i] for i in places if i in predicted]
+        texts = prompter.tokenizer.texts_of(response, prompter.encoder.end)
+        tokens = f"{len(prompt)} tokens of prompt, {len(response)} supervised"
+        lines.append(f"--- {'→'.join(encoded.sample.direction)}: {tokens} ({kind})")
+        lines.append(prompter.tokenizer.decode(prompt))
+        lines.append(" ".join(f"[{text}]" for text in texts))
+        start += length
+    return lines
+
+
+if __name__ == "__main__":
+    run_script(show, ShowSettings, __doc__)

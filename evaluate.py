@@ -1,85 +1,95 @@
 """Translate a test set with checkpoints, report SacreBLEU and the off-target ratio (OTR).
 
+    python evaluate.py                                           # runs/stage2
     python evaluate.py --ckpt demo/base runs/stage1 runs/stage2  # side by side in one table
-    python evaluate.py --systems mt=runs/stage1 ptl=runs/stage1,template=ptl  # by name
-    torchrun --nproc-per-node 4 evaluate.py --ckpt runs/stage2  # each GPU a share of the sentences
-    python evaluate.py --ckpt runs/stage2 --translate it-nl < in.txt > out.txt  # line by line
-    python evaluate.py --ckpt runs/stage2 --explain it-nl "Apri il file"  # token by token
+    torchrun --nproc-per-node 4 evaluate.py --ckpt runs/stage2   # each GPU a share of the sentences
 
 An output is off-target when the first of --lid, choosing among --candidates, does not name the
 target language; an empty output is off-target too. The references' own OTR is printed as the floor:
 langid errs on short text.
 """
 
-import plumbing.base.interrupts  # noqa: F401, I001 - before the packages, whose import takes seconds
-
 import math
-import sys
-from collections import Counter
-from collections.abc import Sequence
+import os
+import time
+from collections import ChainMap, Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-import loss
-from data import EncodedSample, Prompter, TwinPair, collate, conflicts, micro_batches  # noqa: F401
+from data import (
+    Direction,
+    Prompter,
+    Sample,
+    TuningSet,
+    micro_batches,
+)
+from loss import mle
 from model import LlamaForCausalLM, build_model, load_model, merge_lora
-from plumbing.score import evaluation
-from plumbing.base.flags import DTYPES, run_script
-from plumbing.corpus.corpus import Corpus, Direction, Sample
-from plumbing.compute.decoder import Decoder
 from plumbing.base.errors import require
-from plumbing.score.explaining import explain
-from plumbing.score.identify import Identifier
-from plumbing.score.lines import translate_lines
-from plumbing.score.metrics import score_translations
-from plumbing.run.record import read_setting
-from plumbing.score.systems import BATCH_SIZE, MAX_NEW_TOKENS, System, contrasting, what_is_asked
-from plumbing.score.systems import SystemSettings as Settings
-from plumbing.score.testset import TestSet
+from plumbing.base.flags import DTYPES, DeviceSettings, autocast, option, ours, run_script
+from plumbing.base.processes import (
+    RANK,
+    WORLD,
+    gather_from_processes,
+    progress_bar,
+    sum_over_processes,
+)
 from plumbing.checkpoint.tokenizer import Tokenizer
+from plumbing.compute.decoder import Decoder
+from plumbing.corpus.corpus import read_corpus
+from plumbing.corpus.languages import TEMPLATES
+from plumbing.run.record import read_setting, supervised_directions
+from plumbing.score.bleu import bleu_metric, compare_texts
+from plumbing.score.bootstrap import resampled_share
+from plumbing.score.files import Results
+from plumbing.score.identify import CANDIDATES, LIDS, Identifier, make_identifiers
+from plumbing.score.report import Report
 
-REFERENCE_TOKENS = 1024  # in one forward pass of reference_loss
+MAX_NEW_TOKENS, BATCH_SIZE = 128, 64
 
 
-class Variants(NamedTuple):
-    """The prompts that those of B sentences are contrasted with."""
+@dataclass
+class Settings(DeviceSettings):
+    ckpt: list = option((), "runs or models, side by side; none: runs/stage2", "data", nargs="*")
+    data: list = option((ours("demo/data/test.tsv"),), "translation files (docs/data.md)", "data")
+    directions: str = option(
+        "all", "en-it,it-en; supervised (that the first run was tuned on), zero-shot or all", "data"
+    )
+    rows: int = option(0, "the first so many pairs of each direction; 0: all", "data", least=0)
+    skip_unknown: bool = option(False, "leave out rows without a certain direction", "data")
 
-    weight: float  # lambda
-    prompts: list[list[int]]  # B
+    model: str = option("", "base of the adapters; left out: the one that each names", "model")
+
+    template: str = option("", "prompt; left out: the run's", "decoding", choices=TEMPLATES)
+    beam: int = option(1, "beams of beam search; 1: greedy", "decoding", least=1, most=100)
+    length_penalty: float = option(
+        1.0, "a beam's score: its sum / length to the power of this", "decoding", least=-10, most=10
+    )
+    max_new_tokens: int = option(MAX_NEW_TOKENS, "longest output", "decoding", least=1)
+    batch_size: int = option(BATCH_SIZE, "sentences decoded together", "decoding", least=1)
+
+    lid: list = option(("langid",), "identifiers, the first for the table", "scores", choices=LIDS)
+    candidates: str = option(CANDIDATES, "what --lid may answer, besides the data's", "scores")
 
 
-def contrast(logits: Tensor, variants: list[Variants]) -> Tensor:
-    """Scores [B, n, V] from logits [B, C, n, V], of the right prompt and C - 1 variants:
-    log(p(right) - sum_i lambda_i p(variant_i)), -inf where that is not positive; where no token is
-    left, log p(right). Contrastive decoding, Sennrich et al. 2024, arXiv 2309.07098."""
-    log_p = logits.float().log_softmax(-1)
-    if not variants:
-        return log_p[:, 0]
-    p = log_p.exp()
-    rest = p[:, 0] - sum(variant.weight * p[:, i] for i, variant in enumerate(variants, start=1))
-    nothing = (rest <= 0).all(-1, keepdim=True)
-    return torch.where(nothing, log_p[:, 0], rest.clamp(min=0).log())
+# Decoding
 
 
 @torch.inference_mode()
 def greedy(
-    decoder: Decoder,
-    prompts: list[list[int]],
-    ends: set[int],
-    max_new_tokens: int,
-    variants: Sequence[Variants] = (),
+    decoder: Decoder, prompts: list[list[int]], ends: set[int], max_new_tokens: int
 ) -> list[list[int]]:
-    """Greedy decoding of prompts up to one of the ids `ends`; returns the ids before it. Prompts (B
-    lists of ids, any lengths) are prefilled end to end; then every sentence adds one token a step
+    """Greedy decoding of B prompts up to one of the ids `ends`; returns the ids before it. Prompts
+    (lists of ids, any lengths) are prefilled end to end; then every sentence adds one token a step
     at its own position in the cache. When one ends, the last one takes its place."""
-    logits = decoder.prefill(prompts, max_new_tokens, [v.prompts for v in variants])
+    logits = decoder.prefill(prompts, max_new_tokens)  # [B, 1, V]
     outputs, rows = [[] for _ in prompts], list(range(len(prompts)))  # the sentence of a row
     for left in reversed(range(max_new_tokens)):
-        scores = contrast(logits, variants) if variants else logits[:, 0]  # [B, 1, V]
-        new = scores[:, 0].argmax(-1).tolist()  # B ids
+        new = logits[:, 0].argmax(-1).tolist()  # B ids
         for row in reversed(range(len(rows))):
             if new[row] in ends:  # the last row, which has been looked at, takes its place
                 decoder.drop(row, last=len(rows) - 1)
@@ -89,12 +99,12 @@ def greedy(
             outputs[number].append(token)
         if not rows or not left:
             break
-        logits = decoder.step([[token] for token in new])  # [B, C, 1, V]
+        logits = decoder.step([[token] for token in new])  # [B, 1, V]
     return outputs
 
 
 class Beam(NamedTuple):
-    """A hypothesis: the sum of its tokens' scores, then over length^length_penalty once it ends."""
+    """A hypothesis: the sum of its tokens' log p, then over length^length_penalty once it ends."""
 
     score: float
     ids: list[int]
@@ -107,23 +117,23 @@ def beam_search(
     ends: set[int],
     max_new_tokens: int,
     length_penalty: float = 1.0,
-    variants: Sequence[Variants] = (),
 ) -> list[Beam]:
     """The best of the decoder's n beams for each prompt, by the rules of transformers' generate:
     of the best continuations of all beams those that end among the first n are kept, the first n
     that do not end go on; a sentence is over when n are kept and the best beam that goes on, at its
     present length, is no better than the worst of them."""
     n = decoder.n
-    logits = decoder.prefill(prompts, max_new_tokens, [v.prompts for v in variants])
+    logits = decoder.prefill(prompts, max_new_tokens)
     rows = list(range(len(prompts)))  # the sentence of a row
     kept = [[] for _ in prompts]
     live = [[Beam(0.0, [])] for _ in prompts]  # of each row
     for length in range(1, max_new_tokens + 1):
-        scores = contrast(logits, variants)  # [B, n, V]; n is 1 at first
+        scores = logits.float().log_softmax(-1)  # [B, n, V]; n is 1 at first
         so_far = [[beam.score for beam in beams] for beams in live]
         scores = (scores + scores.new_tensor(so_far)[:, :, None]).flatten(1)  # [B, n V]
         best, index = scores.topk(min(n * max(2, 1 + len(ends)), scores.shape[1]))
         found = list(zip(best.tolist(), index.tolist(), strict=True))
+
         vocabulary, parents = logits.shape[-1], [[] for _ in rows]
         for row in reversed(range(len(rows))):
             beams, live[row], mine = live[row], [], kept[rows[row]]
@@ -154,21 +164,15 @@ def beam_search(
 
 
 def encode_prompts(
-    prompter: Prompter,
-    samples: list[Sample],
-    positions: int,
-    max_new_tokens: int,
-    shots: Sequence[Sample] = (),
-) -> tuple[list[list[int]], Counter]:
-    """(the prompts of the samples, each behind the demonstrations `shots`; how many of them lost
-    "shots", or the end of their "source", to leave room for as many new tokens in the model's
-    positions). Raises InputError where there is no room for a prompt."""
-    room = positions - max_new_tokens
-    encoded = [prompter.encode(sample, room, shots) for sample in samples]
+    prompter: Prompter, samples: list[Sample], positions: int, max_new_tokens: int
+) -> tuple[list[list[int]], int]:
+    """(the prompts of the samples; how many of them lost the end of their source, to leave room for
+    so many new tokens in the model's positions). Raises InputError where no prompt has room."""
+    encoded = [prompter.encode(sample, positions - max_new_tokens) for sample in samples]
     sentence = f"decoding {max_new_tokens} tokens leaves no room for the prompt in {positions}"
-    advice = "positions; evaluate.py can lower --max-new-tokens or --shots, train.py not"
+    advice = "positions; evaluate.py can lower --max-new-tokens, train.py not"
     require(all(prompt for prompt, _ in encoded), f"{sentence} {advice}")
-    return [prompt for prompt, _ in encoded], Counter(lost for _, lost in encoded if lost)
+    return [prompt for prompt, _ in encoded], sum(cut for _, cut in encoded)
 
 
 def translate(
@@ -179,27 +183,28 @@ def translate(
     max_new_tokens: int = MAX_NEW_TOKENS,
     batch_size: int = BATCH_SIZE,
     length_penalty: float = 1.0,
-    variants: Sequence[Variants] = (),
 ) -> list[str]:
     """The hypotheses of the prompts in their order, decoded in batches of similar length, with
     beams where the decoder has them; `bar` counts sentences."""
-    ends = {prompter.way.end, prompter.tokenizer.eos, *decoder.model.config.eos_token_id}
+    ends = {prompter.encoder.end, prompter.tokenizer.eos, *decoder.model.config.eos_token_id}
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     hypotheses = [""] * len(prompts)
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        batch = decoder, [prompts[i] for i in chosen], ends, max_new_tokens
-        rest = [Variants(v.weight, [v.prompts[i] for i in chosen]) for v in variants]
+        batch = [prompts[i] for i in chosen]
         if decoder.n > 1:
-            beams = beam_search(*batch, length_penalty, rest)
+            beams = beam_search(decoder, batch, ends, max_new_tokens, length_penalty)
             outputs = [[token for token in beam.ids if token not in ends] for beam in beams]
         else:
-            outputs = greedy(*batch, rest)
+            outputs = greedy(decoder, batch, ends, max_new_tokens)
         for i, ids in zip(chosen, outputs, strict=True):
             hypotheses[i] = prompter.tokenizer.decode(ids).strip()
         if bar is not None:
             bar.update(len(chosen))
     return hypotheses
+
+
+# Scores
 
 
 def off_target(texts: list[str], directions: list[Direction], identify: Identifier) -> list[str]:
@@ -213,96 +218,227 @@ def off_target(texts: list[str], directions: list[Direction], identify: Identifi
     return kinds
 
 
-def score(hypotheses: list[str], samples: list[Sample], test: TestSet) -> dict:
-    """The scores of a direction: BLEU, chrF++, OTR by each identifier, and what they rest on."""
-    hypotheses = [" ".join(text.split()) for text in hypotheses]  # as in the files
-    directions = [sample.direction for sample in samples]
-    firsts = [sample.target for sample in samples]
-    verdicts = {
-        identify.name: [off_target(texts, directions, identify) for texts in (hypotheses, firsts)]
-        for identify in test.identifiers
-    }
-    return score_translations(hypotheses, samples, verdicts, test.identifiers, test.languages)
+def percentage(flags: list) -> float:
+    """100 * the share of those that are true."""
+    return 100 * sum(map(bool, flags)) / len(flags)
 
 
-def encode_direction(
-    prompter: Prompter,
+def score(
+    hypotheses: list[str],
     samples: list[Sample],
-    sources: list[str],
-    shots: Corpus,
-    positions: int,
-    s: Settings,
-) -> tuple[list[list[int]], list[Variants], Counter]:
-    """(prompts of some samples of a direction, their Variants, how many prompts lost "shots" or
-    "source"). sources: all of the direction. positions: of the model. Raises InputError."""
-    before = shots[samples[0].direction][: s.shots] if s.shots else []
-    prompts, losses = encode_prompts(prompter, samples, positions, s.max_new_tokens, before)
-    variants = [
-        Variants(weight, encode_prompts(prompter, others, positions, s.max_new_tokens, before)[0])
-        for weight, others in contrasting(samples, sources, s)
-    ]
-    return prompts, variants, losses
+    identifiers: list[Identifier],
+    languages: set[str],
+) -> dict:
+    """The scores of a direction, for scores.json: BLEU, chrF++, OTR with its floor (that of the
+    references), by the first identifier and by each; answered: how many outputs are in which
+    language; mixed: % of all outputs, those that are right as a whole, but have a part in another of
+    the languages. "resampled" is for the report alone: [RESAMPLES] of bootstraps over sentences."""
+    hypotheses = [" ".join(text.split()) for text in hypotheses]  # as in the files
+    references = [sample.target for sample in samples]
+    directions, target = [sample.direction for sample in samples], samples[0].direction[1]
+    scores, resampled = compare_texts(hypotheses, references, target)
+
+    first = identifiers[0]
+    kinds = off_target(hypotheses, directions, first)
+    scores |= {"otr": percentage(kinds), "floor": percentage(off_target(references, directions, first))}
+    scores |= {"off_target": dict(Counter(filter(None, kinds))), "sentences": len(samples)}
+    mixed = [first.is_mixed(text, target, languages) for text in hypotheses]
+    mixed_floor = [first.is_mixed(text, target, languages) for text in references]
+    scores |= {"mixed": percentage(mixed), "mixed_floor": percentage(mixed_floor)}
+    scores["answered"] = dict(Counter(first(text) for text in hypotheses))
+    resampled["otr"] = resampled_share([bool(kind) for kind in kinds])
+
+    if len(identifiers) > 1:
+        scores["identifiers"] = {
+            identify.name: {
+                "otr": percentage(off_target(hypotheses, directions, identify)),
+                "floor": percentage(off_target(references, directions, identify)),
+            }
+            for identify in identifiers
+        }
+        answers = ({identify(text) for identify in identifiers} for text in hypotheses)
+        scores["agreement"] = percentage([len(names) == 1 for names in answers])
+    return scores | {"resampled": resampled}
 
 
-def make_prompter(system: System) -> tuple[Prompter, int]:
-    """(the prompts of a system, as its checkpoint was tuned on them unless it says otherwise; the
-    positions of its model). Raises InputError, also where its weights are not whole."""
+# A test set becomes a table
+
+
+class System(NamedTuple):
+    """A column of the table."""
+
+    name: str
+    ckpt: str
+    settings: Settings
+    suffix: str = ""  # of the folder of its files
+
+
+class Outputs(NamedTuple):
+    """What a process made of its share of a test set's rows."""
+
+    texts: dict[tuple[Direction, int], str]  # by direction and row
+    cut: Counter  # {direction: how many prompts lost the end of their source}
+    tokens: int  # that passed the network
+
+
+Corpus = dict[Direction, list[Sample]]
+
+
+def read_test_set(s: Settings, systems: list[System]) -> tuple[Corpus, list[Direction]]:
+    """({direction: its rows, also those with a blank side}, the directions that count as supervised:
+    what the first run was tuned on, else those with English). Raises InputError."""
+    tuned = next(filter(None, (supervised_directions(x.ckpt) for x in systems)), [])
+    texts, tuned = read_corpus(s.data, s.directions, tuned, s.skip_unknown, keep_blank=True)
+    corpus = {}
+    for direction, rows in texts.items():
+        whole = [n for n, row in enumerate(rows, start=1) if all(row)]
+        last = whole[s.rows - 1] if 0 < s.rows <= len(whole) else len(rows)
+        corpus[direction] = [Sample(direction, *row) for row in rows[:last]]
+    return corpus, tuned
+
+
+def prepare_prompter(system: System, corpus: Corpus) -> Prompter:
+    """The prompts of a system, as its run was tuned on them unless it says otherwise. Raises
+    InputError for what would fail after hours: no whole weights, no room for a prompt."""
     s = system.settings
-    model = build_model(system.ckpt, s.model)
+    model, _ = build_model(system.ckpt, s.model)
     s.template = s.template or read_setting(system.ckpt, "template", "alpaca")
     tokenizer = Tokenizer([system.ckpt, model.source], model.config)
-    return Prompter(tokenizer, s.template), model.config.max_position_embeddings
+    prompter = Prompter(tokenizer, s.template)
+    empty = [Sample(direction, "", "") for direction in corpus]
+    encode_prompts(prompter, empty, model.config.max_position_embeddings, s.max_new_tokens)
+    return prompter
 
 
-def load_decoder(system: System) -> Decoder:
-    """The model of a system, ready to decode as it wants to."""
+def load_for_decoding(system: System) -> LlamaForCausalLM:
     s = system.settings
     model = load_model(system.ckpt, DTYPES[s.dtype], s.device, s.model).to(DTYPES[s.dtype]).eval()
     if s.dtype == "fp32":  # 16 bits would round much of the adapter's small change away
         merge_lora(model)
-    return Decoder(model, s.device.startswith("cuda"), s.beam)
+    return model
 
 
-@torch.inference_mode()
-def response_terms(
-    model: LlamaForCausalLM, prompts: list[list[int]], response: list[int]
-) -> tuple[Tensor, Tensor]:
-    """(-log p, -log(1 - p)), both [C, R], of each of R tokens of a response under each of C
-    prompts: its terms in Eq. 1 under the right instruction, in Eq. 2 under a wrong one."""
-    pairs = [TwinPair(EncodedSample(None, prompt, response), None) for prompt in prompts]
-    batch = collate(pairs)
-    logits = model(batch.ids, batch.lengths, at=batch.at)
-    y = batch.y.to(logits.device)
-    shape = len(prompts), len(response)
-    return -loss.log_p(logits, y).view(shape), -loss.log_not_p(logits, y).view(shape)
+def whole_rows(samples: list[Sample]) -> list[int]:
+    """The numbers of the rows without a blank side."""
+    return [n for n, sample in enumerate(samples) if sample.source and sample.target]
 
 
-@torch.inference_mode()
-def reference_loss(
-    model: LlamaForCausalLM, prompter: Prompter, prompts: list[list[int]], samples: list
-) -> tuple[float, int]:
-    """(nats, tokens) of the samples' responses behind these prompts, as Eq. 1 sums them; of one
-    that is longer than the model's positions, of its beginning."""
-    pairs = []
-    for prompt, sample in zip(prompts, samples, strict=True):
-        if sample.target:
-            room = model.config.max_position_embeddings - len(prompt)
-            response = prompter.encode_response(prompter.tokenizer.head(sample.target, room))
-            pairs.append(TwinPair(EncodedSample(sample, prompt, response[:room]), None))
-    nats, tokens = 0.0, 0
-    for batch in micro_batches(pairs, REFERENCE_TOKENS)[0] if pairs else ():
-        logits = model(batch.ids, batch.lengths, at=batch.at)
-        nats += loss.mle(logits, batch.y.to(logits.device))[0].item()
-        tokens += len(batch.y)
-    return nats, tokens
+def decode(system: System, prompter: Prompter, corpus: Corpus) -> Outputs:
+    """A system's translations of this process's share of each direction's rows."""
+    s, texts, cut = system.settings, {}, Counter()
+    model = load_for_decoding(system)
+    decoder = Decoder(model, s.beam)
+    positions, limits = model.config.max_position_embeddings, (s.max_new_tokens, s.batch_size)
+    shares = {}
+    for turn, (direction, samples) in enumerate(corpus.items()):
+        rows = sorted(whole_rows(samples), key=lambda n: len(samples[n].source))
+        shares[direction] = rows[(RANK - turn) % WORLD :: WORLD]  # alike in number and in size
+    with progress_bar(
+        total=sum(map(len, shares.values())), desc=system.name, unit="sentence"
+    ) as bar:
+        for direction, rows in shares.items():
+            samples = [corpus[direction][n] for n in rows]
+            prompts, cut[direction] = encode_prompts(prompter, samples, positions, s.max_new_tokens)
+            outputs = translate(decoder, prompter, prompts, bar, *limits, s.length_penalty)
+            texts |= {(direction, n): text for n, text in zip(rows, outputs, strict=True)}
+    return Outputs(texts, cut, decoder.computed)
 
 
-def evaluate(s: Settings) -> None:
-    """Every system on the same test set: a report beside each checkpoint, one table of all; or
-    standard input, line by line; or one sentence, token by token."""
-    tasks = {"--translate": translate_lines, "--explain": explain}
-    tasks.get(what_is_asked(s), evaluation.evaluate)(sys.modules[__name__], s)
+def evaluate(s: Settings, systems: list[System], decode: Callable = decode) -> None:
+    """Every system on the same test set: files beside each checkpoint, one table of all. Raises
+    InputError."""
+    corpus, supervised = read_test_set(s, systems)
+    identifiers = make_identifiers(s.lid, s.candidates, corpus)
+    languages = {code for direction in corpus for code in direction}
+    for _, target in corpus:
+        bleu_metric(target)  # which may lack a package: said before hours of work
+    prompters = [prepare_prompter(system, corpus) for system in systems]
+    places = [Results(x.ckpt, s.data[0], corpus, x.suffix) for x in systems]
+
+    report = Report(list(corpus), supervised, asdict(s), identifiers)
+    for system, prompter, place in zip(systems, prompters, places, strict=True):
+        started = time.time()
+        shares = gather_from_processes(decode(system, prompter, corpus))
+        if RANK > 0:
+            continue
+        texts = ChainMap(*(share.texts for share in shares))
+        cost = {"tokens": sum(share.tokens for share in shares)}
+        cost["seconds"] = round(time.time() - started, 1)
+        scores, outputs = {}, {}
+        for direction, samples in corpus.items():
+            name, rows = "-".join(direction), whole_rows(samples)
+            outputs[name] = [texts.get((direction, n), "") for n in range(len(samples))]
+            hypotheses, scored = [outputs[name][n] for n in rows], [samples[n] for n in rows]
+            scores[name] = score(hypotheses, scored, identifiers, languages)
+            scores[name]["sources_cut"] = sum(share.cut[direction] for share in shares)
+        written = place.write(corpus, outputs, report.add(system.name, system.settings, scores, cost))
+        print(f"hypotheses, sources, references and scores.json: {written}")
+    print(report)
+
+
+# train.py's --dev
+
+
+class Dev(NamedTuple):
+    """The data of --dev, ready to be measured."""
+
+    tuning_set: TuningSet
+    samples: list[Sample]
+    prompts: list[list[int]]
+    identify: Identifier
+
+
+def prepare_dev(
+    model: LlamaForCausalLM, samples: list[Sample], prompter: Prompter, max_length: int
+) -> Dev:
+    """--dev, made ready before the first step: what is wrong with it is said then, a language that
+    langid lacks or too few positions. Raises InputError."""
+    tuning_set = TuningSet(samples, prompter, max_length)
+    samples = [encoded.sample for encoded in tuning_set.encode(tuning_set.samples)]
+    (identify,) = make_identifiers(["langid"], CANDIDATES, {x.direction for x in samples})
+    positions = model.config.max_position_embeddings
+    prompts, _ = encode_prompts(prompter, samples, positions, MAX_NEW_TOKENS)
+    return Dev(tuning_set, samples, prompts, identify)
+
+
+@torch.no_grad()
+def measure_dev(model: LlamaForCausalLM, dev: Dev, s) -> dict[str, float]:
+    """{"dev_mle": nats per response token, "dev_otr": % of greedy translations}. s: the settings
+    device, dtype and micro_batch_tokens of train.py. Every process must call this."""
+    model.eval()
+    prompter = dev.tuning_set.prompter
+    pairs = dev.tuning_set.with_twins(dev.samples)
+    sums = torch.zeros(2, dtype=torch.float64, device=s.device)
+    for batch in micro_batches(pairs, s.micro_batch_tokens, world=WORLD)[RANK]:
+        with autocast(s.device, s.dtype):
+            logits = model(batch.ids, batch.lengths, at=batch.at)  # [R, V]
+        y, w = batch.y.to(s.device), batch.weight.to(s.device)
+        sums += torch.stack([*mle(logits, y, w)]).double()
+    mle_sum, mle_weight = sum_over_processes(sums).tolist()
+
+    bar = progress_bar(total=len(dev.prompts), desc="dev", unit="sentence", leave=False)
+    with autocast(s.device, s.dtype), bar:  # by all processes: weights may be sharded
+        texts = translate(Decoder(model), prompter, dev.prompts, bar)
+    texts = [" ".join(text.split()) for text in texts]
+    kinds = off_target(texts, [sample.direction for sample in dev.samples], dev.identify)
+    model.train()
+    return {"dev_mle": mle_sum / mle_weight, "dev_otr": percentage(kinds)}
+
+
+def main(s: Settings) -> None:
+    """Evaluate the checkpoints of --ckpt. Raises InputError."""
+    usual = ours("runs/stage2")
+    made = "make it with `python train.py --stage 2`, or name another with --ckpt"
+    require(s.ckpt or os.path.isdir(usual), f"{usual}: no such run; {made}")
+    s.ckpt = [os.path.normpath(ckpt) for ckpt in s.ckpt or [usual]]
+    names = [os.path.basename(ckpt) for ckpt in s.ckpt]
+    for ckpt in s.ckpt:
+        expected = "expected a run of train.py or a model in Hugging Face format"
+        require(os.path.isdir(ckpt), f"{ckpt}: no such folder; {expected}")
+        require(s.ckpt.count(ckpt) == 1, f"--ckpt {ckpt}: it is named twice")
+    labels = [x if names.count(name) > 1 else name for name, x in zip(names, s.ckpt, strict=True)]
+    evaluate(s, [System(x, ckpt, replace(s)) for x, ckpt in zip(labels, s.ckpt, strict=True)])
 
 
 if __name__ == "__main__":
-    run_script(evaluate, Settings)
+    run_script(main, Settings, __doc__)

@@ -1,13 +1,13 @@
-"""LLaMA by hand: the decoder, its KV cache, LoRA.
+"""LLaMA by hand: attention, the block, the decoder, LoRA; below, what makes them fast and loads them.
 
 Module and attribute names are the checkpoint's tensor names (model.layers.0.self_attn.q_proj), so
 loading is a strict copy without a rename table. A batch is not padded: its sequences lie end to end
-in one row of tokens, and what several of them begin with, the prompts' preamble, is computed once.
-A Layout says which token belongs to which sequences; what is outside attention and the cache works
-token by token.
+in one row of tokens. A Layout says which token belongs to which sequence; what is outside attention
+and the cache works token by token.
 
-Symbols in shape comments: B sequences, T tokens of all of them, U of these that are computed, R
-response tokens, D width, H heads, K key/value heads, d head width, V vocabulary, r LoRA rank.
+Symbols in shape comments: B sequences, T tokens of all of them, U of these that are computed (what
+sequences begin with in common is computed once; else U = T), R response tokens, D width, H heads, K
+key/value heads, d width of a head, V vocabulary, r LoRA rank.
 """
 
 import math
@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from plumbing.checkpoint import peft as adapters
-from plumbing.checkpoint.peft import LoraSettings
+from plumbing.checkpoint import peft
+from plumbing.checkpoint.config import LLAMA3_ROPE, Config
+from plumbing.checkpoint.folder import ModelFolder, copy_companions, write_model
 from plumbing.compute.attention import attend
 from plumbing.compute.cache import KVCache
-from plumbing.checkpoint.folder import LLAMA3_ROPE, Config, ModelFolder, copy_companions, write_model
-from plumbing.compute.products import linear
 from plumbing.compute.layout import CachedLayout, Layout, lay_out
+from plumbing.compute.products import linear
 
 
 class RMSNorm(nn.Module):
@@ -56,6 +56,26 @@ def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     cos, sin = rope  # [U, 1, d]
     a, b = x.float().chunk(2, -1)  # [U, H, d/2]
     return (x * cos + torch.cat([-b, a], -1) * sin).to(x.dtype)
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
+    """Attention of one sequence, as a textbook has it: softmax(q k^T / sqrt(d) + mask) v.
+
+    q [n, H, d]: its last n tokens. k, v [s, K, d]: all s tokens. window: Mistral's sliding window,
+    the tokens that one sees, itself included. Returns [n, H, d]. What runs is attend, which gives
+    the same for many sequences at once (tests/test_model.py)."""
+    n, s, groups = len(q), len(k), q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)  # [s, H, d]
+    scores = torch.einsum("nhd,shd->hns", q, k) / math.sqrt(q.shape[-1])  # [H, n, s]
+
+    query = torch.arange(s - n, s, device=q.device)[:, None]  # positions [n, 1]
+    key = torch.arange(s, device=q.device)  # [s]
+    visible = key <= query  # the causal mask [n, s]: nothing that comes later is seen
+    if window:
+        visible &= key > query - window
+    scores = scores.masked_fill(~visible, -torch.inf)
+
+    return torch.einsum("hns,shd->nhd", scores.softmax(-1), v)  # [n, H, d]
 
 
 class Linear(nn.Linear):
@@ -98,17 +118,24 @@ class Attention(nn.Module):
         self.v_proj = Linear(D, keys, bias)
         self.o_proj = Linear(queries, D, bias)
 
-    def forward(self, x, rope, layout: Layout | CachedLayout, cache: KVCache | None, layer: int):
-        U = x.shape[0]  # x [U, D]
+    def forward(
+        self,
+        x: Tensor,  # [U, D]
+        rope: tuple[Tensor, Tensor],
+        layout: Layout | CachedLayout,
+        cache: KVCache | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        U = x.shape[0]
         q = self.q_proj(x).view(U, -1, self.d)  # [U, H, d]
         k = self.k_proj(x).view(U, -1, self.d)  # [U, K, d]
         v = self.v_proj(x).view(U, -1, self.d)  # [U, K, d]
         q, k = rotate(torch.cat([q, k], 1), rope).split([q.shape[1], k.shape[1]], 1)
-        k, v = layout.expand(k), layout.expand(v)  # [T, K, d]
+        k, v = layout.expand(k), layout.expand(v)  # [T, K, d]: what is shared, for each sequence
         if cache is not None:
-            k, v = cache.append(layer, k, v, layout)
-        out = attend(q, k, v, layout)  # [U, H, d]
-        return self.o_proj(out.flatten(1))
+            k, v = cache.append(layer, k, v, layout)  # with those of the tokens before
+        out = attend(q, k, v, layout)  # [U, H, d]: causal_attention of every sequence
+        return self.o_proj(out.flatten(1))  # [U, H d] -> [U, D]
 
 
 class Block(nn.Module):
@@ -123,8 +150,15 @@ class Block(nn.Module):
         self.mlp.up_proj = Linear(D, width, bias)
         self.mlp.down_proj = Linear(width, D, bias)
 
-    def forward(self, x: Tensor, *where) -> Tensor:  # [U, D]
-        x = x + self.self_attn(self.input_layernorm(x), *where)
+    def forward(
+        self,
+        x: Tensor,  # [U, D]
+        rope: tuple[Tensor, Tensor],
+        layout: Layout | CachedLayout,
+        cache: KVCache | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rope, layout, cache, layer)
         h = self.post_attention_layernorm(x)
         gated = F.silu(self.mlp.gate_proj(h)) * self.mlp.up_proj(h)
         return x + self.mlp.down_proj(gated)
@@ -136,7 +170,6 @@ class LlamaForCausalLM(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        self.files = None  # the ModelFolder that it is built from
         self.source = None  # the folder of its weights, without those of an adapter
         self.lora = None  # the LoraSettings of its layers
         self.share_prefixes = True  # what sequences begin with in common is computed once
@@ -153,7 +186,13 @@ class LlamaForCausalLM(nn.Module):
         if self.config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
-    def forward(self, ids: Tensor, lengths: list[int], cache: KVCache = None, at: Tensor = None):
+    def forward(
+        self,
+        ids: Tensor,
+        lengths: list[int],
+        cache: KVCache | None = None,
+        at: Tensor | None = None,
+    ) -> Tensor:
         """Logits [R, V] of the next token. ids [T]: sequences end to end, on any device. lengths: B
         ints that sum to T. cache: its first B rows these tokens continue and are added to. at [R]:
         the positions in 0..T-1 whose logits are wanted (default: all); the vocabulary projection, a
@@ -168,22 +207,25 @@ class LlamaForCausalLM(nn.Module):
         recompute = self.recompute and torch.is_grad_enabled()
 
         x = self.model.embed_tokens(layout.ids)  # [U, D]
-        for i, block in enumerate(self.model.layers):
-            where = (rope, layout, cache, i)
-            x = checkpoint(block, x, *where, use_reentrant=False) if recompute else block(x, *where)
+        for layer, block in enumerate(self.model.layers):
+            if recompute:
+                x = checkpoint(block, x, rope, layout, use_reentrant=False)
+            else:
+                x = block(x, rope, layout, cache, layer)
         x = self.model.norm(layout.pick(x, at))  # [R, D]
         return self.lm_head(x)  # [R, V]
 
     def new_cache(self, B: int, slots: int) -> KVCache:
         """An empty cache for B sequences of at most so many tokens."""
-        weight = self.lm_head.weight
-        return KVCache(self.config, B, slots, weight.device, weight.dtype)
+        c, weight = self.config, self.lm_head.weight
+        shape = c.num_hidden_layers, B, c.num_key_value_heads, slots, c.head_dim
+        return KVCache(*shape, weight.device, weight.dtype)
 
 
-def add_lora(model: LlamaForCausalLM, settings: LoraSettings) -> None:
+def add_lora(model: LlamaForCausalLM, settings: peft.LoraSettings) -> None:
     """Freeze the model and attach LoRA where the settings say, on torch's default device."""
     linears = {name: m for name, m in model.named_modules() if isinstance(m, Linear)}
-    targets = adapters.lora_targets(list(linears), settings)
+    targets = peft.lora_targets(list(linears), settings)
     model.requires_grad_(False)
     for name, r, alpha in targets:
         linears[name].attach_lora(r, alpha, settings.lora_dropout, settings.use_rslora)
@@ -201,29 +243,36 @@ def merge_lora(model: LlamaForCausalLM) -> None:
     model.lora = None
 
 
-def build_model(folder: str, base: str | None = None) -> LlamaForCausalLM:
-    """The network of a Hugging Face folder, or of a LoRA adapter on its base (or on `base`), still
-    without memory, whose weights were found whole: before model.files.fill(), which reads them,
-    LoRA may be added and the model be sharded. Raises InputError."""
+def build_model(folder: str, base: str | None = None) -> tuple[LlamaForCausalLM, ModelFolder]:
+    """(the network of a Hugging Face folder, or of a LoRA adapter on its base (or on `base`), still
+    without memory; its folder, whose weights were found whole). Before files.fill(model), which
+    reads them, LoRA may be added and the model be sharded. Raises InputError."""
     files = ModelFolder(folder, base)
     with torch.device("meta"):
         model = LlamaForCausalLM(files.config)
         if files.lora:
-            with adapters.errors_of(folder):
+            with peft.errors_of(folder):
                 add_lora(model, files.lora)
     files.locate(model)
-    model.files, model.source = files, files.source
-    return model
+    model.source = files.source
+    return model, files
 
 
-def load_model(folder: str, dtype=None, device: str = "cpu", base: str | None = None):
+def load_model(
+    folder: str,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    base: str | None = None,
+) -> LlamaForCausalLM:
     """build_model with its weights, in `dtype` (None: as stored; LoRA is fp32). InputError."""
-    model = build_model(folder, base)
-    model.files.fill(model, dtype, device)
+    model, files = build_model(folder, base)
+    files.fill(model, dtype, device)
     return model
 
 
-def save_model(model: LlamaForCausalLM, folder: str, tokenizer_from=None, limit: float = 5e9):
+def save_model(
+    model: LlamaForCausalLM, folder: str, tokenizer_from: str | None = None, limit: float = 5e9
+) -> None:
     """Write the adapter alone (PEFT's format) if there is LoRA, else a full Hugging Face folder.
     Beside it the tokenizer's files. Files of about `limit` bytes. All processes take part."""
     write_model(model, model.config, model.lora, model.source, folder, limit)

@@ -22,12 +22,6 @@ def progress_bar(*args, **options) -> tqdm:
     return tqdm(*args, disable=RANK > 0, dynamic_ncols=True, **options)
 
 
-def progress_steps(first: int, steps: int, name: str) -> tqdm:
-    """The numbers of the steps that are left, as a progress bar."""
-    left = range(first, steps)
-    return progress_bar(left, initial=first, total=steps, desc=name, unit="step")
-
-
 def join_processes(device: str) -> None:
     """Meet the other processes of torchrun."""
     if WORLD > 1:

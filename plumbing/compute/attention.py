@@ -1,4 +1,6 @@
-"""Causal attention of sequences that stand end to end: one function, by several backends.
+"""Causal attention of sequences that stand end to end, by the fastest kernel where they are.
+
+Every backend computes what model.py:causal_attention computes for one sequence.
 
 q [U, H, d]: of the tokens that are computed. k, v [T, K, d]: of all tokens. What comes out is
 [U, H, d]. Symbols as in layout.py.

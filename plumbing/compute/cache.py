@@ -7,7 +7,6 @@ width of a head, n beams, T new tokens.
 import torch
 from torch import Tensor
 
-from plumbing.checkpoint.folder import Config
 from plumbing.compute.layout import CachedLayout, Layout
 
 
@@ -53,11 +52,11 @@ class Paths:
 class KVCache:
     """Keys and values of B growing sequences; a row's slot i holds its token i."""
 
-    def __init__(self, config: Config, B: int, slots: int, device=None, dtype=torch.float32):
-        layers, K = config.num_hidden_layers, config.num_key_value_heads
-        shape = (layers, B, K, slots, config.head_dim)
-        self.k = torch.zeros(shape, device=device, dtype=dtype)  # [L, B, K, S, d]
-        self.v = torch.zeros(shape, device=device, dtype=dtype)  # [L, B, K, S, d]
+    def __init__(
+        self, layers: int, B: int, K: int, slots: int, d: int, device=None, dtype=torch.float32
+    ):
+        self.k = torch.zeros(layers, B, K, slots, d, device=device, dtype=dtype)
+        self.v = torch.zeros(layers, B, K, slots, d, device=device, dtype=dtype)
         self.used = torch.zeros(B, dtype=torch.long, device=device)  # [B]
         self.longest = 0  # the most that a row may have in use
         self.paths = None  # with beams, what each of them sees of its row
@@ -73,11 +72,6 @@ class KVCache:
             return k, v
         k, v = (store[layer, : rows.B, :, : layout.slots].to(k.dtype) for store in (self.k, self.v))
         return k, v
-
-    def clear(self) -> None:
-        """Forget all sequences."""
-        self.used.zero_()
-        self.longest, self.paths = 0, None
 
     def move(self, row: int, to: int) -> None:
         """Copy a row over another, whose sequence is finished."""

@@ -1,4 +1,4 @@
-"""AdamW with fp16's loss scale, new or as a checkpoint left it, and its learning rate."""
+"""AdamW with fp16's loss scale, and its learning rate."""
 
 import math
 from collections.abc import Iterable
@@ -7,8 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from plumbing.base.processes import whole
-from plumbing.run.progress import Checkpoint
-from plumbing.checkpoint.tensors import locate_tensors, read_tensors
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -24,36 +22,30 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
 
 class Optimizer:
     """The update of a model's trainable parameters. parameters: as model.named_parameters() gives
-    them. Moments, scale and the number of updates are a checkpoint's, or those of the beginning;
-    the moments are there before the first step, so that every checkpoint has them."""
+    them. moments: {"NAME.exp_avg", "NAME.exp_avg_sq": tensors}, there before the first step so that
+    every checkpoint has them."""
 
-    def __init__(
-        self,
-        parameters: Iterable[tuple[str, nn.Parameter]],
-        weight_decay: float,
-        dtype: str,
-        device: str,
-        checkpoint: Checkpoint | None = None,
-    ):
+    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], dtype: str, device: str):
         self.parameters = {name: p for name, p in parameters if p.requires_grad}
-        cuda = device.startswith("cuda")
+        self.device, cuda = device, device.startswith("cuda")
         weights = list(self.parameters.values())
-        self.adamw = torch.optim.AdamW(weights, weight_decay=weight_decay, fused=cuda)
+        self.adamw = torch.optim.AdamW(weights, weight_decay=0.0, fused=cuda)
         self.scaler = torch.amp.GradScaler(device.split(":")[0], enabled=dtype == "fp16")
         self.moments = {
             f"{name}.{moment}": torch.zeros_like(parameter)
             for name, parameter in self.parameters.items()
             for moment in MOMENTS
         }
-        updates = 0
-        if checkpoint:
-            places = locate_tensors(checkpoint.folder, "optimizer", self.moments)
-            self.moments |= read_tensors(places, self.moments, None, device)
-            updates, scale = checkpoint.state["updates"], checkpoint.state["scaler"]
-            if scale:  # there is none where the run was not in fp16 so far
-                self.scaler.load_state_dict(scale)
+        self.set_state(updates=0)
+
+    def set_state(self, updates: int, moments: dict | None = None, scaler: dict | None = None):
+        """Go on after so many updates, with a checkpoint's moments and fp16 scale."""
+        self.moments |= moments or {}
+        if scaler:  # empty where the run was not in fp16 so far
+            self.scaler.load_state_dict(scaler)
+        device = self.device if self.device.startswith("cuda") else "cpu"
         for name, parameter in self.parameters.items():
-            step = torch.tensor(float(updates), device=device if cuda else "cpu")
+            step = torch.tensor(float(updates), device=device)
             state = {moment: self.moments[f"{name}.{moment}"] for moment in MOMENTS}
             self.adamw.state[parameter] = {"step": step} | state
 
@@ -65,18 +57,13 @@ class Optimizer:
         return self.scaler.scale(loss)
 
     def clip(self, limit: float) -> float:
-        """Clip the gradients of the true loss to a norm (0: any); returns what it was."""
+        """Clip the gradients of the true loss to a norm; returns what it was."""
         self.scaler.unscale_(self.adamw)
-        parameters = self.parameters.values()
-        return whole(nn.utils.clip_grad_norm_(parameters, limit or math.inf)).item()
+        return whole(nn.utils.clip_grad_norm_(self.parameters.values(), limit)).item()
 
-    def rows_to_blame(self, losses: Tensor, norm: float) -> list[int]:
-        """The rows of losses [rows, terms] that are not finite; all of them where the gradient is
-        not, unless fp16's loss scale may be why. Empty: all is well."""
-        rows = (~losses.isfinite().all(1)).nonzero().flatten().tolist()
-        if not rows and not math.isfinite(norm) and self.scaler.get_scale() <= 1:
-            rows = list(range(len(losses)))
-        return rows
+    def may_be_scale(self) -> bool:
+        """Whether a gradient that is not finite may come from fp16's loss scale alone."""
+        return self.scaler.get_scale() > 1
 
     def step(self) -> bool:
         """Update the parameters and forget the gradients; False where fp16 skipped the update."""

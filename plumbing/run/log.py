@@ -4,17 +4,18 @@ import json
 import math
 import os
 import pathlib
-import resource
 import sys
 import time
-import weakref
 
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
 from plumbing.base.processes import RANK, WORLD
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 LOGS = ("log.jsonl", "speed.jsonl")  # the same on every run; how fast this one was
 # FLOP/s of GPUs in bf16, dense.
@@ -49,15 +50,18 @@ class Logs:
         for file, row in zip(self.files, rows, strict=True):
             file.write(to_line(row))
 
-    def extend(self, figures: dict[str, float]) -> dict[str, float]:
-        """Add figures to the last line of the first of LOGS; returns them."""
+    def extend(self, figures: dict[str, float]) -> None:
+        """Add figures to the last line of the first of LOGS."""
         file = self.files[0]
         if RANK == 0:
             file.seek(self.before)
             file.truncate()
         self.last = self.last | figures
         file.write(to_line(self.last))
-        return figures
+
+    def close(self) -> None:
+        for file in self.files:
+            file.close()
 
 
 def to_line(row: dict) -> bytes:
@@ -81,44 +85,16 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def trained_parameters(module: nn.Module) -> str:
-    """How many numbers of a module are trained: "8 of 100"."""
-    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    return f"{trained:,} of {count_parameters(module):,}"
-
-
-def brief(figures: dict, speed: dict) -> str:
-    """The figures of a step for the progress bar."""
-    names = [name for name in ("mle", "ul", "preference", "hinge") if figures.get(name) is not None]
-    losses = [f"{name} {figures[name]:.3f}" for name in names]
-    return ", ".join([*losses, f"{speed['tokens_per_s']:,.0f} tokens/s"])
-
-
-def describe(s: object, model: nn.Module, samples: int, general: int, steps: int) -> str:
-    """What a run with the Settings s of train.py is, for its first lines. general: of how many
-    other instructions it draws --general-share."""
-    twins = f"twins with alpha {s.alpha:g}, --conflict {s.conflict}"
-    mixed = f", {100 * s.general_share:g} % of a step out of {general:,} other instructions"
-    lines = [
-        s.describe_preset(),
-        f"stage {s.stage}: {s.init or s.model} -> {s.out}, {samples:,} samples"
-        f"{mixed if general else ''}, template {s.template}, {twins if s.alpha else 'MLE alone'}",
-        f"{trained_parameters(model)} parameters, {'full' if s.full else 'LoRA'}, {s.dtype} on "
-        f"{WORLD} {s.device}, {steps} steps of {s.batch_size}, rate {s.lr:g}",
-    ]
-    return "\n".join(filter(None, lines))
-
-
 class SpeedMeter:
     """Tokens per second, model FLOPs utilisation and peak memory of a step. Model FLOPs of a token
-    and parameter: 2 forward, 2 for the gradients of activations, with --full 2 for those of weights
-    (LoRA's own are few, and counted as if frozen); recomputation does not count. `body` and `head`
-    are the parameters that every token passes, and those that response tokens alone pass. The
+    and parameter: 2 forward, 2 for the gradients of activations, in full tuning 2 for those of
+    weights (LoRA's own are few, and counted as if frozen); recomputation does not count. The
     utilisation is of PEAK in every dtype."""
 
-    def __init__(self, body: nn.Module, head: nn.Module, full: bool, device: str):
-        self.body, self.head = count_parameters(body), count_parameters(head)
-        self.flops = 6 if full else 4
+    def __init__(self, model: nn.Module, device: str):
+        self.body = count_parameters(model.model.layers)  # which every token passes
+        self.head = count_parameters(model.lm_head)  # which response tokens alone pass
+        self.flops = 4 if model.lora else 6
         self.device = device
         gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else ""
         peaks = [flops * WORLD for name, flops in PEAK.items() if name in gpu]
@@ -129,10 +105,9 @@ class SpeedMeter:
         """A step begins."""
         self.started = time.time()
 
-    def stop(self, step: int, tokens: int, responses: int, computed: int | None = None) -> dict:
+    def stop(self, step: int, tokens: int, responses: int, computed: int) -> dict:
         """The row of speed.jsonl for a step with so many tokens, so many of them of responses. MFU
-        is of those that were computed (default: all), what sequences share once."""
-        computed = tokens if computed is None else computed
+        is of those that were computed: what sequences share, once."""
         seconds = time.time() - self.started
         flops = self.flops * (self.body * computed + self.head * responses)
         return {
@@ -144,42 +119,26 @@ class SpeedMeter:
             "mfu": flops / seconds / self.peak if self.peak else None,
         }
 
-    def peak_memory(self) -> int:
-        """The most bytes that this process has had, on its GPU if it computes there."""
+    def peak_memory(self) -> float:
+        """The most bytes that this process has had, on its GPU if it computes there; NaN where the
+        system does not say."""
         if self.device.startswith("cuda"):
             return torch.cuda.max_memory_allocated()
+        if resource is None:
+            return math.nan
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return used if sys.platform == "darwin" else used * 1024
 
 
-class LiveBytes(TorchDispatchMode):
-    """While it is on: the bytes of tensors that are made and still held, and their peak."""
-
-    def __init__(self):
-        super().__init__()
-        self.now = self.peak = 0
-        self.storages = {}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        given = {storage._cdata for storage in storages_of((args, kwargs))}
-        for storage in storages_of(out):
-            if storage._cdata not in given:  # else it was there: a view, or in place
-                self.hold(storage)
-        return out
-
-    def hold(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self.storages:
-            self.storages[key] = weakref.ref(storage, lambda _: self.release(key, size))
-            self.now += size
-            self.peak = max(self.peak, self.now)
-
-    def release(self, key: int, size: int) -> None:
-        del self.storages[key]
-        self.now -= size
-
-
-def storages_of(tree: object) -> list[torch.UntypedStorage]:
-    """Of the tensors in nested arguments or results."""
-    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+def describe(s, model: nn.Module, samples: int, general: int, steps: int) -> str:
+    """What a run with the settings s of train.py is, for its first lines. general: of how many
+    other instructions it draws --general-share."""
+    twins = f"twins with alpha {s.alpha:g}, --conflict {s.conflict}"
+    mixed = f", {100 * s.general_share:g} % of a step out of {general:,} other instructions"
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return (
+        f"stage {s.stage}: {s.init or s.model} -> {s.out}, {samples:,} samples"
+        f"{mixed if general else ''}, template {s.template}, {twins if s.alpha else 'MLE alone'}\n"
+        f"{trained:,} of {count_parameters(model):,} parameters, {'full' if s.full else 'LoRA'}, "
+        f"{s.dtype} on {WORLD} {s.device}, {steps} steps of {s.batch_size}, rate {s.lr:g}"
+    )

@@ -1,24 +1,134 @@
-"""An evaluation's report: averages, doubt, versions, the Markdown tables."""
+"""An evaluation's report: averages, intervals, versions, and the Markdown tables."""
 
 from collections import Counter
 from importlib.metadata import version
 
 import numpy as np
 
-from plumbing.corpus.corpus import Corpus, Direction
 from plumbing.score.bootstrap import RESAMPLES, SIGNIFICANT, half_width, p_value
-from plumbing.corpus.general import GENERAL
-from plumbing.score.heatmaps import draw_reports
 from plumbing.score.identify import CONFIDENCE, WINDOW, Identifier
-from plumbing.score.pictures import draw_picture
-from plumbing.score.repaired import Outputs, describe_changes
-from plumbing.base.streams import in_colour
-from plumbing.score.systems import System
-from plumbing.score.tables import RESAMPLED, align, costs, doubts, table
-from plumbing.score.testset import TestSet
 
+RESAMPLED = ("bleu", "chrf", "otr")
 MEANS = (*RESAMPLED, "floor", "length_ratio", "mixed", "mixed_floor")
 SIGNATURES = ("signature", "chrf_signature")
+COLUMNS = {"BLEU": ("bleu", 1), "len": ("length_ratio", 2), "OTR": ("otr", 1)}  # key, decimals
+KINDS = ("english", "source", "other", "empty")  # of off-target outputs
+
+
+class Report:
+    """Scores of several systems on one test set, side by side. supervised: the directions that
+    count as such, perhaps more than were translated. settings: those of evaluate.py."""
+
+    def __init__(
+        self,
+        directions: list[tuple[str, str]],
+        supervised: list[tuple[str, str]],
+        settings: dict,
+        identifiers: list[Identifier],
+    ):
+        self.reports, self.settings, self.identifiers = {}, settings, identifiers
+        self.parts = {
+            "supervised": [direction for direction in directions if direction in supervised],
+            "zero-shot": [direction for direction in directions if direction not in supervised],
+        }
+
+    def add(self, name: str, settings: object, scores: dict[str, dict], cost: dict) -> dict:
+        """Add a system with its scores by direction, and what it cost, {"tokens", "seconds"};
+        returns its report, for scores.json. The first one is what the others are compared with."""
+        for direction, found in scores.items():
+            if found["sources_cut"]:
+                print(f"{name}, {direction}: {found['sources_cut']:,} over-long sources cut")
+        averages = {
+            title: average([scores["-".join(direction)] for direction in directions])
+            for title, directions in self.parts.items()
+            if directions
+        }
+        first = next(iter(self.reports.values()), None)
+        report = {
+            part: {
+                name: with_doubt(row, first and first[part][name]) for name, row in rows.items()
+            }
+            for part, rows in (("directions", scores), ("average", averages))
+        }
+        versions = {name: version(name) for name in ("sacrebleu", "torch")}
+        report |= {
+            "identifiers": [identify.describe() for identify in self.identifiers],
+            "versions": versions | {x.name: x.version for x in self.identifiers},
+            "name": name,
+            "settings": self.settings | vars(settings),
+            "decoding": describe_decoding(settings),
+        }
+        self.reports[name] = report | cost
+        return without(report | cost, "resampled")
+
+    def __str__(self):
+        """The tables and what their figures rest on."""
+        if not self.reports:
+            return ""
+        scores = [*self.reports.values()][-1]["directions"].values()
+        signatures = sorted({row[name] for row in scores for name in SIGNATURES})
+        first, *_ = self.reports
+        about = f"{' '.join(self.settings['data'])}. SacreBLEU {' and '.join(signatures)}. "
+        about += "len: tokens of the outputs over those of the references. OTR in %, by "
+        about += f"{'; '.join(identify.describe() for identify in self.identifiers)}. "
+        about += f"mixed: % right as a whole, with {WINDOW} words confidently ({CONFIDENCE}) of "
+        about += "another of the languages, in brackets that of the references. ±: 95 % of "
+        about += f"{RESAMPLES:,} bootstraps over sentences."
+        if len(self.reports) > 1:
+            about += f" *: differs from {first}, p < {SIGNIFICANT} by paired bootstrap."
+        return "\n\n".join([self.table(), self.averages(), self.costs(), about])
+
+    def table(self) -> str:
+        """Every direction, and last what the off-target outputs of the zero-shot ones are."""
+        header = ["direction", "floor"]
+        header += [f"{name} {column}" for name in self.reports for column in COLUMNS]
+        rows = [header, ["---"] + ["---:"] * (len(header) - 1)]
+        for title, directions in self.parts.items():
+            for direction in directions:
+                scores = [r["directions"]["-".join(direction)] for r in self.reports.values()]
+                rows.append(table_row("→".join(direction), scores))
+            if directions:
+                scores = [r["average"][title] for r in self.reports.values()]
+                rows.append(table_row(f"**{title}, average**", scores))
+        lines = align(rows)
+        if self.parts["zero-shot"]:
+            lines += ["", "Off-target outputs in the zero-shot directions, % of all:"]
+            for name, report in self.reports.items():
+                lines.append(off_target_line(name, report["average"]["zero-shot"]))
+        return "\n".join(lines)
+
+    def averages(self) -> str:
+        """The averages with their intervals, chrF++, mixed outputs, and each identifier's OTR."""
+        first = next(iter(self.reports.values()))["average"]
+        others = next(iter(first.values())).get("identifiers", {})
+        header = ["average", "BLEU", "chrF++", "OTR", "len", "mixed"]
+        header += [f"OTR {name}" for name in others] + ["agree"] * bool(others)
+        rows = [header, ["---"] + ["---:"] * (len(header) - 1)]
+        for title in filter(self.parts.get, self.parts):
+            for name, report in self.reports.items():
+                s = report["average"][title]
+                row = [f"{title}, {name}"]
+                row += [f"{s[x]:.1f} ± {s['intervals'][x]:.1f}{mark(s, x)}" for x in RESAMPLED]
+                row += [f"{s['length_ratio']:.2f}", f"{s['mixed']:.1f} ({s['mixed_floor']:.1f})"]
+                for found in s.get("identifiers", {}).values():
+                    row.append(f"{found['otr']:.1f} ({found['floor']:.1f})")
+                rows.append(row + ([f"{s['agreement']:.1f}"] if others else []))
+        return "\n".join(align(rows))
+
+    def costs(self) -> str:
+        """How each system decoded and what it cost."""
+        lines = ["Decoding, tokens that passed the network, seconds with loading:"]
+        for name, r in self.reports.items():
+            lines.append(f"- {name}: {r['decoding']}, {r['tokens']:,} tokens, {r['seconds']:.1f} s")
+        return "\n".join(lines)
+
+
+def describe_decoding(s: object) -> str:
+    """How a system with these settings of evaluate.py decodes."""
+    parts = ["greedy" if s.beam == 1 else f"beam {s.beam}"]
+    if s.beam > 1 and s.length_penalty != 1:
+        parts.append(f"length penalty {s.length_penalty:g}")
+    return ", ".join([*parts, f"template {s.template}"])
 
 
 def average(rows: list[dict]) -> dict:
@@ -39,7 +149,7 @@ def average(rows: list[dict]) -> dict:
     return means | {"resampled": resampled}
 
 
-def doubted(scores: dict, first: dict | None) -> dict:
+def with_doubt(scores: dict, first: dict | None) -> dict:
     """Scores with half of the 95 % interval of each, and with the p value of its difference from
     the first system's, if there is one."""
     resampled = scores["resampled"]
@@ -55,149 +165,39 @@ def doubted(scores: dict, first: dict | None) -> dict:
     return scores | {"intervals": intervals, "p": p_values, "differs": differs}
 
 
-class Reports:
-    """The reports of several systems on one test set. settings: those of evaluate.py."""
-
-    def __init__(self, settings: dict):
-        self.reports, self.settings = {}, settings
-
-    def more_files(self, system: System, corpus: Corpus, texts: dict[str, list[str]]) -> dict:
-        """{name: text} of files beside a system's texts."""
-        return {}
-
-    def report(self, system: System, findings: dict, cost: dict) -> dict:
-        """A system's report, for scores.json, with what it cost, {"tokens", "seconds"}."""
-        report = findings | {
-            "name": system.name,
-            "settings": self.settings | system.own(),
-            "decoding": system.describe(),
-        }
-        versions = {name: version(name) for name in ("sacrebleu", "torch")}
-        report["versions"] = versions | findings.get("versions", {})
-        self.reports[system.name] = report | cost
-        return without(report | cost, "resampled", "kinds")
-
-    def draw(self, picture: str) -> None:
-        """Pictures of the figures, in a file if it is named; here there are none."""
-
-    def say_cuts(self, system: System, results: dict[str, dict]) -> None:
-        """Where a system did not get the whole of a source, or of its demonstrations."""
-        for name, scores in results.items():
-            if scores["sources_cut"]:
-                print(f"{system.name}, {name}: {scores['sources_cut']:,} over-long sources cut")
-            if left_out := scores.get("shots_left_out"):
-                print(f"{system.name}, {name}: {left_out:,} prompts with fewer shots, to fit")
-
-
-class Answers(Reports):
-    """Of answers to other instructions than translations."""
-
-    files = "model_outputs.json"
-
-    def add(self, system: System, results: dict[str, dict], cost: dict) -> dict:
-        """Add a system with its {"general": scores}; returns its report."""
-        self.say_cuts(system, results)
-        return self.report(system, results, cost)
-
-    def __str__(self):
-        """A line a system: the references' perplexity, and what the answers are like."""
-        header = ["", "perplexity", "its tokens", "answers", "empty", "words each"]
-        rows = [header, ["---"] + ["---:"] * 5]
-        for name, report in self.reports.items():
-            scores = report["general"]
-            ppl = "-" if scores["perplexity"] is None else f"{scores['perplexity']:.2f}"
-            counts = (scores[key] for key in ("response_tokens", "sentences", "empty"))
-            rows.append([name, ppl, *(f"{n:,}" for n in counts), f"{scores['words']:.1f}"])
-        files, lines = " ".join(self.settings["general"]), "\n".join(align(rows))
-        about = "Perplexity of a token of the references, of its own tokenizer; ends count."
-        return f"{lines}\n\n{costs(self.reports)}\n\n{files}. {about}"
-
-
-class Comparison(Reports):
-    """Of translations, side by side. supervised: the directions that count as such, perhaps more
-    than were translated."""
-
-    files = "hypotheses, sources, references"
-
-    def __init__(
-        self,
-        directions: list[Direction],
-        supervised: list[Direction],
-        settings: dict,
-        identifiers: list[Identifier],
-    ):
-        super().__init__(settings)
-        self.identifiers, self.first = identifiers, None  # the Outputs of the first system
-        self.parts = {
-            "supervised": [direction for direction in directions if direction in supervised],
-            "zero-shot": [direction for direction in directions if direction not in supervised],
-        }
-
-    def add(self, system: System, results: dict[str, dict], cost: dict) -> dict:
-        """Add a system with its scores by direction; returns its report, for scores.json. The first
-        one is what the others are compared with."""
-        self.say_cuts(system, results)
-        averages = {
-            title: average([results["-".join(direction)] for direction in directions])
-            for title, directions in self.parts.items()
-            if directions
-        }
-        first = next(iter(self.reports.values()), None)
-        findings = {
-            part: {
-                name: doubted(scores, first and first[part][name]) for name, scores in of.items()
-            }
-            for part, of in (("directions", results), ("average", averages))
-        }
-        others = {"identifiers": [identify.describe() for identify in self.identifiers]}
-        others["versions"] = {x.name: x.version for x in self.identifiers}
-        return self.report(system, findings | others, cost)
-
-    def more_files(self, system: System, corpus: Corpus, texts: dict[str, list[str]]) -> dict:
-        """{"repaired.md": what changed since the first system}, of any other."""
-        directions = self.reports[system.name]["directions"]
-        kinds = {name: scores["kinds"] for name, scores in directions.items()}
-        outputs = Outputs(system.name, texts, kinds)
-        if self.first is None:
-            self.first = outputs
-            return {}
-        return {"repaired.md": describe_changes(corpus, self.first, outputs)}
-
-    def draw(self, picture: str) -> None:
-        """Heat maps on a terminal with colours, and in a file if it is named."""
-        zero_shot = self.parts["zero-shot"]
-        if in_colour():
-            print(f"\n{draw_reports(self.reports, zero_shot)}")
-        if picture:
-            draw_picture(picture, self.reports, zero_shot)
-            print(f"picture: {picture}")
-
-    def __str__(self):
-        """The tables and what their figures rest on."""
-        scores = [*self.reports.values()][-1]["directions"].values()
-        signatures = sorted({row[name] for row in scores for name in SIGNATURES})
-        first, *_ = self.reports
-        about = f"{' '.join(self.settings['data'])}. SacreBLEU {' and '.join(signatures)}. "
-        about += "len: tokens of the outputs over those of the references. OTR in %, by "
-        about += f"{'; '.join(identify.describe() for identify in self.identifiers)}. "
-        about += f"mixed: % right as a whole, with {WINDOW} words confidently ({CONFIDENCE}) of "
-        about += "another of the languages, in brackets that of the references. ±: 95 % of "
-        about += f"{RESAMPLES:,} bootstraps over sentences."
-        if len(self.reports) > 1:
-            about += f" *: differs from {first}, p < {SIGNIFICANT} by paired bootstrap."
-        texts = [table(self.reports, self.parts), doubts(self.reports, self.parts)]
-        return "\n\n".join([*texts, costs(self.reports), about])
-
-
-def make_reports(test: TestSet, settings: dict) -> Reports:
-    """An empty collection for the reports of what evaluate.py with these settings has read."""
-    if GENERAL in test.corpus:
-        return Answers(settings)
-    return Comparison(list(test.corpus), test.supervised, settings, test.identifiers)
-
-
 def without(value: object, *keys: str) -> object:
     """Nested dicts without some keys."""
     if not isinstance(value, dict):
         return value
     return {name: without(part, *keys) for name, part in value.items() if name not in keys}
+
+
+def mark(scores: dict, name: str) -> str:
+    """ "*" where a score differs from the first system's by more than chance."""
+    return "*" * bool(scores.get("differs", {}).get(name))
+
+
+def table_row(label: str, scores: list[dict]) -> list[str]:
+    """The cells of one line: the references' floor, then each report's figures."""
+    cells = [label, f"{scores[0]['floor']:.1f}"]
+    for row in scores:
+        cells += [f"{row[key]:.{digits}f}{mark(row, key)}" for key, digits in COLUMNS.values()]
+    return cells
+
+
+def off_target_line(name: str, scores: dict) -> str:
+    counts, sentences = scores["off_target"], scores["sentences"]
+    shares = (f"{kind} {100 * counts.get(kind, 0) / sentences:.1f}" for kind in KINDS)
+    return f"- {name}: {', '.join(shares)}"
+
+
+def align(rows: list[list[str]]) -> list[str]:
+    """Lines of a Markdown table: the first column to the left, the others to the right."""
+    rows = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for label, *figures in rows:
+        cells = [label.ljust(widths[0])]
+        cells += [f.rjust(width) for f, width in zip(figures, widths[1:], strict=True)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines

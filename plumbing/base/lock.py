@@ -1,14 +1,18 @@
-"""One process at a time writes a folder."""
+"""One process at a time writes a folder, where the system has locks (POSIX's flock)."""
 
-import fcntl
 import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from plumbing.base.processes import RANK
 from plumbing.base.errors import InputError
-from plumbing.run.removal import LOCK
+from plumbing.base.folders import LOCK
+from plumbing.base.processes import RANK
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 @contextmanager
@@ -19,7 +23,14 @@ def locked(folder: str) -> Iterator[None]:
     if RANK > 0:  # the first process holds it for all
         yield
         return
+    make_folder(folder)
     path = os.path.join(folder, LOCK)
+    if fcntl is None:
+        print("this system has no file locks: do not start a second run with the same --out")
+        yield
+        with suppress(OSError):  # not empty
+            os.rmdir(folder)
+        return
     handle = None
     while handle is None:
         handle = try_to_lock(folder, path)
@@ -37,6 +48,9 @@ def locked(folder: str) -> Iterator[None]:
 def in_turn(folder: str) -> Iterator[None]:
     """Within it nobody else is in_turn in this folder, under whatever name; who comes second waits.
     Nothing is left of it when the process dies."""
+    if fcntl is None:
+        yield
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):  # a file system without locks
@@ -46,20 +60,25 @@ def in_turn(folder: str) -> Iterator[None]:
         os.close(handle)
 
 
-def try_to_lock(folder: str, path: str) -> int | None:
-    """A handle on the locked file; None where another process moved the folder away meanwhile."""
+def make_folder(folder: str) -> None:
+    """Make a folder that may be there. Raises InputError where a file is."""
     try:
         os.makedirs(folder, exist_ok=True)
     except FileExistsError:
         raise InputError(f"{folder} is no folder: move it, or choose another --out") from None
+
+
+def try_to_lock(folder: str, path: str) -> int | None:
+    """A handle on the locked file; None where another process moved the folder away meanwhile."""
+    make_folder(folder)
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except FileNotFoundError:
         return None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = os.pread(handle, 200, 0).decode(errors="replace") or "another process"
+        holder = os.read(handle, 200).decode(errors="replace") or "another process"
         os.close(handle)
         sentence = f"{folder} is being written by {holder}"
         raise InputError(f"{sentence}; wait for it, or choose another --out") from None
@@ -69,7 +88,7 @@ def try_to_lock(folder: str, path: str) -> int | None:
         os.close(handle)
         return None
     os.ftruncate(handle, 0)
-    os.pwrite(handle, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+    os.write(handle, f"process {os.getpid()} on {platform.node()}".encode())
     return handle
 
 
