@@ -240,3 +240,8 @@ def copy_companions(sources: list[str | None], folder: str) -> None:
             at_home = os.path.dirname(os.path.realpath(path)) == os.path.realpath(folder)
             if os.path.exists(path) and not at_home:
                 shutil.copy(path, folder)
+
+
+def weight_files(folder, base=None):
+    lora, source = adapters.read_adapter(folder, base)
+    return weights.find_files(source, "model") + (weights.find_files(folder, "adapter_model") if lora else [])

@@ -171,3 +171,12 @@ def write_tensors(
         total = sum(tensor.nbytes for tensor in tensors.values())
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         write_json(os.path.join(folder, f"{stem}.safetensors.index.json"), index)
+
+
+def checksum_of(paths):
+    crc = 0
+    for path in paths:
+        with open(path, "rb") as f:
+            while block := f.read(1 << 24):
+                crc = zlib.crc32(block, crc)
+    return crc

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from plumbing.base.processes import progress_bar
-from plumbing.corpus.drawing import Draw, Tally
+from plumbing.corpus.drawing import Draw, Tally, draw
 from plumbing.base.errors import InputError, require
 from plumbing.corpus.formats import PAIR_NAME, Row, TranslationFile, read_files
 from plumbing.corpus.languages import LANGUAGES
@@ -75,8 +75,8 @@ def read_corpus(
         print(f"  {n:,} left out: {what}")
     if pairs:
         fetch_samples(sources, skip_unknown, draws)
-        return {pair: draw.samples for pair, draw in draws.items()}, in_run
-    return {pair: tally.kept for pair, tally in found.items()}, in_run
+        return {pair: [x[1:3] for x in draw.samples] for pair, draw in draws.items()}, in_run
+    return {pair: [x[1:3] for x in tally.kept] for pair, tally in found.items()}, in_run
 
 
 def named_direction(file: TranslationFile) -> Direction | None:

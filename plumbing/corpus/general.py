@@ -38,7 +38,7 @@ class GeneralSample(NamedTuple):
         return record | {"output": output, "generator": generator}
 
 
-def read_general(paths: list[str], tuning: bool) -> list[GeneralSample]:
+def read_general(paths: list[str], tuning: bool = True) -> list[GeneralSample]:
     """The samples of files, perhaps of no file, counted aloud. Those to tune on have a response and
     name no direction: translations belong to --data, which gives them twins. Raises InputError."""
     samples, left_out = [], Counter()
@@ -61,7 +61,7 @@ def read_general(paths: list[str], tuning: bool) -> list[GeneralSample]:
     why = "".join(f"; {n:,} {what}" for what, n in left_out.items())
     found = any(not x.blank for x in samples) or not paths
     require(found, f"{' '.join(paths)}: nothing is left{why}; {EXPECTED}")
-    return samples
+    return [(x.instruction or x.source, x.source if x.instruction else '', x.target) for x in samples]
 
 
 def read_sample(where: str, record: object) -> GeneralSample:

@@ -1,0 +1,1 @@
+from plumbing.checkpoint.folder import LLAMA3_ROPE, Config
