@@ -7,6 +7,7 @@ a step's samples and conflicting instructions are the same however the run got t
 """
 
 import functools
+import math
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -247,6 +248,8 @@ class TuningSet:
 
     def prepare(self, steps: int, size: int, total: int, seed: int, share: float) -> None:
         """Tokenize the samples that a run's steps will visit, and no others."""
+        most = max(len(self.samples), math.ceil(len(self.general) * (1 - share) / share))
+        steps = min(steps, math.ceil(most / size))  # all have been visited by then
         of_steps = (self.of_step(step, size, total, seed, share) for step in range(steps))
         self.encode(sample for samples in of_steps for sample in samples)
 
@@ -272,9 +275,7 @@ class TuningSet:
         prompt, _ = self.prompter.encode(sample, self.max_length - len(positive.response))
         sentence = f"--template {self.prompter.template} has one prompt for {'-'.join(direction)}"
         expected = "expected one that names the target language"
-        require(
-            prompt != positive.prompt, f"{sentence} and {'-'.join(wrong)} alike; {expected}"
-        )
+        require(prompt != positive.prompt, f"{sentence} and {'-'.join(wrong)} alike; {expected}")
         return EncodedSample(sample, prompt, positive.response) if prompt else None
 
 
@@ -366,7 +367,9 @@ class ShowSettings(DeviceSettings):
     data: list = option((ours("demo/data/train.tsv"),), "translation files (docs/data.md)", "data")
     directions: str = option("supervised", "en-it,it-en, supervised, zero-shot or all", "data")
     template: str = option("alpaca", "prompt", "data", choices=TEMPLATES)
-    conflict: str = option("target", "twins' instruction, as in train.py", "data", choices=CONFLICTS)
+    conflict: str = option(
+        "target", "twins' instruction, as in train.py", "data", choices=CONFLICTS
+    )
     max_length: int = option(512, "most tokens of prompt and response", "data", least=1)
     seed: int = option(1, "of the samples and their twins", "data", least=0)
     model: str = option(ours("demo/base"), "folder of the tokenizer and its config.json", "model")
@@ -378,7 +381,10 @@ def show(s: ShowSettings) -> None:
     folder = ModelFolder(s.model)
     tokenizer = Tokenizer([folder.folder, folder.source], folder.config)
     samples = read_samples(s.data, s.directions, pairs=s.show, seed=s.seed)
-    tuning_set, rng = TuningSet(samples, Prompter(tokenizer, s.template), s.max_length), Random(s.seed)
+    tuning_set, rng = (
+        TuningSet(samples, Prompter(tokenizer, s.template), s.max_length),
+        Random(s.seed),
+    )
     chosen = rng.sample(tuning_set.samples, min(s.show, len(tuning_set.samples)))
     for number, pair in enumerate(tuning_set.with_twins(chosen, s.conflict, rng), start=1):
         print(f"\n=== {number}")

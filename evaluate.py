@@ -20,13 +20,7 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from data import (
-    Direction,
-    Prompter,
-    Sample,
-    TuningSet,
-    micro_batches,
-)
+from data import Direction, Prompter, Sample, TuningSet, micro_batches
 from loss import mle
 from model import LlamaForCausalLM, build_model, load_model, merge_lora
 from plumbing.base.errors import require
@@ -224,10 +218,7 @@ def percentage(flags: list) -> float:
 
 
 def score(
-    hypotheses: list[str],
-    samples: list[Sample],
-    identifiers: list[Identifier],
-    languages: set[str],
+    hypotheses: list[str], samples: list[Sample], identifiers: list[Identifier], languages: set[str]
 ) -> dict:
     """The scores of a direction, for scores.json: BLEU, chrF++, OTR with its floor (that of the
     references), by the first identifier and by each; answered: how many outputs are in which
@@ -240,7 +231,10 @@ def score(
 
     first = identifiers[0]
     kinds = off_target(hypotheses, directions, first)
-    scores |= {"otr": percentage(kinds), "floor": percentage(off_target(references, directions, first))}
+    scores |= {
+        "otr": percentage(kinds),
+        "floor": percentage(off_target(references, directions, first)),
+    }
     scores |= {"off_target": dict(Counter(filter(None, kinds))), "sentences": len(samples)}
     mixed = [first.is_mixed(text, target, languages) for text in hypotheses]
     mixed_floor = [first.is_mixed(text, target, languages) for text in references]
@@ -371,7 +365,9 @@ def evaluate(s: Settings, systems: list[System], decode: Callable = decode) -> N
             hypotheses, scored = [outputs[name][n] for n in rows], [samples[n] for n in rows]
             scores[name] = score(hypotheses, scored, identifiers, languages)
             scores[name]["sources_cut"] = sum(share.cut[direction] for share in shares)
-        written = place.write(corpus, outputs, report.add(system.name, system.settings, scores, cost))
+        written = place.write(
+            corpus, outputs, report.add(system.name, system.settings, scores, cost)
+        )
         print(f"hypotheses, sources, references and scores.json: {written}")
     print(report)
 

@@ -259,10 +259,7 @@ def build_model(folder: str, base: str | None = None) -> tuple[LlamaForCausalLM,
 
 
 def load_model(
-    folder: str,
-    dtype: torch.dtype | None = None,
-    device: str = "cpu",
-    base: str | None = None,
+    folder: str, dtype: torch.dtype | None = None, device: str = "cpu", base: str | None = None
 ) -> LlamaForCausalLM:
     """build_model with its weights, in `dtype` (None: as stored; LoRA is fp32). InputError."""
     model, files = build_model(folder, base)

@@ -7,6 +7,7 @@ torchrun --nproc-per-node 4 train.py ...    # on several GPUs, weights split ove
 """
 
 import argparse
+import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,8 +21,8 @@ from data import (
     CONFLICTS,
     Batch,
     Prompter,
+    Sample,
     TuningSet,
-    TwinPair,
     micro_batches,
     read_general_samples,
     read_samples,
@@ -182,7 +183,7 @@ def find_blame(
     loss scale may be why. Empty: all is well."""
     finite = sums.isfinite().all(1).tolist()
     blamed = [batch for batch, fine in zip(batches, finite, strict=True) if not fine]
-    if not blamed and not torch.tensor(norm).isfinite() and not optimizer.may_be_scale():
+    if not blamed and not math.isfinite(norm) and not optimizer.may_be_scale():
         return batches
     return blamed
 
@@ -210,30 +211,41 @@ def prepare_model(s: Settings, checkpoint: str | None) -> tuple[LlamaForCausalLM
     return model, Tokenizer([start, model.source], model.config)
 
 
-def pairs_of_step(tuning_set: TuningSet, step: int, visits: int, s: Settings) -> list[TwinPair]:
-    """A step's samples, where alpha is not 0 with their twins."""
+def read(s: Settings) -> dict[str, list[Sample]]:
+    """The samples of --data, --general and --dev by these names. Raises InputError."""
+    return {
+        "data": read_samples(s.data, s.directions, s.skip_unknown, s.pairs, s.seed),
+        "general": read_general_samples(s.general),
+        "dev": read_samples(s.dev, skip_unknown=s.skip_unknown) if s.dev else [],
+    }
+
+
+def batches_of_step(
+    tuning_set: TuningSet, step: int, visits: int, s: Settings
+) -> list[list[Batch]]:
+    """The micro-batches of a step by process: its samples, where alpha is not 0 with their twins."""
     samples = tuning_set.of_step(step, s.batch_size, visits, s.seed, s.general_share)
     conflict = s.conflict if s.alpha else None
-    return tuning_set.with_twins(samples, conflict, Random(f"{s.seed} twins {step}"))
+    pairs = tuning_set.with_twins(samples, conflict, Random(f"{s.seed} twins {step}"))
+    return micro_batches(pairs, s.micro_batch_tokens, s.loss_reduction, WORLD)
 
 
 def train(s: Settings, run: Run, find_losses: Callable = loss_sums) -> None:
     """A run of either stage: read, begin or go on, take the steps, finish."""
-    samples = read_samples(s.data, s.directions, s.skip_unknown, s.pairs, s.seed)
-    general = read_general_samples(s.general)
-    dev_samples = read_samples(s.dev, skip_unknown=s.skip_unknown) if s.dev else []
-    data = {"data": samples, "general": general, "dev": dev_samples}
-    record = make_record(asdict(s), data, list(dict.fromkeys(x.name for x in samples)))
+    data = read(s)
+    record = make_record(asdict(s), data)
     if s.resume and not run.find(record):
         return print(f"{s.out} is finished, there is nothing to resume")
 
     model, tokenizer = prepare_model(s, run.checkpoint)
-    tuning_set = TuningSet(samples, Prompter(tokenizer, s.template), s.max_length, general)
+    prompter = Prompter(tokenizer, s.template)
+    tuning_set = TuningSet(data["data"], prompter, s.max_length, data["general"])
     visits, steps = visits_and_steps(s, len(tuning_set.samples))
     tuning_set.prepare(steps, s.batch_size, visits, s.seed, s.general_share)
     if s.alpha:
         tuning_set.require_conflicts(s.conflict)
-    dev = prepare_dev(model, dev_samples, tuning_set.prompter, s.max_length) if s.dev else None
+    dev = prepare_dev(model, data["dev"], prompter, s.max_length) if s.dev else None
+
     optimizer = Optimizer(model.named_parameters(), s.dtype, s.device)
     print(describe(s, model, len(tuning_set.samples), len(tuning_set.general), steps))
     run.begin(record, model, optimizer, lambda out: save_model(model, out, tokenizer.folder), steps)
@@ -242,11 +254,10 @@ def train(s: Settings, run: Run, find_losses: Callable = loss_sums) -> None:
 
     model.train()
     for step in run.steps(f"stage {s.stage}"):
-        torch.manual_seed(Random(f"{s.seed} dropout {step} {RANK}").getrandbits(63))
+        seed_dropout(s.seed, step)
         rate = learning_rate(run.updates, steps, s.lr, WARMUP)
         optimizer.set_rate(rate)
-        pairs = pairs_of_step(tuning_set, step, visits, s)
-        shares = micro_batches(pairs, s.micro_batch_tokens, s.loss_reduction, WORLD)
+        shares = batches_of_step(tuning_set, step, visits, s)
         result = train_step(model, shares, optimizer, s, find_losses)
         if result.blamed:
             raise run.explosion(result.figures, result.blamed, s.lr)
@@ -254,6 +265,11 @@ def train(s: Settings, run: Run, find_losses: Callable = loss_sums) -> None:
         if run.save_is_due(bool(dev)) and run.save() and dev:  # saved before it is looked at
             run.compare(measure_dev(model, dev, s))
     run.finish()
+
+
+def seed_dropout(seed: int, step: int) -> None:
+    """Dropout of a step is the same however the run got there."""
+    torch.manual_seed(Random(f"{seed} dropout {step} {RANK}").getrandbits(63))
 
 
 def main(s: Settings, find_losses: Callable = loss_sums) -> None:

@@ -1,56 +1,92 @@
-"""--picture: the heat maps of several systems in one figure, by matplotlib, which is optional."""
+"""Heat maps of evaluations: the off-target ratio by source and target, and the outputs' languages.
+
+    python -m tools.picture --ckpt demo/base runs/stage1 runs/stage2 --out picture.svg
+
+Each folder's figures are those of its eval-SPLIT/scores.json. Needs matplotlib
+(requirements-optional.txt).
+"""
 
 import math
 import os
 import warnings
+from collections import Counter
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from plumbing.corpus.corpus import Direction
-from plumbing.base.errors import InputError, require
-from plumbing.base.files import NEW
-from plumbing.score.heatmaps import BLUES, REDS, Grid, both_grids
+from plumbing.base.errors import require
+from plumbing.base.files import read_json
+from plumbing.base.flags import DeviceSettings, option, run_script
+
+try:
+    import matplotlib
+    from matplotlib.figure import Figure
+except ImportError:
+    matplotlib = None
 
 # Without the time of day the same figures give the same bytes.
 FORMATS = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}  # metadata
 ACROSS = 4  # systems side by side
 CELL, LEAST = 0.36, 2.6  # inches of a cell, and of a heat map at least
 LONGEST = 20  # letters of a name
-COLOURS = {REDS: "Reds", BLUES: "Blues"}
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "0", "font.size": 9}  # text stays text
+ELSE, EMPTY = "else", "empty"  # outputs in none of the test set's languages; blank ones
 
 
-def format_of(path: str) -> str:
-    return os.path.splitext(path)[1][1:].lower()
+@dataclass
+class Settings(DeviceSettings):
+    ckpt: list = option((), "runs or models that were evaluated", "data")
+    split: str = option("test", "the evaluation: of its folder eval-SPLIT", "data")
+    out: str = option("picture.svg", "file to write: png, svg or pdf", "data")
 
 
-def refuse_picture(path: str, flag: str = "--picture") -> None:
-    """Raise InputError, before any work, where no picture could be written there."""
-    expected = f"expected a file name that ends in .{', .'.join(FORMATS)}"
-    require(format_of(path) in FORMATS, f"{flag} {path}: {expected}")
-    require(not os.path.isdir(path), f"{flag} {path}: is a directory; {expected}")
-    path = os.path.realpath(path)  # a link stays one
-    try:  # what fails fails better now than after hours
-        with open(path + NEW, "wb"):
-            os.unlink(path + NEW)
-    except OSError as error:
-        raise InputError(f"{flag} {path}: {error.strerror}; choose another file") from None
-    writable = not os.path.exists(path) or os.access(path, os.W_OK)
-    require(writable, f"{flag} {path}: it may not be written to; choose another file")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        advice = "pip install -r requirements-optional.txt"
-        raise InputError(f"{flag} needs the package matplotlib: {advice}") from None
+class Grid(NamedTuple):
+    """Percentages, None where there is nothing to measure."""
+
+    title: str
+    kinds: tuple[str, str]  # what rows are, and columns
+    colours: str
+    rows: list[str]
+    columns: list[str]
+    cells: list[list[float | None]]
 
 
-def draw_picture(path: str, reports: dict[str, dict], zero_shot: list[Direction]) -> None:
-    """Write a figure: of each report, {name: report}, the off-target ratio by source and target,
-    and below it in which languages the outputs are."""
-    import matplotlib
-    from matplotlib.figure import Figure
+def off_target_grid(directions: dict[str, dict]) -> Grid:
+    """OTR by source (rows) and target. directions: {"it-nl": scores} of a report."""
+    pairs = [tuple(name.split("-")) for name in directions]
+    sources, targets = (sorted({pair[side] for pair in pairs}) for side in (0, 1))
+    otr = {pair: scores["otr"] for pair, scores in zip(pairs, directions.values(), strict=True)}
+    cells = [[otr.get((source, target)) for target in targets] for source in sources]
+    return Grid("OTR, %", ("source", "target"), "Reds", sources, targets, cells)
 
-    across = min(len(reports), ACROSS)
-    grids = {name: both_grids(report["directions"], zero_shot) for name, report in reports.items()}
-    first = next(iter(grids.values()))
+
+def confusion_grid(directions: dict[str, dict], zero_shot: list[str]) -> Grid:
+    """Of the outputs in the zero-shot directions, or where there are none in all: which language
+    was asked for (rows), and in which the answer is, in % of a row."""
+    names = zero_shot or list(directions)
+    asked = sorted({name.split("-")[1] for name in names})
+    languages = sorted({code for name in directions for code in name.split("-")})
+    answered = {target: Counter() for target in asked}
+    for name in names:
+        for code, count in directions[name]["answered"].items():
+            known = code in languages or code == EMPTY
+            answered[name.split("-")[1]][code if known else ELSE] += count
+    columns = [*languages, ELSE, EMPTY]
+    cells = [
+        [100 * answered[target][code] / answered[target].total() for code in columns]
+        for target in asked
+    ]
+    title = f"{'zero-shot' if zero_shot else 'all'} outputs, %"
+    return Grid(title, ("asked for", "answered in"), "Blues", asked, columns, cells)
+
+
+def draw_picture(path: str, reports: dict[str, dict]) -> None:
+    """Write a figure: of each report, {name: report}, both of its grids."""
+    grids = {}
+    for name, report in reports.items():
+        zero_shot = report.get("zero_shot", [])
+        directions = report["directions"]
+        grids[name] = off_target_grid(directions), confusion_grid(directions, zero_shot)
+    first, across = next(iter(grids.values())), min(len(reports), ACROSS)
     widest = max(len(grid.columns) for grid in first)
     width = across * max(LEAST, CELL * widest + 0.8)
     height = sum(max(LEAST, CELL * len(grid.rows) + 0.9) for grid in first)
@@ -62,32 +98,19 @@ def draw_picture(path: str, reports: dict[str, dict], zero_shot: list[Direction]
         for axis in axes.flat:
             axis.set_axis_off()
         for n, (name, both) in enumerate(grids.items()):
+            short = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
             for part, grid in enumerate(both):
                 axis = axes[2 * (n // ACROSS) + part, n % ACROSS]
-                draw_grid(axis, grid, f"{shortened(name)}: {grid.title}")
-        kind, path = format_of(path), os.path.realpath(path)
-        aside = path + NEW
-        try:
-            figure.savefig(aside, format=kind, metadata=FORMATS[kind], dpi=150)
-            os.replace(aside, path)
-        except OSError:
-            if os.path.exists(aside):
-                os.unlink(aside)
-            raise
-
-
-def shortened(name: str) -> str:
-    """A name for a title that is as wide as a heat map."""
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+                draw_grid(axis, grid, f"{short}: {grid.title}")
+        kind = os.path.splitext(path)[1][1:].lower()
+        figure.savefig(path, format=kind, metadata=FORMATS[kind], dpi=150)
 
 
 def draw_grid(axis, grid: Grid, title: str) -> None:
     """A heat map on matplotlib's axis, from white for 0 to dark for 100 %, with its figures."""
     cells = [[math.nan if value is None else value for value in row] for row in grid.cells]
     axis.set_axis_on()
-    axis.pcolormesh(
-        cells, cmap=COLOURS[grid.shades], vmin=0, vmax=100, edgecolors="white", linewidth=1
-    )
+    axis.pcolormesh(cells, cmap=grid.colours, vmin=0, vmax=100, edgecolors="white", linewidth=1)
     axis.set_title(title, parse_math=False)
     rows, columns = grid.kinds
     axis.set_ylabel(rows)
@@ -103,3 +126,24 @@ def draw_grid(axis, grid: Grid, title: str) -> None:
                 ink = "white" if value > 60 else "black"
                 place = x + 0.5, y + 0.5, f"{value:.0f}"
                 axis.text(*place, color=ink, ha="center", va="center", fontsize=8)
+
+
+def main(s: Settings) -> None:
+    """Draw the evaluations of some folders. Raises InputError."""
+    advice = "pip install -r requirements-optional.txt"
+    require(matplotlib, f"tools.picture needs the package matplotlib: {advice}")
+    kind = os.path.splitext(s.out)[1][1:].lower()
+    expected = f"expected a file name that ends in .{', .'.join(FORMATS)}"
+    require(kind in FORMATS, f"--out {s.out}: {expected}")
+    require(s.ckpt, "nothing to draw: expected --ckpt RUN ...")
+    reports = {}
+    for ckpt in s.ckpt:
+        path = os.path.join(ckpt, f"eval-{s.split}", "scores.json")
+        report = read_json(path, "the scores that evaluate.py writes; evaluate the folder first")
+        reports[report["name"]] = report
+    draw_picture(s.out, reports)
+    print(f"wrote {s.out}")
+
+
+if __name__ == "__main__":
+    run_script(main, Settings, __doc__)

@@ -1,14 +1,20 @@
 """A LoRA adapter's folder in PEFT's format: its settings, and the layers that they mean."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from typing import NamedTuple
 
-from plumbing.base.errors import InputError, require, require_positive, require_supported, require_type
+from plumbing.base.errors import (
+    InputError,
+    require,
+    require_positive,
+    require_supported,
+    require_type,
+)
 from plumbing.base.files import read_json, write_json
-from plumbing.checkpoint.patterns import matching
 
 PREFIX = "base_model.model."  # of every tensor name in the files
 # Fields of adapter_config.json that do not change what is computed ...
@@ -117,7 +123,7 @@ def lora_targets(linears: list[str], settings: LoraSettings) -> list[LoraTarget]
     """The layers among `linears`, in their order, that the settings mean. Raises InputError."""
     ends = settings.target_modules
     if isinstance(ends, str):
-        chosen = matching([ends], linears)
+        chosen = [matching(ends, linears)]
     else:
         chosen = [[name for name in linears if f".{name}".endswith(f".{end}")] for end in ends]
     last_names = ", ".join(sorted({name.split(".")[-1] for name in linears}))
@@ -138,8 +144,16 @@ def lora_targets(linears: list[str], settings: LoraSettings) -> list[LoraTarget]
 
 def by_pattern(values: dict[str, float], names: list[str]) -> dict[str, float]:
     """{layer: its value}: that of the first pattern that the end of its name matches."""
-    chosen = matching([rf"(.*\.)?({pattern})" for pattern in values], names)
     found = {}
-    for value, matched in zip(values.values(), chosen, strict=True):
+    for pattern, value in values.items():
+        matched = matching(rf"(.*\.)?({pattern})", names)
         found = dict.fromkeys(matched, value) | found
     return found
+
+
+def matching(pattern: str, names: list[str]) -> list[str]:
+    """The names that the whole of a regular expression matches. Raises InputError."""
+    try:
+        return [name for name in names if re.fullmatch(pattern, name)]
+    except re.error as error:
+        raise InputError(f"{pattern!r} is no regular expression ({error})") from None

@@ -1,7 +1,6 @@
 """Tensors in and out of safetensors files: all headers checked first, then tensor by tensor."""
 
 import glob
-import json
 import os
 import re
 import zlib
@@ -12,9 +11,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from plumbing.base.processes import RANK, progress_bar, shard_like, whole
 from plumbing.base.errors import InputError, require
 from plumbing.base.files import read_json, require_file, write_json
+from plumbing.base.processes import RANK, progress_bar, shard_like, whole
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -24,12 +23,16 @@ class Place(NamedTuple):
 
     path: str
     name: str  # in the file
-    checksum: str | None  # None where the file has none: it was not written here
 
 
-def checksum(tensor: torch.Tensor) -> str:
-    """CRC-32 of a contiguous tensor's bytes."""
-    return str(zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy()))
+def checksum_of(paths: list[str]) -> int:
+    """CRC-32 of the contents of files."""
+    crc = 0
+    for path in paths:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 24):
+                crc = zlib.crc32(block, crc)
+    return crc
 
 
 def find_files(folder: str, stem: str) -> list[str]:
@@ -66,14 +69,6 @@ def open_file(path: str):
         raise InputError(sentence) from None
 
 
-def read_header(path: str) -> bytes:
-    """What a safetensors file says of its tensors, in an order of its own: that of the file is by
-    chance. Raises InputError."""
-    with open_file(path), open(path, "rb") as f:
-        header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
-    return json.dumps(header, sort_keys=True).encode()
-
-
 def locate_tensors(
     folder: str,
     stem: str,
@@ -88,7 +83,6 @@ def locate_tensors(
     files, places = find_files(folder, stem), {}
     for path in files:
         f = open_file(path)
-        checksums = {k: v for k, v in (f.metadata() or {}).items() if "crc32" in k}
         for stored in f.keys():
             if stored.endswith("rotary_emb.inv_freq"):  # a constant that older conversions store
                 continue
@@ -102,8 +96,7 @@ def locate_tensors(
             sentence = f"{path}: tensor {stored} has shape {shape}, expected {wanted}; {together}"
             require(shape == wanted, sentence)
             require(kind in FLOATS, f"{path}: tensor {stored} holds {kind}, expected floats")
-            crc = checksums.get(f"crc32 {stored}", "none") if checksums else None
-            places[name] = Place(path, stored, crc)
+            places[name] = Place(path, stored)
     for name in expected:
         shape = tuple(expected[name].shape)
         require(
@@ -118,23 +111,17 @@ def read_tensors(
     parameters: dict[str, torch.Tensor],
     dtype: torch.dtype | None = None,
     device: str = "cpu",
-    checksums: dict[str, str] | None = None,
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield (name, tensor) of every place, split as its parameter is; dtype None: as stored. Memory
-    of the host holds one copy of what is kept and a tensor more. checksums: where given, the CRC of
-    each tensor is put there. Raises InputError for a damaged tensor."""
+    of the host holds one copy of what is kept and a tensor more. Raises InputError for a tensor
+    that holds a number which is not finite."""
     bar = progress_bar(places.items(), desc="loading", unit="tensor", leave=False, delay=3)
-    for name, (path, stored, crc) in bar:
+    for name, (path, stored) in bar:
         with open_file(path) as f:  # anew for each, or every page of the file stays mapped
             tensor = f.get_tensor(stored)
-        found = checksum(tensor) if crc or checksums is not None else None
-        if checksums is not None:
-            checksums[name] = found
-        intact = crc is None or crc == found
-        sound = intact and all(map(torch.isfinite, tensor.aminmax()))
-        require(
-            sound, f"{path}: tensor {stored} is damaged (wrong checksum, or NaN); copy it again"
-        )
+        finite = all(map(torch.isfinite, tensor.aminmax()))
+        sentence = f"{path}: tensor {stored} is damaged: it holds NaN or infinity; copy it again"
+        require(finite, sentence)
         yield name, shard_like(tensor.to(device, dtype, copy=True), parameters[name])
 
 
@@ -150,8 +137,7 @@ def split_by_size(tensors: dict[str, torch.Tensor], limit: float) -> list[dict]:
 def write_tensors(
     folder: str, stem: str, tensors: dict[str, torch.Tensor], limit: float = 5e9
 ) -> None:
-    """Write {name: tensor} as safetensors with checksums, with an index if there are several files.
-    All processes gather, the first one writes; memory holds one file's tensors."""
+    """Write {name: tensor} as safetensors, with an index if there are several files. All processes gather, the first one writes; memory holds one file's tensors."""
     if RANK == 0:  # the disk of another node may be another one
         os.makedirs(folder, exist_ok=True)
     parts, weight_map = split_by_size(tensors, limit), {}
@@ -164,19 +150,9 @@ def write_tensors(
             if RANK == 0:
                 gathered[name] = tensor.cpu().contiguous()
         if RANK == 0:
-            metadata = {f"crc32 {name}": checksum(tensor) for name, tensor in gathered.items()}
-            save_file(gathered, os.path.join(folder, file), {"format": "pt"} | metadata)
+            save_file(gathered, os.path.join(folder, file), {"format": "pt"})
         weight_map |= dict.fromkeys(part, file)
     if RANK == 0 and len(parts) > 1:
         total = sum(tensor.nbytes for tensor in tensors.values())
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         write_json(os.path.join(folder, f"{stem}.safetensors.index.json"), index)
-
-
-def checksum_of(paths):
-    crc = 0
-    for path in paths:
-        with open(path, "rb") as f:
-            while block := f.read(1 << 24):
-                crc = zlib.crc32(block, crc)
-    return crc

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import sentencepiece
 
-from plumbing.checkpoint.chat import ChatTemplate, Special, without_prefix
 from plumbing.base.errors import InputError, require
 from plumbing.base.files import read_json, require_file
+from plumbing.checkpoint.chat import ChatTemplate, Special, without_prefix
 from plumbing.checkpoint.folder import Config
 
 # A token covers at most its own characters; text in which spaces are dropped may need some more.

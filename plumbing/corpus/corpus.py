@@ -1,41 +1,34 @@
-"""A corpus out of translation files: their directions, chosen and counted aloud."""
+"""A corpus out of translation files: their directions, chosen, counted aloud and drawn."""
 
 import functools
 import itertools
 import os
+import random
 import re
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
-from plumbing.base.processes import progress_bar
-from plumbing.corpus.drawing import Draw, Tally, draw
 from plumbing.base.errors import InputError, require
+from plumbing.base.processes import progress_bar
 from plumbing.corpus.formats import PAIR_NAME, Row, TranslationFile, read_files
 from plumbing.corpus.languages import LANGUAGES
 
 UNREADABLE = re.compile("[\0\ud800-\udfff]")
 
 Direction = tuple[str, str]  # codes of source and target
-
-
-class Sample(NamedTuple):
-    """A source and its translation."""
-
-    direction: Direction
-    source: str
-    target: str
-    others: tuple[str, ...] = ()  # further references
-
-    instruction = ""  # it is the direction's; other instructions have their own
-
-    @property
-    def blank(self) -> bool:
-        return not (self.source and self.target)
-
-
-Corpus = dict[Direction, list[Sample]]
+Corpus = dict[Direction, list[tuple[str, str]]]  # (source, target) of each sample
 Source = tuple[TranslationFile, Direction | None]  # and a direction that is another file's
+
+
+@dataclass
+class Tally:
+    """What a first pass over the files finds of a direction."""
+
+    count: int = 0  # of pairs with two sides
+    blank: int = 0  # of the others
+    kept: list[tuple[str, str]] = field(default_factory=list)
 
 
 def read_corpus(
@@ -51,32 +44,37 @@ def read_corpus(
     wanted: "en-it,it-en", "all", "supervised" or "zero-shot". supervised: the directions that count
     as such, by default those with English. A file named en-it gives it->en too, unless another file
     is named it-en. Rows without a certain direction are an error, or with skip_unknown left out;
-    pairs with a blank side are left out too, unless keep_blank. Duplicates are kept; they are
-    counted by 64-bit hashes. pairs: so many of each direction are drawn, as the seed says, while
-    the files are read, twice: memory holds no others. 0: all, as the files have them. Raises
-    InputError."""
-    files = read_files(list(map(os.fspath, paths)))
+    pairs with a blank side are left out too, unless keep_blank. pairs: so many of each direction are
+    drawn, as the seed says, while the files are read twice: memory holds no others. 0: all, as the
+    files have them. Raises InputError."""
+    files = read_files(paths)
     names = [named_direction(file) for file in files]
     others = [name[::-1] if name and name[::-1] in names else None for name in names]
     sources, unknown = list(zip(files, others, strict=True)), Counter() if skip_unknown else None
 
-    def new_tally(direction: Direction) -> Tally:
-        return Tally(may_be_chosen(direction, wanted, supervised), not pairs, keep_blank)
-
-    tallies = count_samples(sources, unknown, new_tally)
+    tallies = {}
+    for source in sources:
+        count_samples(source, unknown, tallies, not pairs, keep_blank)
     counts = {direction: tally.count for direction, tally in tallies.items()}
     in_run = [direction for direction in counts if is_supervised(direction, supervised)]
     chosen = choose_directions(counts, wanted, in_run, paths)
-    found = {pair: tallies[pair] for pair in chosen if counts[pair]}
-    draws = {pair: Draw(tally, pairs, seed, pair) for pair, tally in found.items() if pairs}
     for direction in chosen:
         print_count(direction, tallies[direction])
     for what, n in (unknown or {}).items():
         print(f"  {n:,} left out: {what}")
-    if pairs:
-        fetch_samples(sources, skip_unknown, draws)
-        return {pair: [x[1:3] for x in draw.samples] for pair, draw in draws.items()}, in_run
-    return {pair: [x[1:3] for x in tally.kept] for pair, tally in found.items()}, in_run
+    chosen = [direction for direction in chosen if counts[direction]]
+    if not pairs:
+        return {direction: tallies[direction].kept for direction in chosen}, in_run
+    drawn = {direction: draw(counts[direction], pairs, seed, direction) for direction in chosen}
+    return fetch_samples(sources, skip_unknown, drawn), in_run
+
+
+def draw(n: int, pairs: int, seed: int, direction: Direction) -> array:
+    """The numbers of `pairs` of n samples (0: of all), drawn without replacement, in the order of
+    the draw, which the seed and the direction decide."""
+    numbers = array("q", range(n))
+    random.Random(f"{seed} {direction}").shuffle(numbers)
+    return numbers[: pairs or None]
 
 
 def named_direction(file: TranslationFile) -> Direction | None:
@@ -97,53 +95,63 @@ def named_direction(file: TranslationFile) -> Direction | None:
 
 
 def count_samples(
-    sources: list[Source], unknown: Counter | None, new_tally: Callable[[Direction], Tally]
-) -> dict[Direction, Tally]:
-    """The first pass over the files: checks every row; adds each sample to its direction's tally,
-    blank ones too, and says what each file is."""
-    tallies = {}
-    for source in sources:
-        rows, directed = 0, False
-        pairs = read_pairs(source, unknown)
-        for row, samples in progress_bar(pairs, desc="reading", unit="row", leave=False, delay=3):
-            rows, directed = rows + 1, directed or row.directed
-            for sample in samples:
-                tally = tallies.get(sample.direction)
-                if tally is None:
-                    tally = tallies[sample.direction] = new_tally(sample.direction)
-                tally.add(sample)
-        print(source[0].describe(rows, directed))
-    return tallies
+    source: Source, unknown: Counter | None, tallies: dict, keep: bool, keep_blank: bool
+) -> None:
+    """The first pass over a file: checks every row, adds each sample to its direction's tally, and
+    says what the file is."""
+    rows, directed = 0, False
+    pairs = read_pairs(source, unknown)
+    for row, samples in progress_bar(pairs, desc="reading", unit="row", leave=False, delay=3):
+        rows, directed = rows + 1, directed or row.directed
+        for direction, texts in samples:
+            tally = tallies.setdefault(direction, Tally())
+            whole = all(texts)
+            tally.count += whole
+            tally.blank += not whole
+            if keep and (whole or keep_blank):
+                tally.kept.append(texts)
+    print(source[0].describe(rows, directed))
 
 
-def fetch_samples(sources: list[Source], skip_unknown: bool, draws: dict[Direction, Draw]) -> None:
-    """The second pass: fetches what was drawn. Raises InputError where it is not there any more."""
-    again = "the data changed while it was read; begin again when nobody writes it"
+def fetch_samples(
+    sources: list[Source], skip_unknown: bool, drawn: dict[Direction, array]
+) -> Corpus:
+    """The second pass: the samples of these numbers, in their order. Raises InputError where they
+    are not there any more."""
+    places = {d: {n: i for i, n in enumerate(numbers)} for d, numbers in drawn.items()}
+    found, seen = {d: [None] * len(numbers) for d, numbers in drawn.items()}, Counter()
     for source in sources:
         pairs = read_pairs(source, Counter() if skip_unknown else None)
-        for row, samples in progress_bar(pairs, desc="drawing", unit="row", leave=False, delay=3):
-            for sample in samples:
-                draw = draws.get(sample.direction)
-                if draw and not sample.blank and not draw.offer(sample):
-                    raise InputError(f"{source[0].paths[0]}, {row.where}: {again}")
-    for direction, draw in draws.items():
-        missing = f"{'-'.join(direction)} has {draw.offered:,} pairs, and had more before"
-        require(draw.next is None, f"{missing}: {again}")
+        for _, samples in progress_bar(pairs, desc="drawing", unit="row", leave=False, delay=3):
+            for direction, texts in samples:
+                if direction in places and all(texts):
+                    place = places[direction].get(seen[direction])
+                    seen[direction] += 1
+                    if place is not None:
+                        found[direction][place] = texts
+    for direction, samples in found.items():
+        sentence = f"{'-'.join(direction)}: the data changed while it was read"
+        require(None not in samples, f"{sentence}; begin again when nobody writes it")
+    return found
 
 
-def read_pairs(source: Source, unknown: Counter | None) -> Iterator[tuple[Row, list[Sample]]]:
-    """The rows of a file, each with its samples of every direction but another file's, blank ones
-    too. unknown: counts rows without a certain direction, which are an error without it. Raises
-    InputError."""
+def read_pairs(
+    source: Source, unknown: Counter | None
+) -> Iterator[tuple[Row, list[tuple[Direction, tuple[str, str]]]]]:
+    """The rows of a file, each with (direction, (source, target)) of every direction but another
+    file's, blank ones too. unknown: counts rows without a certain direction, which are an error
+    without it. Raises InputError."""
     file, of_another = source
-    for row in file.rows:
+    for row in file.read():
         known = row if unknown is None else known_part(row, unknown)
         samples = []
         if known:
             check_row(file.paths[0], known)
-            directions = [tuple(known.texts)] if known.directed else orders(tuple(known.texts))
+            texts = {code: text.strip() for code, text in known.texts.items()}
+            codes = tuple(texts)
+            directions = [codes] if known.directed else orders(codes)
             samples = [
-                make_sample(known, direction)
+                (direction, (texts[direction[0]], texts[direction[1]]))
                 for direction in directions
                 if direction != of_another or known.directed
             ]
@@ -154,17 +162,6 @@ def read_pairs(source: Source, unknown: Counter | None) -> Iterator[tuple[Row, l
 def orders(codes: tuple[str, ...]) -> list[Direction]:
     """Every pair of two languages."""
     return list(itertools.permutations(codes, 2))
-
-
-def make_sample(row: Row, direction: Direction) -> Sample:
-    """The sample of a row in a direction; a target that is blank is left to the next reference."""
-    source, target = direction
-    source, target = row.texts[source].strip(), row.texts[target].strip()
-    if not row.references:
-        return Sample(direction, source, target)
-    targets = [target, *(text.strip() for text in row.references)]
-    target, *others = [text for text in targets if text] or [""]
-    return Sample(direction, source, target, tuple(others))
 
 
 def known_part(row: Row, unknown: Counter) -> Row | None:
@@ -188,7 +185,7 @@ def check_row(path: str, row: Row) -> None:
     if len(row.texts) < 2 or not row.texts.keys() <= LANGUAGES.keys():
         found, expected = " ".join(row.texts), " ".join(LANGUAGES)
         raise InputError(f"{path}, {row.where}: found {found}; expected some of {expected}, {skip}")
-    for code, text in (*row.texts.items(), *(("other", text) for text in row.references)):
+    for code, text in row.texts.items():
         if not isinstance(text, str) or (not text.isprintable() and UNREADABLE.search(text)):
             found = f"the {code} side is {text!r:.60}"
             raise InputError(f"{path}, {row.where}: {found}; expected text without NUL")
@@ -196,15 +193,6 @@ def check_row(path: str, row: Row) -> None:
 
 def is_supervised(direction: Direction, supervised: list[Direction] | None) -> bool:
     return direction in supervised if supervised else "en" in direction
-
-
-def may_be_chosen(
-    direction: Direction, wanted: str, supervised: list[Direction] | None = None
-) -> bool:
-    """Whether `wanted` means a direction, if there are samples of it."""
-    if wanted in ("supervised", "zero-shot"):
-        return (wanted == "supervised") == is_supervised(direction, supervised)
-    return wanted == "all" or "-".join(direction) in wanted.split(",")
 
 
 def choose_directions(
@@ -229,16 +217,8 @@ def choose_directions(
     return chosen
 
 
-def first_rows(samples: list[Sample], rows: int) -> list[Sample]:
-    """A direction's rows up to the pair of that number; 0: all."""
-    numbers = [n for n, sample in enumerate(samples, start=1) if not sample.blank]
-    return samples[: numbers[rows - 1]] if 0 < rows <= len(numbers) else samples
-
-
 def print_count(direction: Direction, tally: Tally) -> None:
     line = f"  {'-'.join(direction)}: {tally.count:,} pairs"
-    if twice := tally.duplicates():
-        line += f", {twice:,} of them duplicates"
     if tally.blank:
         line += f"; {tally.blank:,} with a blank side left out"
     print(line)

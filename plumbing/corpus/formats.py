@@ -1,17 +1,18 @@
 """The formats of translation files: a file becomes rows of texts in two or more languages."""
 
+import functools
 import glob
 import itertools
+import json
 import os
 import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from plumbing.base.errors import InputError, plain, require
-from plumbing.base.files import read_pieces, stream_lines
+from plumbing.base.files import read_lines
 from plumbing.corpus.instructions import read_direction
 from plumbing.corpus.languages import LANGUAGES
-from plumbing.corpus.records import PIECE, array_records, line_records
 
 JSON = "translation JSON"
 PAIR_NAME = re.compile(r"([a-z]{2})-([a-z]{2})(\.src|\.ref(?:\.\w+)?)?\.(\1|\2)(?:\.gz)?$")
@@ -23,26 +24,15 @@ class Row(NamedTuple):
     where: str  # "line 3"
     texts: dict[str, str]  # by language
     directed: bool  # it may be used in the order of its texts only
-    references: tuple[str, ...] = ()  # further ones
     unknown: str = ""  # what it is, where its languages are not certain
 
 
-class Rows:
-    """The rows of a file, read anew each time that they are gone through: none is kept."""
-
-    def __init__(self, read: Callable[..., Iterator[Row]], *args: object):
-        self.read, self.args = read, args
-
-    def __iter__(self) -> Iterator[Row]:
-        return self.read(*self.args)
-
-
 class TranslationFile(NamedTuple):
-    """A file, or those that belong together."""
+    """A file, or two that belong together."""
 
     format: str
     paths: tuple[str, ...]
-    rows: Rows
+    read: Callable[[], Iterator[Row]]  # its rows, read anew each time: none is kept
 
     def describe(self, rows: int, directed: bool) -> str:
         """directed: whether there are rows that may be used in one order only."""
@@ -51,52 +41,40 @@ class TranslationFile(NamedTuple):
 
 
 def read_files(paths: list[str]) -> list[TranslationFile]:
-    """The data files, each once; the references of one source together. Raises InputError, also for
-    the first row of each: a missing or wrong file is said before another is read for minutes."""
+    """The data files, each once. Raises InputError, also for the first row of each: a missing or
+    wrong file is said before another is read for minutes."""
     files = {}
-    for path in itertools.chain.from_iterable(map(expand, map(os.path.normpath, paths))):
-        file = read_file(path)
-        next(iter(file.rows), None)
+    for path in map(os.path.normpath, map(os.fspath, paths)):
+        file = read_file(first_reference(path))
+        next(file.read(), None)
         names = tuple(name.removesuffix(".gz") for name in file.paths)  # a packed copy is the same
-        of_wmt = len(names) > 1 and ".src." in os.path.basename(names[0])
-        key = names[0] if of_wmt else names  # a source may have several references
-        first, known = files.setdefault(key, (file, names))
-        if names[-1] not in known:
-            rows = Rows(join_references, first.rows, file.rows)
-            merged = TranslationFile(first.format, (*first.paths, file.paths[-1]), rows)
-            files[key] = merged, (*known, names[-1])
-    return [file for file, _ in files.values()]
+        files.setdefault(names, file)
+    return list(files.values())
 
 
-def join_references(rows: Rows, others: Rows) -> Iterator[Row]:
-    """Rows with the target of the other rows as a further reference."""
-    for row, other in zip(rows, others, strict=True):
-        yield row._replace(references=(*row.references, list(other.texts.values())[1]))
-
-
-def expand(path: str) -> list[str]:
-    """The references of a WMT source, name.en-cs.src.en; any other path stays as it is."""
+def first_reference(path: str) -> str:
+    """The first reference of a WMT source, name.en-cs.src.en; any other path stays as it is.
+    Raises InputError where there is none."""
     name = PAIR_NAME.search(path)
     if not name or name[3] != ".src":
-        return [path]
-    source, target, _, _ = name.groups()
-    ending, stem = f".ref*.{target}", glob.escape(path[: name.end(2)])
-    found = glob.glob(stem + ending)
-    found += [path for path in glob.glob(f"{stem}{ending}.gz") if path[:-3] not in found]
+        return path
+    ending, stem = f".ref*.{name[2]}", glob.escape(path[: name.end(2)])
+    found = sorted(glob.glob(stem + ending) + glob.glob(f"{stem}{ending}.gz"))
     require(found, f"{path}: its other side is missing; expected {path[: name.end(2)]}{ending}")
-    return sorted(found)
+    if len(found) > 1:
+        print(f"{path}: of {len(found)} references the first is used, {found[0]}")
+    return found[0]
 
 
 def read_file(path: str) -> TranslationFile:
     """A data file, its format recognised from its name and first character. Raises InputError."""
-    first = next((piece.strip() for piece in read_pieces(path, PIECE) if piece.strip()), "")
     if PAIR_NAME.search(path):
         return read_paired(path)
-    if first.startswith("["):
-        return TranslationFile(JSON, (path,), Rows(json_rows, path, array_records))
-    if first.startswith("{"):
-        return TranslationFile(JSON, (path,), Rows(json_rows, path, line_records))
-    return TranslationFile("multi-parallel TSV", (path,), Rows(tsv_rows, path, first[:60]))
+    first = next((line.strip() for line in read_lines(path) if line.strip()), "")
+    if first[:1] in ("[", "{"):
+        return TranslationFile(JSON, (path,), functools.partial(json_rows, path, first))
+    rows = functools.partial(tsv_rows, path, first[:60])
+    return TranslationFile("multi-parallel TSV", (path,), rows)
 
 
 def read_paired(path: str) -> TranslationFile:
@@ -104,7 +82,10 @@ def read_paired(path: str) -> TranslationFile:
     source, target, kind, here = PAIR_NAME.search(path).groups()
     there = target if here == source else source
     other = find_other_side(path, there)
-    rows = Rows(paired_rows, (path, other), (here, there), (source, target), kind is not None)
+    sides = {here: path, there: other}
+    rows = functools.partial(
+        paired_rows, {code: sides[code] for code in (source, target)}, bool(kind)
+    )
     paths = (other, path) if kind else tuple(sorted([path, other]))
     return TranslationFile("paired files", paths, rows)
 
@@ -125,26 +106,48 @@ def find_other_side(path: str, there: str) -> str:
     raise InputError(f"{path}: its other side is missing; expected {' or '.join(names)}")
 
 
-def paired_rows(paths: tuple, codes: tuple, order: tuple, directed: bool) -> Iterator[Row]:
-    """The rows of two files with the languages `codes`, their texts in `order`."""
-    lines = [stream_lines(path) for path in paths]
+def paired_rows(paths: dict[str, str], directed: bool) -> Iterator[Row]:
+    """The rows of two files, {language: path}."""
+    lines = [read_lines(path) for path in paths.values()]
     for n, texts in enumerate(itertools.zip_longest(*lines), start=1):
-        if None in texts:  # the end of one
-            counts = (
+        if None in texts:
+            counts = [
                 n - (text is None) + sum(1 for _ in rest)
                 for text, rest in zip(texts, lines, strict=True)
+            ]
+            first, second = (
+                f"{path}: {m:,} lines" for path, m in zip(paths.values(), counts, strict=True)
             )
-            (path, count), (other, more) = zip(paths, counts, strict=True)
-            sentence = f"{path}: {count:,} lines, but {other} has {more:,}; expected equal"
-            raise InputError(sentence)
-        sides = dict(zip(codes, texts, strict=True))
-        yield Row(f"line {n}", {code: sides[code] for code in order}, directed)
+            raise InputError(f"{first}, but {second}; expected equally many")
+        yield Row(f"line {n}", dict(zip(paths, texts, strict=True)), directed)
 
 
-def json_rows(path: str, read_records: Callable) -> Iterator[Row]:
-    """Translation JSON or Alpaca JSON."""
-    for number, (line, record) in enumerate(read_records(path), start=1):
-        yield read_record(path, f"line {line}, entry {number}", record)
+def json_rows(path: str, first: str) -> Iterator[Row]:
+    """Translation JSON or Alpaca JSON: one array, or a value a line. first: its first text."""
+    for where, record in read_records(path, first):
+        yield read_record(path, where, record)
+
+
+def read_records(path: str, first: str) -> Iterator[tuple[str, object]]:
+    """(where it stands, value) of the entries of a JSON array, or of the value of each line. first:
+    the file's first line that is not blank. Raises InputError."""
+    if first.startswith("["):
+        for n, record in enumerate(load(path, 1, "\n".join(read_lines(path))), start=1):
+            yield f"entry {n}", record
+        return
+    for n, line in enumerate(read_lines(path), start=1):
+        if line.strip():
+            yield f"line {n}", load(path, n, line)
+
+
+def load(path: str, line: int, text: str) -> object:
+    """The JSON value of a text that begins at this line. Raises InputError."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        line += getattr(error, "lineno", 1) - 1
+        found = getattr(error, "msg", str(error))
+        raise InputError(f"{path}, line {line}: not valid JSON ({found}); mend it") from None
 
 
 def read_record(path: str, where: str, record: object) -> Row:
@@ -177,7 +180,7 @@ def read_record(path: str, where: str, record: object) -> Row:
 def tsv_rows(path: str, first: str) -> Iterator[Row]:
     """A multi-parallel table: language codes in the first line, then a sentence a cell. first: how
     its text begins, for the sentence on what is no table."""
-    lines = stream_lines(path)
+    lines = read_lines(path)
     header = next(lines, "").split("\t")
     require(
         len(set(header)) >= max(2, len(header)),

@@ -80,16 +80,3 @@ def template_of(template: str, direction: tuple[str, str]) -> tuple[dict[str, st
     sentence = f"no prompt for {'-'.join(direction)}; it has {' '.join(lines)}"
     require({*direction} <= {*lines}, f"--template {template}: {sentence}")
     return lines[direction[1]]["names"], lines[direction[1]]["prompt"]
-
-
-def write_general(template: str, instruction: str, source: str) -> str:
-    """The prompt of another instruction than to translate, with its input, or with "" where source
-    is the instruction itself: Alpaca's two, whatever the template; in a chat, the text alone.
-    Raises InputError."""
-    if template == "chat":
-        return "\n\n".join(filter(None, [instruction, source]))
-    require(GENERAL_PROMPTS, "prompts.json has no general prompts; copy the repository's")
-    if instruction:
-        lines = GENERAL_PROMPTS["with input"]
-        return "\n".join(lines).format(instruction=instruction, input=source)
-    return "\n".join(GENERAL_PROMPTS["without input"]).format(instruction=source)

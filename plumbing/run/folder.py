@@ -115,7 +115,10 @@ class Run:
             if os.path.exists(begun):
                 refuse_changes(self.partial, read_json(begun), record)
             return True
-        self.checkpoint, advice = found[-1], "delete that checkpoint to go on from the one before it"
+        self.checkpoint, advice = (
+            found[-1],
+            "delete that checkpoint to go on from the one before it",
+        )
         expected = f"a file of a checkpoint; {advice}"
         self.state = read_json(os.path.join(self.checkpoint, "state.json"), expected)
         begun = read_json(os.path.join(self.checkpoint, SETTINGS), expected)
@@ -127,8 +130,10 @@ class Run:
         self.step, self.updates, self.seen = (self.state[x] for x in ("step", "updates", "seen"))
         self.best = self.state["best"] if self.best_by else NONE_YET
         if self.best[-1] and not os.path.isdir(self.step_folder(self.best[-1])):
-            print(f"{self.step_folder(self.best[-1])}, the best so far, is gone: the best of the "
-                  "others will be chosen")
+            print(
+                f"{self.step_folder(self.best[-1])}, the best so far, is gone: the best of the "
+                "others will be chosen"
+            )
             self.best = NONE_YET
         print(f"resuming from {self.checkpoint}")
         return True
@@ -284,7 +289,9 @@ class Run:
                 remove_folder(newest + NOT_FINITE)
             os.rename(newest, newest + NOT_FINITE)
         older = [path for path in self.checkpoints() if path != newest]
-        advice = f"no checkpoint was made before it: lower --lr {lr:g}, or leave fp16, and begin anew"
+        advice = (
+            f"no checkpoint was made before it: lower --lr {lr:g}, or leave fp16, and begin anew"
+        )
         if older:
             advice = f"{older[-1]} is the last one with a finite loss after it: lower --lr {lr:g}, "
             advice += "or leave fp16, then --resume goes on from there"

@@ -34,25 +34,29 @@ def read_setting(folder: str, name: str, default: object) -> object:
     return value if isinstance(value, type(default)) else default
 
 
-def make_record(settings: dict, data: dict[str, list], directions: list[str]) -> dict:
-    """What a run is made of: settings, checksums of its data, {"data": samples, ...}, and of the
-    model that it starts from, versions. Raises InputError where a node has other files."""
+def make_record(settings: dict, data: dict[str, list]) -> dict:
+    """What a run is made of: settings, checksums of its samples, {"data": samples, "dev": ...}, and
+    of the model that it starts from, versions. Raises InputError where a node has other files."""
     start = settings["init"] or settings["model"]
     sums = {f"{name}_crc32": checksum(samples) for name, samples in data.items()}
     sums["start_crc32"] = checksum_of(weight_files(start, settings["model"]))
     for name, value in sums.items():
         require_agreement(name, value)
-    return json.loads(json.dumps(settings)) | sums | {
-        "base": base_of(start, settings["model"]),
-        "supervised": directions,
-        "prompt": TEMPLATES[settings["template"]],
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "processes": WORLD,
-            "git": git_commit(),
-        },
-    }
+    return (
+        json.loads(json.dumps(settings))
+        | sums
+        | {
+            "base": base_of(start, settings["model"]),
+            "supervised": list(dict.fromkeys(sample.name for sample in data["data"])),
+            "prompt": TEMPLATES[settings["template"]],
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "processes": WORLD,
+                "git": git_commit(),
+            },
+        }
+    )
 
 
 def checksum(value: object) -> int:

@@ -44,9 +44,7 @@ PAPER = {
 
 def settle(s) -> None:
     """Put into train.py's settings what depends on others of them. Raises InputError."""
-    by_steps, by_epochs = (
-        bool(x) and not isinstance(x, by_stage) for x in (s.steps, s.epochs)
-    )
+    by_steps, by_epochs = (bool(x) and not isinstance(x, by_stage) for x in (s.steps, s.epochs))
     require(not (by_steps and by_epochs), "--steps and --epochs: choose one of them")
     s.steps = 0 if by_epochs else s.steps
     for f in fields(s):
@@ -87,9 +85,7 @@ def describe_preset(s) -> str:
     values = {name: of_stage(x, s.stage) for name, x in s.PRESETS[s.preset].items()}
     del values["epochs" if s.steps else "steps"]  # of which the other decides
     said = [spell(name, value) for name, value in values.items()]
-    changed = [
-        spell(name, getattr(s, name)) for name, x in values.items() if getattr(s, name) != x
-    ]
+    changed = [spell(name, getattr(s, name)) for name, x in values.items() if getattr(s, name) != x]
     text = f"--preset {s.preset}: {', '.join(said)}"
     return text + (f"; but {', '.join(changed)}" if changed else "")
 

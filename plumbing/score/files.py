@@ -59,7 +59,9 @@ class Results:
             os.mkdir(folder + NEW)
             for direction, rows in corpus.items():
                 name = "-".join(direction)
-                _, sources, targets = (column for column in zip(*(row[:3] for row in rows), strict=True))
+                _, sources, targets = (
+                    column for column in zip(*(row[:3] for row in rows), strict=True)
+                )
                 write_texts(folder + NEW, f"{name}.txt", hypotheses[name])
                 write_texts(folder + NEW, f"{name}.src.txt", sources)
                 write_texts(folder + NEW, f"{name}.ref.txt", targets)

@@ -45,9 +45,7 @@ class Report:
         }
         first = next(iter(self.reports.values()), None)
         report = {
-            part: {
-                name: with_doubt(row, first and first[part][name]) for name, row in rows.items()
-            }
+            part: {name: with_doubt(row, first and first[part][name]) for name, row in rows.items()}
             for part, rows in (("directions", scores), ("average", averages))
         }
         versions = {name: version(name) for name in ("sacrebleu", "torch")}
@@ -57,6 +55,7 @@ class Report:
             "name": name,
             "settings": self.settings | vars(settings),
             "decoding": describe_decoding(settings),
+            "zero_shot": ["-".join(direction) for direction in self.parts["zero-shot"]],
         }
         self.reports[name] = report | cost
         return without(report | cost, "resampled")
