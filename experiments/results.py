@@ -27,14 +27,13 @@ from experiments.grid import (
     Group,
     System,
 )
-from plumbing.corpus.corpus import Corpus, read_corpus
-from plumbing.score.bootstrap import SIGNIFICANT, resampled_share
 from plumbing.base.errors import InputError, require
 from plumbing.base.files import read_json, read_lines, write_whole
-from plumbing.score.identify import make_identifiers
-from plumbing.score.metrics import compare_texts
-from plumbing.score.systems import CANDIDATES
-from plumbing.score.tables import align
+from plumbing.corpus.corpus import Corpus, read_corpus
+from plumbing.score.bleu import compare_texts
+from plumbing.score.bootstrap import SIGNIFICANT, resampled_share
+from plumbing.score.identify import CANDIDATES, make_identifiers
+from plumbing.score.report import align
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 RESULTS = os.path.join(HERE, "RESULTS.md")
@@ -144,7 +143,7 @@ def figures_of(folder: str, name: str, column: str, seeds: int = 100) -> dict[in
         figures = {}
         for seed, path in found.items():
             with reports(path):
-                figures[seed] = abilities.score_file(path, column)
+                figures[seed] = abilities.score(path, column)
         return figures
     return {seed: mean_of(path, COLUMNS[column]) for seed, path in found.items()}
 
@@ -240,7 +239,7 @@ def write_results(folder: str, only: list[str]) -> None:
         "the 2,400 prompts of *5-shot* 1,012 had room for fewer demonstrations in the base's 512 "
         "positions."
     )
-    tables = {SYSTEMS_TITLE: ("systems", systems, systems_table)}
+    tables = {SYSTEMS_TITLE: ("rows", systems, systems_table)}
     for name, group in GROUPS.items():
         table = functools.partial(group_table, group=group)
         tables[group.title] = (name, group.question, table)
@@ -322,7 +321,7 @@ def on_test(
         for direction in (direction for direction in corpus if zero_shot(*direction)):
             path = scores_path(run_folder(folder, name, seed), TEST)
             path = os.path.join(os.path.dirname(path), "-".join(direction))
-            texts, rows = read_lines(f"{path}.txt"), corpus[direction]
+            texts, rows = [*read_lines(f"{path}.txt")], corpus[direction]
             sentence = f"{path}.txt has {len(texts)} lines; expected {len(rows)}, of {TEST}"
             require(len(texts) == len(rows), f"{sentence}; delete its folder, and run again")
             if figure == "otr":
@@ -330,7 +329,7 @@ def on_test(
                 values.append(100 * statistics.fmean(flags))
                 bootstraps.append(resampled_share(flags))
             else:
-                references = [(row.target, *row.others) for row in rows]
+                references = [target for _, target in rows]
                 scores, resampled = compare_texts(texts, references, direction[1])
                 values.append(scores["bleu"])
                 bootstraps.append(resampled["bleu"])

@@ -44,9 +44,9 @@ def read_corpus(
     wanted: "en-it,it-en", "all", "supervised" or "zero-shot". supervised: the directions that count
     as such, by default those with English. A file named en-it gives it->en too, unless another file
     is named it-en. Rows without a certain direction are an error, or with skip_unknown left out;
-    pairs with a blank side are left out too, unless keep_blank. pairs: so many of each direction are
-    drawn, as the seed says, while the files are read twice: memory holds no others. 0: all, as the
-    files have them. Raises InputError."""
+    pairs with a blank side are left out too, unless keep_blank. pairs: so many of each direction
+    are drawn, as the seed says, while the files are read twice: memory holds no others. 0: all, as
+    the files have them. Raises InputError."""
     files = read_files(paths)
     names = [named_direction(file) for file in files]
     others = [name[::-1] if name and name[::-1] in names else None for name in names]
