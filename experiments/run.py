@@ -24,7 +24,7 @@ from typing import NamedTuple
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
-from plumbing.run.lock import locked  # noqa: E402
+from plumbing.base.lock import locked  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from experiments import abilities  # noqa: E402
