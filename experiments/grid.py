@@ -19,8 +19,8 @@ ABILITIES_DEV = f"{FOLDER}/abilities-dev.json"
 
 
 class Run(NamedTuple):
-    """Flags of train.py, with a penalty or a conflict of its own of penalties.py; the run of the same
-    seed that it starts from, "" for none; and what it is evaluated on."""
+    """Flags of train.py, or of penalties.py where they need it; the run of the same seed that it
+    starts from, "" for none; and what it is evaluated on."""
 
     flags: str
     start: str = "stage1"

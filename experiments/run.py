@@ -24,7 +24,6 @@ from typing import NamedTuple
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
-from plumbing.base.lock import locked  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from experiments import abilities  # noqa: E402
@@ -51,6 +50,7 @@ from experiments.results import (  # noqa: E402
 from plumbing.base.errors import InputError, require  # noqa: E402
 from plumbing.base.files import read_json, write_json  # noqa: E402
 from plumbing.base.flags import DeviceSettings, option, run_script  # noqa: E402
+from plumbing.base.lock import locked  # noqa: E402
 
 BEGUN = os.path.join(FOLDER, "begun.json")
 EXPECTED = "an object of this program's; delete it, and the runs of which it is"
