@@ -16,7 +16,8 @@ CARD_MARK = "made by train.py"  # in a CARD that is ours
 OLD = ".train-py-old"  # ends the name of a whole folder that another is about to replace
 TRASH = ".train-py-trash"  # of one that is being deleted
 NOT_FINITE = ".train-py-not-finite"  # of a checkpoint whose loss was not finite
-MARKED = "(" + "|".join(map(re.escape, (NEW, OLD, TRASH, NOT_FINITE))) + r")?"
+MARKS = (NEW, OLD, TRASH, NOT_FINITE)
+MARKED = "(" + "|".join(map(re.escape, MARKS)) + r")?"
 FILES = re.compile(
     r"((adapter_|generation_|tokenizer_)?config\.json|(settings|state|scores)\.json"
     r"|(special_tokens_map|added_tokens|tokenizer)\.json|tokenizer\.model|chat_template\.jinja"
