@@ -12,10 +12,9 @@ from safetensors.torch import load_file
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 os.environ["HF_HUB_OFFLINE"] = "1"
-from data import Prompter, TuningSet  # noqa: E402
+from data import Prompter, Sample, TuningSet, read_samples  # noqa: E402
 from model import LlamaForCausalLM, save_model  # noqa: E402
-from plumbing.corpus.corpus import Sample, read_corpus  # noqa: E402
-from plumbing.checkpoint.folder import Config  # noqa: E402
+from plumbing.checkpoint.config import Config  # noqa: E402
 from plumbing.checkpoint.tokenizer import Tokenizer  # noqa: E402
 
 BASE = os.path.join(ROOT, "demo", "base")
@@ -96,16 +95,6 @@ def log(run, name="log.jsonl"):
     return [json.loads(line) for line in open(run / name)]
 
 
-def prompt_of(tokenizer, direction, text, room, template="alpaca"):
-    """(ids or None, whether the text was cut), as for training and decoding."""
-    ids, lost = Prompter(tokenizer, template).encode(Sample(direction, text, ""), room)
-    return ids, lost == "source"
-
-
-def tuning_set(corpus, tokenizer, max_length, pairs=0, seed=0):
-    return TuningSet(corpus, Prompter(tokenizer, "alpaca"), max_length, pairs, seed)
-
-
 @pytest.fixture(scope="session")
 def tokenizer():
     return Tokenizer([BASE], tiny().config)
@@ -115,8 +104,8 @@ def tokenizer():
 def encoded(tmp_path, tokenizer):
     """20 pairs of each direction with English, as a tuning set."""
     (tmp_path / "train.tsv").write_text(TSV, encoding="utf-8")
-    corpus, _ = read_corpus([str(tmp_path / "train.tsv")], "supervised")
-    return tuning_set(corpus, tokenizer, 512, pairs=20, seed=1)
+    samples = read_samples([str(tmp_path / "train.tsv")], "supervised", pairs=20, seed=1)
+    return TuningSet(samples, Prompter(tokenizer, "alpaca"), 512)
 
 
 @pytest.fixture
