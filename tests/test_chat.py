@@ -146,16 +146,13 @@ def test_a_prompt_of_a_sample_is_the_message_and_is_cut_where_it_must(tmp_path):
     [
         ("{{ messages[7].content }}", "UndefinedError"),
         ("{{ messages[0].content }}" * 2, "found turns \\[0, 0\\]"),
-        ("no turn at all", "found turns \\[\\]"),
         ("{% for", "TemplateSyntaxError"),
         ("{{ 1 / 0 }}", "ZeroDivisionError"),
         ("{{ raise_exception('system only') }}", "system only"),
         ("{{ ''.__class__.__mro__ }}", "SecurityError"),
         ("{% for i in range(10 ** 9) %}{% endfor %}", "OverflowError"),
-        ("{% include 'x' %}", "fails .TypeError"),
         ("\ud800{{ messages[0].content }}", "UnicodeEncodeError"),
         ([{"name": "rag", "template": "x"}], "no chat_template in"),
-        (3, "no chat_template in"),
         (None, "no chat_template in"),
     ],
 )
@@ -180,8 +177,3 @@ def test_without_jinja2_the_sentence_says_what_to_install(tmp_path, monkeypatch)
     monkeypatch.setitem(sys.modules, "jinja2.ext", None)
     with pytest.raises(InputError, match="pip install jinja2"):
         tokenizer.chat.encode_turns(["x"])
-
-
-def test_a_text_behind_another_has_no_space_of_its_own(tokenizer):
-    assert tokenizer.continued("a")[0] != tokenizer.encode("a")[0]
-    assert tokenizer.decode(tokenizer.encode("file") + tokenizer.continued("s")) == "files"

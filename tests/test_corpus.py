@@ -52,11 +52,7 @@ FORMATS = {
     "TSV": ({"a.tsv": TABLE}, "multi-parallel TSV, 3", BOTH),
     "CRLF": ({"a.tsv": TABLE.replace("\n", "\r\n")}, "multi-parallel TSV, 3", BOTH),
     "array": ({"a.json": json.dumps(RECORDS)}, "translation JSON, 3", BOTH),
-    "indented": (
-        {"a.json": "\n" + json.dumps(RECORDS, indent=2, ensure_ascii=False)},
-        "translation JSON, 3",
-        BOTH,
-    ),
+    "indented": ({"a.json": "\n" + json.dumps(RECORDS, indent=2)}, "translation JSON, 3", BOTH),
     "JSON lines": ({"a": "\n\n".join(map(json.dumps, RECORDS))}, "translation JSON, 3", BOTH),
     "bare": ({"a.jsonl": "\n".join(map(json.dumps, TEXTS))}, "translation JSON, 3", BOTH),
     "Alpaca": (
@@ -92,10 +88,8 @@ def test_each_format_is_recognised_and_read_to_the_letter(tmp_path, capsys, name
 
 
 def test_a_packed_copy_is_not_read_twice_and_members_of_gzip_are_one_text(tmp_path):
-    plain = put(tmp_path / "a.tsv", TABLE)
-    half = len(TABLE) // 2
-    members = [gzip.compress(part.encode()) for part in (TABLE[:half], TABLE[half:])]
-    (tmp_path / "a.tsv.gz").write_bytes(b"".join(members))
+    plain, members = put(tmp_path / "a.tsv", TABLE), [TABLE[:9].encode(), TABLE[9:].encode()]
+    (tmp_path / "a.tsv.gz").write_bytes(b"".join(map(gzip.compress, members)))
     assert read([plain, plain + ".gz"]) == read(plain + ".gz") == BOTH
 
 
@@ -115,7 +109,6 @@ def test_of_several_references_the_first_is_used_aloud_and_another_can_be_named(
     [
         ("train-it-nl", "train-nl-it"),
         ("ted-ml.it-nl", "ted-ml.nl-it"),
-        ("tst2017it-nl", "tst2017nl-it"),
         ("it-nl-clean", "nl-it-clean"),
     ],
 )
@@ -139,11 +132,8 @@ def test_a_name_with_three_languages_or_two_directions_names_none(tmp_path, name
     text = json.dumps([{"it": "a", "nl": "b"}])
     paths = [put(tmp_path / name, text), put(tmp_path / "nl-it.json", text)]
     assert counts(paths) == {"it-nl": 2, "nl-it": 2}
-
-
-def test_a_row_that_says_its_direction_belongs_to_it_whatever_the_files_are_called(tmp_path):
-    names = "a.it-nl.json", "b.nl-it.json"
-    paths = [put(tmp_path / name, asking(THERE, BACK)) for name in names]
+    # a row that says its direction belongs to it, whatever the files are called
+    paths = [put(tmp_path / name, asking(THERE, BACK)) for name in ("it-nl.json", "nl-it.json")]
     assert counts(paths) == {"it-nl": 2, "nl-it": 2}
 
 
@@ -154,9 +144,7 @@ def test_a_row_that_says_its_direction_belongs_to_it_whatever_the_files_are_call
         ("supervised", ["en-it", "en-nl", "it-en", "nl-en"]),
         ("zero-shot", ["it-nl", "nl-it"]),
         ("en-de", None),
-        ("en", None),
         ("", None),
-        ("en-it,", None),
         ("supervised,all", None),
     ],
 )
@@ -169,37 +157,23 @@ def test_directions_are_chosen_or_refused_with_what_the_data_has(tmp_path, wante
             read(paths, wanted)
 
 
-def test_which_directions_are_supervised_can_be_said(tmp_path):
-    path = put(tmp_path / "b.tsv", "en\tnl\tit\na\tb\tc\n")
-    corpus, supervised = read_corpus([path], "zero-shot", supervised=[("it", "nl")])
-    assert supervised == [("it", "nl")] and len(corpus) == 5 and ("en", "it") in corpus
-
-
 @pytest.mark.parametrize(
     "text, direction",
     [
         ("Translate the following sentences from English to Italian.", "en-it"),
-        ("You are an English teacher. Translate from German to French.", "de-fr"),
         ("German-to-Czech translation", "de-cs"),
-        ("Translate from English to German. Do not explain.", "en-de"),
         ("Translate from the German language\ninto Czech", "de-cs"),
         ("Translate into Italian the following English sentence", "en-it"),
         ("Translate to Chinese from English", "en-zh"),
         ("Write a French translation of this English text", None),
         ("Translate from English to German to French", None),
-        ("Translate from English to German, or from German to French", None),
-        ("Translate from English to English", None),
-        ("Translate from Latin to English", None),
         ("Translate into Italian", None),
         ("Do not translate from English to German, do the reverse.", None),
         ("The text was translated from English to German; translate it back.", None),
         ("Translate this English to German dictionary entry into French.", None),
         ("Translate from Old English to German.", None),
-        ("Translate into Italian instead of English.", None),
-        ("Translate into German, for an English reader.", None),
         ("Write a poem.", None),
         (None, None),
-        (["from English to German"], None),
     ],
 )
 def test_the_direction_of_an_instruction_is_certain_or_none(text, direction):
@@ -315,8 +289,6 @@ def test_data_that_is_not_there_in_the_second_pass_is_refused(tmp_path, monkeypa
 DAMAGED = [
     ("e.tsv", b"", "e.tsv, line 1: ''; expected JSON"),
     ("e.txt", "just text\n", "line 1: 'just text'; expected JSON"),
-    ("e.json", "[]", "e.json: none"),
-    ("e.tsv", "en\tit\n", "e.tsv: none"),
     ("e.tsv", "en\tit\n\t\n", "en-it 0, it-en 0"),
     ("a.tsv", b"en\tit\na\tb\n\xff\tc\n", "a.tsv, line 3: byte 0xff"),
     ("a.jsonl", b'{"en": "a", "it": "b"}\n{"en": "\xe9"}', "a.jsonl, line 2: byte 0xe9"),
@@ -324,24 +296,17 @@ DAMAGED = [
     ("a.json", '[{"en": "x\\u0000y", "it": "z"}]', "entry 1: the en side .*NUL"),
     ("a.json", '[{"en": "x\\ud800y", "it": "z"}]', "entry 1: the en side"),
     ("a.tsv", "en\tit\na\tb\nc\n", "a.tsv, line 3: 1 columns, expected 2"),
-    ("a.tsv", "en\tit\na\tb\n\nc\td\n", "line 3: 1 columns"),
-    ("a.tsv", "en\tit\na\tb\tc\n", "line 2: 3 columns"),
     ("a.tsv", "en\ten\na\tb\n", "line 1: 'en.ten'; .*different"),
     ("a.tsv", "en\txx\na\tb\n", "line 2: found en xx; expected some of ar bg"),
     ("a.json", '[{"translation": {"en": "a"}}]', "entry 1: found en; expected some of"),
-    ("a.json", '[{"en": "a"}]', "entry 1: .*expected .*code: text"),
     ("a.json", '[{"en": "a", "it": null}]', "entry 1: the it side is None"),
-    ("a.json", '[{"en": "a", "it": 3}]', "the it side is 3"),
     ("a.json", '[{"en": "a", "it": "b", "score": "c"}]', "found en it score"),
     ("a.json", '[{"id": 17, "en": "a", "it": "b"}]', "is id 17 Indonesian"),
     ("a.json", '[{"translation": ["a", "b"]}]', "entry 1: .*expected {'translation'"),
-    ("a.json", "[1, 2]", "entry 1: 1; expected"),
-    ("a.json", '[{"en": "a, "it": "b"}]', "a.json, line 1: not valid JSON"),
     ("a.json", '[{"en":\n "a",\n "it": "b"}', "a.json, line 3: not valid JSON"),
     ("a.jsonl", '{"en": "a", "it": "b"}\n{"en":', "a.jsonl, line 2: not valid JSON"),
     ("a.json", "[" * 100_000, "line 1: not valid JSON"),
     ("a.json", '[{"n": ' + "1" * 5000 + "}]", "line 1: not valid JSON .*digits"),
-    ("a.json", '[{"instruction": "from English to Italian"}]', "the en side is None"),
     ("a.json", json.dumps([{"x\nerror: all is well\x1b": "y" * 10**6}]), "entry 1"),
     ("a.en-it.en", "a\n", "its other side is missing; expected .*a.en-it.it"),
     ("a.en-it.src.en", "a\n", "its other side is missing; .*a.en-it.ref"),
@@ -371,12 +336,6 @@ def test_unequal_pairs_and_paths_that_are_no_files_are_refused(tmp_path):
     ]:
         with pytest.raises(InputError, match=said):
             read(bad)
-
-
-def test_what_is_wrong_with_the_last_file_is_said_before_the_first_is_read(tmp_path):
-    first = put(tmp_path / "a.tsv", "en\tit\na\tb\nc\n")  # its third line is not reached
-    with pytest.raises(InputError, match="b.json, entry 1"):
-        read([first, put(tmp_path / "b.json", '[{"a": 1}]')])
 
 
 # Other instructions
@@ -411,11 +370,8 @@ def test_other_instructions_come_without_translations_and_blank_ones(tmp_path, c
         ("[]", "nothing is left; expected JSON of"),
         (asking(THERE), "nothing is left; 1 translations"),
         ('[{"instruction": 3}]', "entry 1: .*; expected JSON of"),
-        ('["x"]', "entry 1: x; expected JSON of"),
-        ('[{"translation": {"en": "a", "it": "b"}}]', "entry 1: .*; expected JSON of"),
         ('[{"instruction": "a", "output": ["b"]}]', "output is"),
         ('[{"instruction": "a", "output": "b\\u0000"}]', "output is .*NUL"),
-        ('[{"instruction": "a", "input": "\\ud800"}]', "input is"),
         ('[{"instruction": "a"', "not valid JSON"),
     ],
 )
@@ -438,20 +394,11 @@ def test_every_template_names_both_languages_and_holds_the_text_once(template):
             assert names[source] in prompt and names[target] in prompt
 
 
-@pytest.mark.parametrize(
-    "changes, said",
-    [
-        ({"languages": {"en": 3}}, "languages"),
-        ({"templates": {}}, "expected an object"),
-        ({"templates": {"a": ["no text"]}}, "template a"),
-        ({"templates": {"a": ["{input} {sauce}"]}}, "template a"),
-        ({"templates": {"a": {"en": {"prompt": ["{input}"]}}}}, "template a"),
-    ],
-)
-def test_a_template_that_would_fail_later_is_said_when_it_is_read(tmp_path, changes, said):
+@pytest.mark.parametrize("lines", [["no text"], ["{input} {sauce}"], {"en": {"prompt": []}}])
+def test_a_template_that_would_fail_later_is_said_when_it_is_read(tmp_path, lines):
     good = {"languages": {"en": "English"}, "templates": {"a": ["{source}", "{input}"]}}
     write_json(tmp_path / "p.json", good)
     assert read_prompts(tmp_path / "p.json") == (good["languages"], good["templates"])
-    write_json(tmp_path / "p.json", good | changes)
-    with pytest.raises(InputError, match=f"p.json: {said}"):
+    write_json(tmp_path / "p.json", good | {"templates": {"a": lines}})
+    with pytest.raises(InputError, match="p.json: template a"):
         read_prompts(tmp_path / "p.json")

@@ -8,25 +8,14 @@ import time
 
 import pytest
 
+from plumbing.base import folders
 from plumbing.base.errors import InputError
-from plumbing.base.folders import (
-    CARD_MARK,
-    LOCK,
-    NEW,
-    OLD,
-    TRASH,
-    clear_folder,
-    publish_folder,
-    remove_folder,
-    restore_folder,
-    strange_files,
-)
 from plumbing.base.lock import in_turn, locked
 
 OURS = ["model.safetensors", "model-00001-of-00002.safetensors", "adapter_config.json"]
 OURS += ["model.safetensors.index.json", "tokenizer.model", "settings.json", "log.jsonl"]
 OURS += ["step-000002/state.json", "step-000002/optimizer.safetensors", "eval-test/en-it.txt"]
-OURS += [f"step-000004{NEW}/config.json", f"settings.json{NEW}"]
+OURS += [f"step-000004{folders.NEW}/config.json", f"settings.json{folders.NEW}"]
 THEIRS = ["notes.md", "step-000002.backup/state.json", "step-000002/notes.md", "pytorch_model.bin"]
 THEIRS += ["eval-test/mine.txt", "model-old.safetensors", "sub/model.safetensors", "README.md"]
 
@@ -44,9 +33,9 @@ def tree(folder):
 
 def test_what_the_program_makes_goes_as_a_whole(tmp_path):
     make(tmp_path / "run", *OURS)
-    (tmp_path / "run" / "README.md").write_text(f"---\n# {CARD_MARK}\n---\nx")
-    assert strange_files(tmp_path / "run") == []
-    remove_folder(str(tmp_path / "run"))
+    (tmp_path / "run" / "README.md").write_text(f"---\n# {folders.CARD_MARK}\n---\nx")
+    assert folders.strange_files(tmp_path / "run") == []
+    folders.remove_folder(str(tmp_path / "run"))
     assert os.listdir(tmp_path) == []
 
 
@@ -54,9 +43,9 @@ def test_what_the_program_makes_goes_as_a_whole(tmp_path):
 def test_a_folder_with_a_strange_file_stays_as_it_is(tmp_path, capsys, name):
     make(tmp_path / "run", *OURS, name)
     before = tree(tmp_path)
-    remove_folder(str(tmp_path / "run"))
+    folders.remove_folder(str(tmp_path / "run"))
     assert tree(tmp_path) == before and "run stays" in capsys.readouterr().out
-    clear_folder(str(tmp_path / "run"), keep=r"log\.jsonl")
+    folders.clear_folder(str(tmp_path / "run"), keep=r"log\.jsonl")
     kept = set(tree(tmp_path / "run"))
     assert {name, "log.jsonl"} <= kept and "model.safetensors" not in kept
 
@@ -64,8 +53,8 @@ def test_a_folder_with_a_strange_file_stays_as_it_is(tmp_path, capsys, name):
 def test_a_link_to_a_folder_is_not_followed(tmp_path):
     make(tmp_path, "elsewhere/model.safetensors", "run/config.json")
     os.symlink(tmp_path / "elsewhere", tmp_path / "run" / "eval-link")
-    assert strange_files(tmp_path / "run") == [str(tmp_path / "run" / "eval-link")]
-    clear_folder(str(tmp_path / "run"))
+    assert folders.strange_files(tmp_path / "run") == [str(tmp_path / "run" / "eval-link")]
+    folders.clear_folder(str(tmp_path / "run"))
     assert (tmp_path / "run" / "eval-link" / "model.safetensors").exists()
 
 
@@ -97,23 +86,32 @@ def test_wherever_a_replacement_ends_the_name_leads_to_the_old_or_the_new(
         patch.setattr(os, "rename", killing(os.rename))
         patch.setattr(shutil, "rmtree", killing(shutil.rmtree))
         try:
-            publish_folder(str(partial), str(out))
+            folders.publish_folder(str(partial), str(out))
         except Killed:
             pass
-    restore_folder(str(out))
+    folders.restore_folder(str(out))
     assert tree(out) == (sorted(old) if kill < 3 else new)
     assert tree(tmp_path / "out.old") == ["mine"] and partial.exists() == (kill < 3)
     if strange:  # it is somewhere, whatever happened
         assert len(list(tmp_path.glob("*/notes.md"))) == 1
     else:
-        assert not list(tmp_path.glob(f"*{OLD}")) + list(tmp_path.glob(f"*{TRASH}"))
+        assert not list(tmp_path.glob(f"*{folders.OLD}")) + list(tmp_path.glob(f"*{folders.TRASH}"))
 
 
 def test_a_name_that_cannot_be_given_leaves_the_old_one(tmp_path):
     make(tmp_path / "out", "model.safetensors")
     with pytest.raises(OSError):
-        publish_folder(str(tmp_path / "none"), str(tmp_path / "out"))
+        folders.publish_folder(str(tmp_path / "none"), str(tmp_path / "out"))
     assert tree(tmp_path) == ["out/model.safetensors"]
+
+
+def test_what_stays_is_not_in_the_way_of_the_next(tmp_path):
+    for n in range(4):
+        make(tmp_path / "new", "scores.json", f"notes{n}.md")
+        folders.restore_folder(str(tmp_path / "out"))
+        folders.publish_folder(str(tmp_path / "new"), str(tmp_path / "out"))
+    assert len({path.name for path in tmp_path.glob("*/notes*")}) == 4
+    assert (tmp_path / "out" / "notes3.md").exists()
 
 
 # Locks
@@ -143,9 +141,9 @@ def test_a_second_process_is_refused_until_the_first_one_dies(tmp_path):
             pass
     process.kill()
     process.join()
-    assert (run / LOCK).exists()
+    assert (run / folders.LOCK).exists()
     with locked(str(run)):
-        assert os.listdir(run) == [LOCK]
+        assert os.listdir(run) == [folders.LOCK]
     assert not run.exists()  # it was empty
     with locked(str(run)):
         make(run, "log.jsonl")

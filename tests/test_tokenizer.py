@@ -130,8 +130,7 @@ def test_tokenizer_json_of_a_sentencepiece_model_agrees_with_it(tmp_path, add_bo
     assert (fast / "tokenizer.json").exists() and not (fast / "tokenizer.model").exists()
     bpe = Tokenizer([str(fast)], CONFIG)
     for text in TEXTS:
-        prompt = write_prompt("alpaca", Sample(("en", "it"), text, ""))
-        assert bpe.encode(prompt) == pieces.encode(prompt) and bpe.decode(bpe.encode(text)) == text
+        assert bpe.encode(text) == pieces.encode(text) and bpe.decode(bpe.encode(text)) == text
     assert bpe.eos == pieces.eos == 2 and bpe.bos == pieces.bos == [1] * add_bos
 
 
@@ -151,7 +150,6 @@ def test_a_prompt_of_llama3_has_the_ids_that_transformers_gives_it(llama3):
     [
         ({"add_bos_token": False}, [], 2),
         ({"bos_token": {"content": "<s>"}, "eos_token": "</s>"}, [1], 2),
-        ({"bos_token": "", "eos_token": ""}, [1], 2),
         ({"bos_token": None}, [1], 2),
         ({"eos_token": "<e>", "added_tokens_decoder": {"32005": {"content": "<e>"}}}, [1], 32005),
     ],
@@ -202,18 +200,10 @@ def pieces_with(folder, *symbols, rule="identity"):
     import sentencepiece
 
     (folder / "text").write_text("\n".join(TEXTS * 40), encoding="utf-8")
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "text"),
-        model_prefix=str(folder / "tokenizer"),
-        vocab_size=500,
-        model_type="bpe",
-        byte_fallback=True,
-        character_coverage=0.98,
-        normalization_rule_name=rule,
-        remove_extra_whitespaces=False,
-        user_defined_symbols=[*symbols],
-        minloglevel=2,
-    )
+    how = dict(vocab_size=500, model_type="bpe", byte_fallback=True, character_coverage=0.98)
+    how |= dict(remove_extra_whitespaces=False, normalization_rule_name=rule, minloglevel=2)
+    files = {"input": str(folder / "text"), "model_prefix": str(folder / "tokenizer")}
+    sentencepiece.SentencePieceTrainer.train(**files, user_defined_symbols=[*symbols], **how)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +256,6 @@ def test_an_end_that_tokenizer_json_does_not_call_special_stays_text(tmp_path, l
         ("tokenizer.model", b"not a model", "tokenizer.model: no tokenizer can be read"),
         ("tokenizer.model", LLAMA3, "is a file of tiktoken"),
         ("tokenizer.model", MISTRAL / PIECES[0], "do not belong to .* vocabulary of 4,000"),
-        ("tokenizer_config.json", b'{"added_tokens_decoder": 3}', "can be read"),
         ("tokenizer_config.json", b'{"added_tokens_decoder": {"x": {"content": "y"}}}', "be read"),
         ("tokenizer_config.json", b'{"eos_token": {}}', "can be read"),
         ("tokenizer_config.json", b"[]", "tokenizer_config.json"),
@@ -281,10 +270,8 @@ def test_a_missing_broken_or_foreign_tokenizer_is_named(tmp_path, name, data, sa
     with pytest.raises(InputError, match=said) as error:
         Tokenizer([str(tmp_path)], Config.load(BASE))
     assert str(tmp_path) in str(error.value)
-
-
-def test_an_adapter_folder_without_a_tokenizer_has_that_of_its_base(tmp_path):
-    assert Tokenizer([str(tmp_path), BASE], Config.load(BASE)).folder == BASE
+    if not name:  # an adapter has its base's
+        assert Tokenizer([str(tmp_path), BASE], Config.load(BASE)).folder == BASE
 
 
 def test_what_the_tokenizers_library_lacks_is_said(tmp_path, monkeypatch, llama3):
