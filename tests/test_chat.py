@@ -147,12 +147,10 @@ def test_a_prompt_of_a_sample_is_the_message_and_is_cut_where_it_must(tmp_path):
         ("{{ messages[7].content }}", "UndefinedError"),
         ("{{ messages[0].content }}" * 2, "found turns \\[0, 0\\]"),
         ("{% for", "TemplateSyntaxError"),
-        ("{{ 1 / 0 }}", "ZeroDivisionError"),
         ("{{ raise_exception('system only') }}", "system only"),
         ("{{ ''.__class__.__mro__ }}", "SecurityError"),
         ("{% for i in range(10 ** 9) %}{% endfor %}", "OverflowError"),
         ("\ud800{{ messages[0].content }}", "UnicodeEncodeError"),
-        ([{"name": "rag", "template": "x"}], "no chat_template in"),
         (None, "no chat_template in"),
     ],
 )

@@ -164,13 +164,10 @@ def test_directions_are_chosen_or_refused_with_what_the_data_has(tmp_path, wante
         ("German-to-Czech translation", "de-cs"),
         ("Translate from the German language\ninto Czech", "de-cs"),
         ("Translate into Italian the following English sentence", "en-it"),
-        ("Translate to Chinese from English", "en-zh"),
         ("Write a French translation of this English text", None),
         ("Translate from English to German to French", None),
         ("Translate into Italian", None),
         ("Do not translate from English to German, do the reverse.", None),
-        ("The text was translated from English to German; translate it back.", None),
-        ("Translate this English to German dictionary entry into French.", None),
         ("Translate from Old English to German.", None),
         ("Write a poem.", None),
         (None, None),
@@ -261,33 +258,21 @@ def test_samples_are_in_the_order_of_the_draw_however_many_are_asked_for(tmp_pat
     assert read_samples([path], "en-it", pairs=7, seed=6) != expected[:7]
 
 
-@pytest.mark.parametrize(
-    "changed, said",
-    [
-        (lambda rows: rows[:100], "the data changed while it was read"),
-        (lambda rows: [*rows[:-1], "open\n"], "a.tsv, line 201: 1 columns"),
-        (None, "a.tsv: no such file"),
-    ],
-)
-def test_data_that_is_not_there_in_the_second_pass_is_refused(tmp_path, monkeypatch, changed, said):
-    rows = [f"open {i}\tapri {i}\n" for i in range(200)]
-    path, fetch = put(tmp_path / "a.tsv", "en\tit\n" + "".join(rows)), corpora.fetch_samples
+def test_data_that_is_not_there_in_the_second_pass_is_refused(tmp_path, monkeypatch):
+    path, fetch = put(tmp_path / "a.tsv", TSV), corpora.fetch_samples
 
     def change(*args):
-        os.unlink(path)
-        if changed:
-            put(tmp_path / "a.tsv", "en\tit\n" + "".join(changed(rows)))
+        put(tmp_path / "a.tsv", TSV[: TSV.index("open file 20")])
         return fetch(*args)
 
     monkeypatch.setattr(corpora, "fetch_samples", change)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match="the data changed while it was read"):
         read(path, pairs=50)
 
 
 # Refusals: (name, data, what the sentence has)
 
 DAMAGED = [
-    ("e.tsv", b"", "e.tsv, line 1: ''; expected JSON"),
     ("e.txt", "just text\n", "line 1: 'just text'; expected JSON"),
     ("e.tsv", "en\tit\n\t\n", "en-it 0, it-en 0"),
     ("a.tsv", b"en\tit\na\tb\n\xff\tc\n", "a.tsv, line 3: byte 0xff"),
@@ -302,9 +287,7 @@ DAMAGED = [
     ("a.json", '[{"en": "a", "it": null}]', "entry 1: the it side is None"),
     ("a.json", '[{"en": "a", "it": "b", "score": "c"}]', "found en it score"),
     ("a.json", '[{"id": 17, "en": "a", "it": "b"}]', "is id 17 Indonesian"),
-    ("a.json", '[{"translation": ["a", "b"]}]', "entry 1: .*expected {'translation'"),
     ("a.json", '[{"en":\n "a",\n "it": "b"}', "a.json, line 3: not valid JSON"),
-    ("a.jsonl", '{"en": "a", "it": "b"}\n{"en":', "a.jsonl, line 2: not valid JSON"),
     ("a.json", "[" * 100_000, "line 1: not valid JSON"),
     ("a.json", '[{"n": ' + "1" * 5000 + "}]", "line 1: not valid JSON .*digits"),
     ("a.json", json.dumps([{"x\nerror: all is well\x1b": "y" * 10**6}]), "entry 1"),
@@ -370,9 +353,7 @@ def test_other_instructions_come_without_translations_and_blank_ones(tmp_path, c
         ("[]", "nothing is left; expected JSON of"),
         (asking(THERE), "nothing is left; 1 translations"),
         ('[{"instruction": 3}]', "entry 1: .*; expected JSON of"),
-        ('[{"instruction": "a", "output": ["b"]}]', "output is"),
         ('[{"instruction": "a", "output": "b\\u0000"}]', "output is .*NUL"),
-        ('[{"instruction": "a"', "not valid JSON"),
     ],
 )
 def test_what_is_no_instruction_file_is_one_sentence(tmp_path, text, said):

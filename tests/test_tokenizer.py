@@ -150,7 +150,6 @@ def test_a_prompt_of_llama3_has_the_ids_that_transformers_gives_it(llama3):
     [
         ({"add_bos_token": False}, [], 2),
         ({"bos_token": {"content": "<s>"}, "eos_token": "</s>"}, [1], 2),
-        ({"bos_token": None}, [1], 2),
         ({"eos_token": "<e>", "added_tokens_decoder": {"32005": {"content": "<e>"}}}, [1], 32005),
     ],
 )
@@ -258,7 +257,6 @@ def test_an_end_that_tokenizer_json_does_not_call_special_stays_text(tmp_path, l
         ("tokenizer.model", MISTRAL / PIECES[0], "do not belong to .* vocabulary of 4,000"),
         ("tokenizer_config.json", b'{"added_tokens_decoder": {"x": {"content": "y"}}}', "be read"),
         ("tokenizer_config.json", b'{"eos_token": {}}', "can be read"),
-        ("tokenizer_config.json", b"[]", "tokenizer_config.json"),
     ],
 )
 def test_a_missing_broken_or_foreign_tokenizer_is_named(tmp_path, name, data, said):
