@@ -4,6 +4,7 @@ What is there for a moment alone has a mark in its name, so that a kill leaves n
 taken for a whole folder, and nobody else's folder is taken for such a remainder.
 """
 
+import itertools
 import os
 import re
 import shutil
@@ -80,6 +81,9 @@ def publish_folder(partial: str, folder: str) -> None:
         os.sync()
     old = folder + OLD
     if os.path.isdir(folder):
+        if os.path.isdir(old):  # it stayed, as it holds something else: it is not in the way
+            free = (f"{old}-{n}" for n in itertools.count(1))
+            os.rename(old, next(name for name in free if not os.path.exists(name)))
         os.rename(folder, old)
     try:
         os.rename(partial, folder)

@@ -84,7 +84,8 @@ def tables(folder: str) -> list[str]:
     found = []
     for name in sorted(os.listdir(folder)):
         path = os.path.join(folder, name, "scores.json")
-        if name.startswith("eval-") and os.path.isfile(path):
+        whole = name.startswith("eval-") and ".train-py-" not in name  # the marks of folders.py
+        if whole and os.path.isfile(path):
             report = read_json(path)
             rows = report["directions"] | {f"{x}, average": y for x, y in report["average"].items()}
             lines = [
