@@ -16,6 +16,7 @@ from model import load_model, save_model
 from plumbing.base.errors import InputError
 from plumbing.base.files import NEW, read_json, write_json
 from plumbing.base.flags import parse
+from plumbing.compute.optimizer import Optimizer
 from train import Settings, main
 
 
@@ -129,9 +130,9 @@ def test_another_run_under_the_same_name_is_refused(stopped, args, said):
 def test_settings_are_compared_without_a_checkpoint_and_where_the_run_is_finished(stopped, capsys):
     for step in (stopped / "run.partial").glob("step-*"):
         shutil.rmtree(step)
-    with pytest.raises(InputError, match="seed is 2, was 1 when run.partial"):
+    with pytest.raises(InputError, match="seed is 2, was 1.* when run.partial"):
         resume(stopped, "--seed", 2)
-    with pytest.raises(InputError, match="seed is 2, was 1 when whole"):
+    with pytest.raises(InputError, match="seed is 2, was 1.* when whole"):
         run_here(stopped, *RUN, "--out", "whole", "--resume", "--seed", 2)
     run_here(stopped, *RUN, "--out", "whole", "--resume", "--lr", 0.1)
     assert "whole is finished" in capsys.readouterr().out
@@ -330,8 +331,9 @@ def test_after_an_explosion_the_advice_works(stopped, capsys):
     assert same(stopped) and not list(stopped.rglob("*not-finite*"))
 
 
-def test_an_explosion_of_the_last_update_is_no_finished_run(finished, tmp_path):
-    args = [*RUN, "--save-every", 0, "--steps", 1, "--lr", 1e39, "--out", tmp_path / "run"]
+def test_an_explosion_of_the_last_update_is_no_finished_run(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(Optimizer, "is_finite", lambda self: False)
+    args = [*RUN, "--save-every", 0, "--steps", 1, "--out", tmp_path / "run"]
     with pytest.raises(InputError, match="not finite; lower --lr"):
         run_here(finished, *args)
     assert not (tmp_path / "run").exists()
@@ -390,7 +392,7 @@ def test_only_the_newest_checkpoints_stay_and_the_best(finished, tmp_path):
     run_here(finished, *RUN, "--out", tmp_path / "run", "--dev", "dev.tsv", "--lr", 0.3)
     steps = sorted(path.name for path in (tmp_path / "run").glob("step-*"))
     assert steps == ["step-000006", "step-000008"]  # --dev without --best keeps no more
-    args = ["--dev", "dev.tsv", "--best", "mle", "--lr", 3.0]  # which only gets worse
+    args = ["--dev", "dev.tsv", "--best", "mle", "--lr", 0.3]
     run_here(finished, *RUN, *args, "--out", tmp_path / "best")
     steps = sorted(path.name for path in (tmp_path / "best").glob("step-*"))
     rows = [row for row in log(tmp_path / "best") if "dev_mle" in row]

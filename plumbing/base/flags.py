@@ -85,7 +85,9 @@ def require_bounds(flag: str, value: float, least=None, most=None, **_) -> None:
     """Raise InputError unless a number is finite and within its bounds."""
     lowest = -1e30 if least is None else least
     highest = (2**31 - 1 if type(value) is int else 1e30) if most is None else most
-    expected = f"at least {least}" if most is None else f"{lowest:g} to {highest:g}"
+    expected = f"{lowest:g} to {highest:g}"
+    if least is not None and most is None and not value > highest:
+        expected = f"at least {least}"
     require(lowest <= value <= highest, f"{flag} {value}: expected {expected}")
 
 

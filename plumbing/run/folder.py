@@ -79,9 +79,8 @@ class Run:
         if os.path.isdir(self.out):
             ours = os.path.exists(os.path.join(self.out, SETTINGS))
             require(ours, f"{self.out} exists and is no run of train.py; choose another --out")
-            found = strange_files(self.out)
-            advice = "which is no part of that run: move it, or choose another --out"
-            require(not found, f"{self.out} holds {found and found[0]}, {advice}")
+        if not resume:
+            self.refuse_to_delete()
         require(not os.path.isfile(self.out), f"{self.out} is a file; choose another --out")
         begun = os.path.exists(os.path.join(self.partial, SETTINGS))
         entries = os.scandir(self.partial) if RANK == 0 else []
@@ -92,6 +91,12 @@ class Run:
         require(begun or not names, f"{sentence}: move it, or choose another --out")
         sentence = f"{self.partial}: a stopped run; --resume goes on with it, deleting the folder"
         require(resume or not self.checkpoints(), f"{sentence} starts anew")
+
+    def refuse_to_delete(self) -> None:
+        """Raise InputError where OUT, which is to be replaced, holds what is not ours."""
+        found = strange_files(self.out) if os.path.isdir(self.out) else []
+        advice = "which is no part of that run: move it, or choose another --out"
+        require(not found, f"{self.out} holds {found and found[0]}, {advice}")
 
     def refuse_to_destroy(self, folders: list[str | None]) -> None:
         """Raise InputError where OUT is, or holds, one of the folders that the run is made from."""
@@ -114,6 +119,7 @@ class Run:
         if os.path.exists(self.out) and not os.path.exists(begun) and not found:
             refuse_changes(self.out, read_json(os.path.join(self.out, SETTINGS)), record)
             return False
+        self.refuse_to_delete()
         if not found:
             if os.path.exists(begun):
                 refuse_changes(self.partial, read_json(begun), record)
