@@ -23,14 +23,14 @@ from benchmarks import common
 from benchmarks.common import in_child
 from benchmarks.sides import make_folders, peer_of
 from benchmarks.train import SMOLLM, TINY
-from data import Prompter
+from data import Prompter, Sample
 from evaluate import encode_prompts, greedy
 from model import load_model, merge_lora
-from plumbing.corpus.corpus import read_corpus
-from plumbing.compute.decoder import Decoder
 from plumbing.base.errors import plain, require
-from plumbing.checkpoint.folder import Config
+from plumbing.checkpoint.config import Config
 from plumbing.checkpoint.tokenizer import Tokenizer
+from plumbing.compute.decoder import Decoder
+from plumbing.corpus.corpus import read_corpus
 
 CACHES = {"dynamic": None, "static": "static"}
 LIMIT = 128  # new tokens of a translation; evaluate.py's default
@@ -68,7 +68,8 @@ def read_prompts(base: str, count: int, batch: int, room: int) -> list[list[list
     config = Config.load(base)
     with contextlib.redirect_stdout(None):
         corpus, _ = read_corpus([str(common.ROOT / "demo/data/test.tsv")], "all")
-    samples = [sample for row in zip(*corpus.values(), strict=True) for sample in row][:count]
+    directions = [[Sample(name, *texts) for texts in rows] for name, rows in corpus.items()]
+    samples = [sample for row in zip(*directions, strict=True) for sample in row][:count]
     prompter = Prompter(Tokenizer([base], config), "alpaca")
     prompts, _ = encode_prompts(prompter, samples, config.max_position_embeddings, room)
     prompts.sort(key=len)

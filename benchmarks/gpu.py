@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as train.py has it
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as run_script has it
 
 import torch
 from safetensors.torch import load_file
@@ -49,7 +49,7 @@ def finish(process: subprocess.Popen) -> None:
 
 def run_tests(device: str, tiny: bool) -> str:
     """The tests that need CUDA, by pytest."""
-    tests = "tests/test_train.py" if tiny else "tests"
+    tests = "tests/test_model.py" if tiny else "tests"
     command = [sys.executable, "-m", "pytest", "-q", "-rs", tests, "-k", "cuda"]
     STARTED.append(subprocess.Popen(command, cwd=common.ROOT, text=True, stdout=subprocess.PIPE))
     said, _ = STARTED[-1].communicate()

@@ -26,14 +26,8 @@ READ = """
 import contextlib, io, json, sys, time
 sys.path.insert(0, {root!r})
 from benchmarks.common import resident
-from data import TuningSet
-from plumbing.corpus.corpus import read_corpus
-from plumbing.run.record import corpus_checksums
-
-
-class Drawing(TuningSet):
-    def _encode(self, samples):
-        return []
+from data import read_samples
+from plumbing.run.record import checksum
 
 
 def megabytes():
@@ -42,11 +36,9 @@ def megabytes():
 
 before, began = megabytes(), time.time()
 with contextlib.redirect_stdout(io.StringIO()):
-    corpus, _ = read_corpus([{path!r}], "supervised", pairs={pairs}, seed=1)
-    corpus_checksums(corpus)
-    Drawing(corpus, None, 512, {pairs}, 1)
-drawn = sum(map(len, corpus.values()))
-print(json.dumps([time.time() - began, megabytes(), megabytes() - before, drawn]))
+    samples = read_samples([{path!r}], "supervised", pairs={pairs}, seed=1)
+    checksum(samples)
+print(json.dumps([time.time() - began, megabytes(), megabytes() - before, len(samples)]))
 """
 
 

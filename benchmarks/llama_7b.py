@@ -15,13 +15,12 @@ from benchmarks import common, decode
 from benchmarks.sides import Ours, Padded, TheirLlama
 from data import EncodedSample, TwinPair
 from model import LlamaForCausalLM, add_lora
-from plumbing.checkpoint.peft import LoraSettings
-from plumbing.base.flags import DTYPES
 from plumbing.base.errors import require
-from plumbing.checkpoint.folder import Config
+from plumbing.base.flags import DTYPES
+from plumbing.checkpoint.config import Config
+from plumbing.checkpoint.peft import LoraSettings
 from plumbing.run.log import SpeedMeter
-from plumbing.run.settings import LINEARS
-from train import Settings
+from train import LINEARS, Settings
 
 LLAMA_7B = dict(vocab_size=32000, hidden_size=4096, intermediate_size=11008)
 LLAMA_7B |= dict(num_hidden_layers=32, num_attention_heads=32, max_position_embeddings=4096)
@@ -81,7 +80,7 @@ class Training:
         """size: samples in a micro-batch of the peer's, as many tokens as ours has."""
         copy_lora(model, peer)
         self.model, self.peer, self.s, self.size = model, peer, s, size
-        self.meter = SpeedMeter(model.model.layers, model.lm_head, False, s.device)
+        self.meter = SpeedMeter(model, s.device)
         model.recompute = s.recompute
         self.ours = Ours(model, s)
         self.checkpoint(s.recompute)
@@ -95,7 +94,7 @@ class Training:
         self.theirs, self.checkpointing = Padded(self.peer, self.s, self.size), wanted
 
     def our_step(self, pairs: list[TwinPair]) -> None:
-        torch.use_deterministic_algorithms(True, warn_only=True)  # as train.py has it
+        torch.use_deterministic_algorithms(True, warn_only=True)  # as run_script has it
         self.ours.step(pairs)
         torch.use_deterministic_algorithms(False)
 

@@ -24,9 +24,9 @@ from benchmarks import common
 from data import EncodedSample, TwinPair, micro_batches
 from model import LlamaForCausalLM, save_model
 from plumbing.base.flags import DTYPES, autocast
-from plumbing.checkpoint.folder import Config
+from plumbing.checkpoint.config import Config
 from plumbing.compute.optimizer import Optimizer
-from train import Settings, prepare, train_step
+from train import CLIP, Settings, prepare_model, train_step
 
 RATE = 1e-4
 transformers.logging.set_verbosity_error()
@@ -65,7 +65,7 @@ def make_adapter(base: str, folder: str, rank: int) -> None:
     wrong LoRA would not show."""
     s = Settings(model=base, lora_rank=rank, lora_alpha=2.0 * rank)
     s.device, s.dtype = "cpu", "fp32"
-    model, _ = prepare(s)
+    model, _ = prepare_model(s, None)
     for name, p in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(p, std=0.01)
@@ -83,7 +83,7 @@ class Ours:
 
     def __init__(self, model: LlamaForCausalLM, s: Settings):
         self.model, self.s = model.train(), s
-        self.optimizer = Optimizer(model.named_parameters(), s.weight_decay, s.dtype, s.device)
+        self.optimizer = Optimizer(model.named_parameters(), s.dtype, s.device)
         self.optimizer.set_rate(RATE)
 
     def step(self, pairs: list[TwinPair]) -> None:
@@ -116,7 +116,7 @@ class Padded:
                 part = part + self.s.alpha * self.unlikelihood(twins, of_twins) if twins else part
             part.backward()
             loss += part.item()
-        norm = torch.nn.utils.clip_grad_norm_(self.weights, self.s.clip).item()
+        norm = torch.nn.utils.clip_grad_norm_(self.weights, CLIP).item()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.found = {"loss": loss, "grad_norm": norm}

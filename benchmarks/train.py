@@ -24,13 +24,12 @@ import peft
 from benchmarks import common
 from benchmarks.common import in_child
 from benchmarks.sides import ByLength, Ours, Padded, compute_padded, make_folders, peer_of
-from data import EncodedSample, Prompter, TuningSet, TwinPair
+from data import EncodedSample, Prompter, Sample, TuningSet, TwinPair, read_samples
 from plumbing.base.flags import DTYPES
-from plumbing.corpus.corpus import read_corpus
-from plumbing.checkpoint.folder import Config
-from plumbing.run.log import SpeedMeter
+from plumbing.checkpoint.config import Config
 from plumbing.checkpoint.tokenizer import Tokenizer
-from train import Settings, prepare
+from plumbing.run.log import SpeedMeter
+from train import Settings, prepare_model
 
 ALPHA, SEED = 0.05, 1
 TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2}  # relative, of the first step's loss and gradient norm
@@ -93,15 +92,18 @@ class Work:
         self.tuning_set = tuning_set(self.base, row.pairs, row.random_ids)
 
     def ours(self) -> Ours:
-        return Ours(prepare(self.s)[0], self.s)
+        return Ours(prepare_model(self.s, None)[0], self.s)
 
     def peer(self) -> peft.PeftModel:
         return peer_of(self.base, self.adapter, self.row.dtype)
 
-    def samples(self, step: int) -> list[EncodedSample]:
+    def encoded(self) -> list[EncodedSample]:
+        return list(self.tuning_set.encoded.values())
+
+    def samples(self, step: int) -> list[Sample]:
         return self.tuning_set.of_step(step, self.row.batch, 10**6, SEED)
 
-    def pairs(self, samples: list[EncodedSample], step: int) -> list[TwinPair]:
+    def pairs(self, samples: list[Sample], step: int) -> list[TwinPair]:
         """The samples, shortest first, and in stage 2 their twins."""
         conflict = self.s.conflict if self.s.alpha else None
         return self.tuning_set.with_twins(samples, conflict, Random(f"{SEED} twins {step}"))
@@ -111,8 +113,8 @@ class Work:
         samples = self.samples(step)
         pairs = self.pairs(samples, step)
         if self.row.in_order and isinstance(side, Padded):
-            place = {id(sample): i for i, sample in enumerate(samples)}
-            pairs.sort(key=lambda pair: place[id(pair.positive)])
+            place = {sample: i for i, sample in enumerate(samples)}
+            pairs.sort(key=lambda pair: place[pair.positive.sample])
         side.step(pairs)
         return pairs
 
@@ -123,13 +125,15 @@ def tuning_set(base: str, pairs: int, random_ids: bool) -> TuningSet:
     alike. Computes nothing with torch: children find it made."""
     config = Config.load(base)
     with contextlib.redirect_stdout(None):  # which says how many pairs there are
-        corpus, _ = read_corpus([str(common.ROOT / "demo/data/train.tsv")], "supervised")
-    tuning_set = TuningSet(corpus, Prompter(Tokenizer([base], config), "alpaca"), 512, pairs, SEED)
+        data = [str(common.ROOT / "demo/data/train.tsv")]
+        samples = read_samples(data, "supervised", pairs=pairs, seed=SEED)
+    tuning_set = TuningSet(samples, Prompter(Tokenizer([base], config), "alpaca"), 512)
+    tuning_set.encode(tuning_set.samples)
     if random_ids:
         rng, top = Random(SEED), config.vocab_size - 1
-        for i, (sample, *texts) in enumerate(tuning_set.samples):
+        for sample, *texts in list(tuning_set.encoded.values()):
             ids = [[rng.randint(3, top) for _ in text] for text in texts]
-            tuning_set.samples[i] = EncodedSample(sample, *ids)
+            tuning_set.encoded[sample] = EncodedSample(sample, *ids)
     return tuning_set
 
 
@@ -149,7 +153,7 @@ def compare(row: Row, folders: dict, repeats: int) -> dict:
         seconds, size = common.in_turn(sides, repeats), peer.size
     else:
         seconds, size = against_trainer(work, ours, batches), row.batch
-    meter = SpeedMeter(ours.model.model.layers, ours.model.lm_head, False, "cpu")
+    meter = SpeedMeter(ours.model, "cpu")
     return summary(meter, batches, size, *seconds)
 
 
@@ -159,7 +163,7 @@ def against_trainer(work: Work, ours: Ours, batches: list) -> list[list[float]]:
     seconds = []
 
     def step(samples: list[EncodedSample]) -> None:
-        batches.append(work.pairs(samples, 0))
+        batches.append(work.pairs([encoded.sample for encoded in samples], 0))
         ours.step(batches[-1])
 
     def after(samples: list[EncodedSample], loss: float) -> None:
@@ -167,7 +171,7 @@ def against_trainer(work: Work, ours: Ours, batches: list) -> list[list[float]]:
         if len(seconds) == 1:
             common.check_same(work.row.name, ours.found, {"loss": loss}, TOLERANCE[work.row.dtype])
 
-    theirs = ByLength(work.peer(), work.tuning_set.samples, work.row.batch, -1).run(after)
+    theirs = ByLength(work.peer(), work.encoded(), work.row.batch, -1).run(after)
     del batches[0]
     return [seconds[1:], theirs[1:]]
 
@@ -202,7 +206,7 @@ def peak(row: Row, folders: dict, size: int, side: str) -> int:
     before = common.resident("VmRSS")
     work = Work(row, folders)
     if side == "theirs" and not row.micro:
-        ByLength(work.peer(), work.tuning_set.samples, row.batch, 2).run(lambda *_: None)
+        ByLength(work.peer(), work.encoded(), row.batch, 2).run(lambda *_: None)
     else:
         one = work.ours() if side == "ours" else Padded(work.peer(), work.s, size)
         for step in range(2):
