@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 os.environ["HF_HUB_OFFLINE"] = "1"
-from data import Prompter, TuningSet  # noqa: E402
+from data import Prompter, Sample, TuningSet  # noqa: E402
 from model import LlamaForCausalLM, save_model  # noqa: E402
-from plumbing.corpus.corpus import Sample, read_corpus  # noqa: E402
+from plumbing.corpus.corpus import read_corpus  # noqa: E402
 from plumbing.checkpoint.folder import Config  # noqa: E402
 from plumbing.checkpoint.tokenizer import Tokenizer  # noqa: E402
 

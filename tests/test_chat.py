@@ -1,21 +1,17 @@
 """Chat templates: the ids that transformers makes of a conversation; special tokens in a text."""
 
-import builtins
 import json
-import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
-from conftest import BASE, tiny
+from conftest import BASE
 
-from data import Prompter
-from plumbing.checkpoint.chat import without_prefix
-from plumbing.corpus.corpus import Sample
 from plumbing.base.errors import InputError
 from plumbing.base.files import write_json
-from plumbing.checkpoint.folder import Config
-from plumbing.corpus.general import GeneralSample
+from plumbing.checkpoint.chat import without_prefix
+from plumbing.checkpoint.config import Config
 from plumbing.checkpoint.tokenizer import Tokenizer
 
 jinja2 = pytest.importorskip("jinja2")
@@ -45,6 +41,7 @@ ZEPHYR = (
     "eos_token + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
+EVERY_TURN = "{% for message in messages %}{{ message.content }} {% endfor %}"
 TEMPLATES = {"chatml": CHATML, "llama3": LLAMA3, "inst": INST, "zephyr": ZEPHYR}
 SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|end|>"]
 TURNS = [
@@ -141,23 +138,11 @@ def test_special_tokens_in_a_text_stay_text_and_bos_is_there_once(tmp_path, kind
     assert text in tokenizer.decode(ids)
 
 
-def test_a_prompt_of_a_sample_is_the_message_and_is_cut_where_it_must(tmp_path):
-    tokenizer = make(tmp_path / "model", "byte-level", "chatml")
-    prompter = Prompter(tokenizer, "chat")
-    sample = Sample(("it", "nl"), "Apri il file", "Open het bestand")
-    ids, cut = prompter.encode(sample, 500)
-    message = "Translate the following sentences from Italian to Dutch.\n\nApri il file"
-    assert ids == tokenizer.chat.encode_turns([message]) and not cut
-    assert prompter.encode_response("a") == tokenizer.chat.encode_response("a") + [tokenizer.eos]
-    shorter, cut = prompter.encode(sample, len(ids) - 2)
-    assert len(shorter) <= len(ids) - 2 and cut
-    general = GeneralSample("Count the words.", "a b c", "3")
-    assert prompter.encode(general, 500)[0] == tokenizer.chat.encode_turns(
-        ["Count the words.\n\na b c"]
-    )
-    shots = [Sample(("it", "nl"), "Ciao", "Hoi")]
-    turns = [message.replace("Apri il file", "Ciao"), "Hoi", message]
-    assert prompter.encode(sample, 500, shots)[0] == tokenizer.chat.encode_turns(turns)
+def test_the_end_is_what_the_template_has_behind_a_response_else_eos(tmp_path):
+    tokenizer = make(tmp_path / "a", "byte-level", "llama3")
+    assert tokenizer.chat.end == tokenizer.special["<|end|>"].id != tokenizer.eos
+    tokenizer = make(tmp_path / "b", "byte-level", "none", chat_template=EVERY_TURN)
+    assert tokenizer.chat.end == tokenizer.eos
 
 
 @pytest.mark.parametrize(
@@ -203,21 +188,14 @@ def test_a_day_in_a_template_is_always_the_same(tmp_path):
 
 
 def test_without_jinja2_the_sentence_says_what_to_install(tmp_path, monkeypatch):
-    tokenizer, real = make(tmp_path / "model", "byte-level", "inst"), builtins.__import__
-
-    def absent(name, *args, **kwargs):
-        if name.startswith("jinja2"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", absent)
+    tokenizer = make(tmp_path / "model", "byte-level", "inst")
+    for name in ("jinja2", "jinja2.ext", "jinja2.sandbox"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(InputError, match="pip install jinja2"):
         tokenizer.chat.encode_turns(["x"])
 
 
-def test_a_text_behind_another_has_no_space_of_its_own():
-    tokenizer = Tokenizer([BASE], tiny().config)
+def test_a_text_behind_another_has_no_space_of_its_own(tokenizer):
     continued = without_prefix(tokenizer.encode)
     assert continued("a")[0] != tokenizer.encode("a")[0]
     assert tokenizer.decode(tokenizer.encode("file") + continued("s")) == "files"
-    assert without_prefix(continued) is not None and os.path.exists(BASE)
