@@ -30,58 +30,6 @@ def put(folder, records, name="general.json"):
     return str(folder / name)
 
 
-def test_with_an_input_or_without_one(tmp_path, capsys):
-    samples = read_general([put(tmp_path, RECORDS)], tuning=True)
-    assert [(x.instruction, x.source, x.target) for x in samples] == [
-        ("", "Name three colours.", "Red,\ngreen, blue."),
-        ("Count the words.", "one two", "2"),
-        ("", "Say hello.", "Hello!"),
-    ]
-    assert "other instructions, 3 rows" in capsys.readouterr().out
-    lines = tmp_path / "general.jsonl"
-    lines.write_text("\n".join(map(json.dumps, RECORDS)))
-    assert read_general([str(lines)], tuning=True) == samples
-    assert {x.direction for x in samples} == {GENERAL} and read_general([], tuning=True) == []
-
-
-def test_translations_and_blank_responses_are_left_out_of_tuning_aloud(tmp_path, capsys):
-    more = [
-        {"instruction": "Translate from English to Italian.", "input": "open", "output": "apri"},
-        {"instruction": "Be silent.", "output": " "},
-        {"instruction": "", "output": "x"},
-    ]
-    path = put(tmp_path, RECORDS + more)
-    assert len(read_general([path], tuning=True)) == 3
-    said = capsys.readouterr().out
-    assert "1 left out: translations, which belong to --data" in said and "2 left out: with" in said
-    assert len(read_general([path], tuning=False)) == 6  # row n is the file's
-
-
-@pytest.mark.parametrize(
-    "text, said",
-    [
-        ("", "expected JSON of"),
-        ("en\tit\na\tb\n", "'en.tit.*; expected JSON of"),
-        ("[]", "nothing is left; expected JSON of"),
-        ('[{"instruction": 3}]', "entry 1: .*; expected JSON of"),
-        ('["x"]', "entry 1: x; expected JSON of"),
-        ('[{"translation": {"en": "a", "it": "b"}}]', "entry 1: .*; expected JSON of"),
-        ('[{"instruction": "a", "output": ["b"]}]', "output is .*; expected text, without NUL"),
-        (
-            '[{"instruction": "a", "output": "b\\u0000"}]',
-            "output is .*; expected text, without NUL",
-        ),
-        ('[{"instruction": "a", "input": "\\ud800"}]', "input is .*; expected text, without NUL"),
-        ('[{"instruction": "a"', "not valid JSON"),
-    ],
-)
-def test_what_is_no_instruction_file_is_one_sentence(tmp_path, text, said):
-    (tmp_path / "a.json").write_text(text)
-    with pytest.raises(InputError, match=said) as error:
-        read_general([str(tmp_path / "a.json")], tuning=False)
-    assert "a.json" in str(error.value) and "\n" not in str(error.value)
-
-
 def test_prompts_are_alpacas_two_and_the_response_is_learned(tokenizer):
     prompter = Prompter(tokenizer, "post-instruction")
     for sample in (GeneralSample("Count.", "a b", "2"), GeneralSample("", "Say hello.", "Hello")):
@@ -198,12 +146,6 @@ def test_an_instruction_that_does_not_fit_is_cut_and_counted(place):
     done = script("evaluate.py", *args, "--max-new-tokens", 3, cwd=place)
     assert done.returncode == 0, done.stderr
     assert "model, general: 1 over-long sources cut" in done.stdout
-
-
-def test_where_all_are_left_out_the_sentence_says_why(tmp_path):
-    record = {"instruction": "Translate from English to Italian.", "input": "a", "output": "b"}
-    with pytest.raises(InputError, match="nothing is left; 1 translations, which belong to --data"):
-        read_general([put(tmp_path, [record])], tuning=True)
 
 
 def test_references_that_do_not_fit_count_with_their_beginning_and_none_is_no_perplexity():

@@ -137,7 +137,8 @@ def split_by_size(tensors: dict[str, torch.Tensor], limit: float) -> list[dict]:
 def write_tensors(
     folder: str, stem: str, tensors: dict[str, torch.Tensor], limit: float = 5e9
 ) -> None:
-    """Write {name: tensor} as safetensors, with an index if there are several files. All processes gather, the first one writes; memory holds one file's tensors."""
+    """Write {name: tensor} as safetensors, with an index if there are several files. All processes
+    gather, the first one writes; memory holds one file's tensors."""
     if RANK == 0:  # the disk of another node may be another one
         os.makedirs(folder, exist_ok=True)
     parts, weight_map = split_by_size(tensors, limit), {}

@@ -215,6 +215,9 @@ def with_special(tokenizer: dict, texts: set[str | None]) -> str:
 
 def special_names(stated: dict) -> dict[str, str]:
     """{"bos_token": text, ...} of tokenizer_config.json, where a token may be an object."""
-    tokens = {name: token for name, token in stated.items() if name.endswith("_token")}
-    texts = {n: token["content"] if isinstance(token, dict) else token for n, token in tokens.items()}
-    return {name: text for name, text in texts.items() if isinstance(text, str)}
+    names = {}
+    for name, token in stated.items():
+        if name.endswith("_token"):
+            text = token["content"] if isinstance(token, dict) else token
+            names |= {name: text} if isinstance(text, str) else {}
+    return names
