@@ -136,8 +136,8 @@ CONFLICTS = {"target": other_targets, "any": other_instructions}  # by their nam
 
 
 def draw_conflict(direction: Direction, instructions: dict, mode: str, rng: Random) -> Direction:
-    """The instruction I~ of a conflicting sample, drawn at random from those that conflict: frequent
-    ones more often, as from the data itself. Raises InputError."""
+    """The instruction I~ of a conflicting sample, drawn at random from those that conflict:
+    frequent ones more often, as from the data itself. Raises InputError."""
     wrong = CONFLICTS[mode](direction, instructions)
     sentence = f"no instruction in the tuning data conflicts with {'-'.join(direction)}"
     require(wrong, f"{sentence} (--conflict {mode}); add data of another direction")

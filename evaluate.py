@@ -69,6 +69,13 @@ class Settings(DeviceSettings):
     lid: list = option(("langid",), "identifiers, the first for the table", "scores", choices=LIDS)
     candidates: str = option(CANDIDATES, "what --lid may answer, besides the data's", "scores")
 
+    def describe(self) -> str:
+        """How a system decodes."""
+        parts = ["greedy" if self.beam == 1 else f"beam {self.beam}"]
+        if self.beam > 1 and self.length_penalty != 1:
+            parts.append(f"length penalty {self.length_penalty:g}")
+        return ", ".join([*parts, f"template {self.template}"])
+
 
 # Decoding
 
@@ -222,8 +229,9 @@ def score(
 ) -> dict:
     """The scores of a direction, for scores.json: BLEU, chrF++, OTR with its floor (that of the
     references), by the first identifier and by each; answered: how many outputs are in which
-    language; mixed: % of all outputs, those that are right as a whole, but have a part in another of
-    the languages. "resampled" is for the report alone: [RESAMPLES] of bootstraps over sentences."""
+    language; mixed: % of all outputs, those that are right as a whole, but have a part in another
+    of the languages. "resampled" is for the report alone: [RESAMPLES] of bootstraps over
+    sentences."""
     hypotheses = [" ".join(text.split()) for text in hypotheses]  # as in the files
     references = [sample.target for sample in samples]
     directions, target = [sample.direction for sample in samples], samples[0].direction[1]
@@ -279,8 +287,8 @@ Corpus = dict[Direction, list[Sample]]
 
 
 def read_test_set(s: Settings, systems: list[System]) -> tuple[Corpus, list[Direction]]:
-    """({direction: its rows, also those with a blank side}, the directions that count as supervised:
-    what the first run was tuned on, else those with English). Raises InputError."""
+    """({direction: its rows, also those with a blank side}, the directions that count as
+    supervised: what the first run was tuned on, else those with English). Raises InputError."""
     tuned = next(filter(None, (supervised_directions(x.ckpt) for x in systems)), [])
     texts, tuned = read_corpus(s.data, s.directions, tuned, s.skip_unknown, keep_blank=True)
     corpus = {}
@@ -317,12 +325,23 @@ def whole_rows(samples: list[Sample]) -> list[int]:
     return [n for n, sample in enumerate(samples) if sample.source and sample.target]
 
 
-def decode(system: System, prompter: Prompter, corpus: Corpus) -> Outputs:
+def translate_rows(
+    decoder: Decoder, prompter: Prompter, samples: list[Sample], s: Settings, bar: tqdm
+) -> tuple[list[str], int]:
+    """(the hypotheses of some rows of a direction; how many prompts lost the end of their
+    source)."""
+    positions = decoder.model.config.max_position_embeddings
+    prompts, cut = encode_prompts(prompter, samples, positions, s.max_new_tokens)
+    limits = s.max_new_tokens, s.batch_size, s.length_penalty
+    return translate(decoder, prompter, prompts, bar, *limits), cut
+
+
+def decode(
+    system: System, prompter: Prompter, corpus: Corpus, translate_rows: Callable = translate_rows
+) -> Outputs:
     """A system's translations of this process's share of each direction's rows."""
     s, texts, cut = system.settings, {}, Counter()
-    model = load_for_decoding(system)
-    decoder = Decoder(model, s.beam)
-    positions, limits = model.config.max_position_embeddings, (s.max_new_tokens, s.batch_size)
+    decoder = Decoder(load_for_decoding(system), s.beam)
     shares = {}
     for turn, (direction, samples) in enumerate(corpus.items()):
         rows = sorted(whole_rows(samples), key=lambda n: len(samples[n].source))
@@ -332,13 +351,14 @@ def decode(system: System, prompter: Prompter, corpus: Corpus) -> Outputs:
     ) as bar:
         for direction, rows in shares.items():
             samples = [corpus[direction][n] for n in rows]
-            prompts, cut[direction] = encode_prompts(prompter, samples, positions, s.max_new_tokens)
-            outputs = translate(decoder, prompter, prompts, bar, *limits, s.length_penalty)
+            outputs, cut[direction] = translate_rows(decoder, prompter, samples, s, bar)
             texts |= {(direction, n): text for n, text in zip(rows, outputs, strict=True)}
     return Outputs(texts, cut, decoder.computed)
 
 
-def evaluate(s: Settings, systems: list[System], decode: Callable = decode) -> None:
+def evaluate(
+    s: Settings, systems: list[System], translate_rows: Callable = translate_rows
+) -> None:
     """Every system on the same test set: files beside each checkpoint, one table of all. Raises
     InputError."""
     corpus, supervised = read_test_set(s, systems)
@@ -352,7 +372,7 @@ def evaluate(s: Settings, systems: list[System], decode: Callable = decode) -> N
     report = Report(list(corpus), supervised, asdict(s), identifiers)
     for system, prompter, place in zip(systems, prompters, places, strict=True):
         started = time.time()
-        shares = gather_from_processes(decode(system, prompter, corpus))
+        shares = gather_from_processes(decode(system, prompter, corpus, translate_rows))
         if RANK > 0:
             continue
         texts = ChainMap(*(share.texts for share in shares))

@@ -1,4 +1,4 @@
-"""LLaMA by hand: attention, the block, the decoder, LoRA; below, what makes them fast and loads them.
+"""LLaMA by hand: attention with its causal mask, LoRA, the block, the decoder.
 
 Module and attribute names are the checkpoint's tensor names (model.layers.0.self_attn.q_proj), so
 loading is a strict copy without a rename table. A batch is not padded: its sequences lie end to end

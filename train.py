@@ -119,8 +119,8 @@ class Settings(DeviceSettings):
 
 
 def loss_sums(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The sums of L_MLE and of L_UL over a micro-batch, from its logits [R, V]: positives, which are
-    under the right instruction I, come before their twins, which are under a wrong one, I~."""
+    """The sums of L_MLE and of L_UL over a micro-batch, from its logits [R, V]: positives, which
+    are under the right instruction I, come before their twins, under a wrong one, I~."""
     y, w, n = batch.y.to(logits.device), batch.weight.to(logits.device), batch.positives
     mle_sum, _ = mle(logits[:n], y[:n], w[:n])
     ul_sum, _ = unlikelihood(logits[n:], y[n:], w[n:])
@@ -223,7 +223,8 @@ def read(s: Settings) -> dict[str, list[Sample]]:
 def batches_of_step(
     tuning_set: TuningSet, step: int, visits: int, s: Settings
 ) -> list[list[Batch]]:
-    """The micro-batches of a step by process: its samples, where alpha is not 0 with their twins."""
+    """The micro-batches of a step by process: its samples, and unless alpha is 0 their
+    twins."""
     samples = tuning_set.of_step(step, s.batch_size, visits, s.seed, s.general_share)
     conflict = s.conflict if s.alpha else None
     pairs = tuning_set.with_twins(samples, conflict, Random(f"{s.seed} twins {step}"))

@@ -1,20 +1,34 @@
 """Other instructions than to translate, made of the demo's corpus, and what a run makes of them.
 
+    python experiments/abilities.py --ckpt RUN --data runs/experiments/abilities-dev.json
+
 Four kinds, whose answers can be checked: copy, name the language, count the words, continue. They
-stand for the paper's Alpaca, which is mixed into stage 1 and not into stage 2.
+stand for the paper's Alpaca, which is mixed into stage 1 and not into stage 2. The answers go into
+RUN/eval-abilities-dev/scores.json.
 """
 
 import json
 import os
 import random
 import statistics
+import sys
+from dataclasses import dataclass
 
 import sacrebleu
 
-from plumbing.base.files import read_json, write_json
-from plumbing.corpus.languages import LANGUAGES
-
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+
+import evaluate  # noqa: E402
+from data import Sample  # noqa: E402
+from evaluate import System, encode_prompts, load_for_decoding, prepare_prompter, translate  # noqa: E402
+from plumbing.base.errors import require  # noqa: E402
+from plumbing.base.files import read_json, write_json  # noqa: E402
+from plumbing.base.flags import run_script  # noqa: E402
+from plumbing.base.processes import progress_bar  # noqa: E402
+from plumbing.compute.decoder import Decoder  # noqa: E402
+from plumbing.corpus.languages import LANGUAGES  # noqa: E402
+
 KINDS = {
     "copy": "Repeat the input word for word.",
     "language": "Name the language of the input.",
@@ -23,6 +37,11 @@ KINDS = {
 }
 # How many rows of a split; a row gives one instruction of each kind.
 SPLITS = {"train": 1500, "dev": 100}
+
+
+@dataclass
+class Settings(evaluate.Settings):
+    pass  # --data: instructions in Alpaca's JSON
 
 
 def answer(kind: str, text: str, language: str) -> tuple[str, str]:
@@ -49,25 +68,40 @@ def make(folder: str) -> None:
         write_json(os.path.join(folder, f"abilities-{split}.json"), records)
 
 
-def score_file(scores_path: str, kind: str) -> float:
-    """score() of the model_outputs.json beside a scores.json of evaluate.py --general."""
-    answers = os.path.join(os.path.dirname(scores_path), "model_outputs.json")
-    return score(answers, read_json(scores_path)["settings"]["general"][0], kind)
+def main(s: Settings) -> None:
+    """Answer the instructions of a file with one run. Raises InputError."""
+    require(len(s.ckpt) == 1 and len(s.data) == 1, "expected one --ckpt and one --data")
+    (ckpt,), (path,) = s.ckpt, s.data
+    with open(path, encoding="utf-8") as file:
+        records = json.load(file)
+    samples = [Sample(None, x["input"], x["output"], x["instruction"]) for x in records]
+    system = System(os.path.basename(os.path.normpath(ckpt)), ckpt, s)
+    prompter = prepare_prompter(system, {})
+    model = load_for_decoding(system)
+    positions, limit = model.config.max_position_embeddings, s.max_new_tokens
+    prompts, _ = encode_prompts(prompter, samples, positions, limit)
+    with progress_bar(total=len(samples), desc=system.name, unit="answer") as bar:
+        answers = translate(Decoder(model, s.beam), prompter, prompts, bar, limit, s.batch_size)
+    split, _ = os.path.splitext(os.path.basename(path))
+    folder = os.path.join(ckpt, f"eval-{split}")
+    os.makedirs(folder, exist_ok=True)
+    write_json(os.path.join(folder, "scores.json"), {"references": records, "answers": answers})
 
 
-def score(answers_path: str, references_path: str, kind: str) -> float:
-    """% of the answers to a kind of instructions that are right, word for word; of "continue",
+def score(scores_path: str, kind: str) -> float:
+    """% of a run's answers to a kind of instructions that are right, word for word; of "continue",
     chrF++."""
-    with open(answers_path, encoding="utf-8") as file:
-        answers = json.load(file)
-    with open(references_path, encoding="utf-8") as file:
-        references = json.load(file)
+    found = read_json(scores_path)
     pairs = [
-        (" ".join(a["output"].split()), " ".join(r["output"].split()))
-        for a, r in zip(answers, references, strict=True)
-        if r["dataset"] == kind
+        (" ".join(text.split()), " ".join(record["output"].split()))
+        for text, record in zip(found["answers"], found["references"], strict=True)
+        if record["dataset"] == kind
     ]
     if kind == "continue":
         texts, wanted = zip(*pairs, strict=True)
         return sacrebleu.corpus_chrf(texts, [wanted], word_order=2).score
     return 100 * statistics.fmean(a == r for a, r in pairs)
+
+
+if __name__ == "__main__":
+    run_script(main, Settings, __doc__)

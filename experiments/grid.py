@@ -19,8 +19,8 @@ ABILITIES_DEV = f"{FOLDER}/abilities-dev.json"
 
 
 class Run(NamedTuple):
-    """Flags of train.py, the run of the same seed that it starts from, "" for none, and what it is
-    evaluated on."""
+    """Flags of train.py, or of penalties.py where they need it; the run of the same seed that it
+    starts from, "" for none; and what it is evaluated on."""
 
     flags: str
     start: str = "stage1"
@@ -62,8 +62,6 @@ RUNS = {
     "any": Run(f"{STAGE_2} --alpha 0.05 --conflict any"),
     "keep-source": Run(f"{STAGE_2} --alpha 0.05 --conflict keep-source"),
     "sentence": Run(f"{STAGE_2} --alpha 0.05 --loss-reduction sentence"),
-    "no-eos": Run(f"{STAGE_2} --alpha 0.05 --no-punish-eos"),
-    "no-eos-0.2": Run(f"{STAGE_2} --alpha 0.2 --no-punish-eos"),
     "one-stage": Run("--stage 1 --alpha 0.05", ""),
 }
 for penalty in PENALTIES:
@@ -132,7 +130,7 @@ GROUPS = {
     "alpha": Group(
         "How much: alpha",
         "A point for each alpha and penalty.",
-        ["control", "target", "no-eos", "no-eos-0.2"]
+        ["control", "target"]
         + [f"{p}-{a}" for p in PENALTIES for a in ALPHAS if f"{p}-{a}" in RUNS],
         seeds=3,
     ),

@@ -15,17 +15,17 @@ from dataclasses import dataclass
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 import numpy as np  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from data import Prompter, draw_conflict  # noqa: E402
-from evaluate import response_terms  # noqa: E402
+from data import Prompter, Sample, draw_conflict  # noqa: E402
 from model import load_model  # noqa: E402
-from plumbing.base.flags import DTYPES, DeviceSettings, option, run_script  # noqa: E402
-from plumbing.corpus.corpus import read_corpus  # noqa: E402
 from plumbing.base.errors import require  # noqa: E402
-from plumbing.score.pictures import refuse_picture  # noqa: E402
-from plumbing.run.record import read_setting  # noqa: E402
+from plumbing.base.flags import DTYPES, DeviceSettings, option, run_script  # noqa: E402
 from plumbing.checkpoint.tokenizer import Tokenizer  # noqa: E402
+from plumbing.corpus.corpus import read_corpus  # noqa: E402
+from plumbing.run.record import read_setting  # noqa: E402
+from tools.explain import response_terms  # noqa: E402
 
 POSITIONS = 8
 OUT = os.path.join(ROOT, "experiments", "positions.png")
@@ -33,9 +33,9 @@ OUT = os.path.join(ROOT, "experiments", "positions.png")
 
 @dataclass
 class Settings(DeviceSettings):
-    ckpt: list = option((), "runs of the demo")
-    rows: int = option(50, "of each direction", least=1)
-    out: str = option(OUT, "file to write")
+    ckpt: list = option((), "runs of the demo", "data")
+    rows: int = option(50, "of each direction", "data", least=1)
+    out: str = option(OUT, "file to write", "data")
 
 
 def cases(corpus: dict, most: int) -> list[tuple[str, list, list[str]]]:
@@ -73,8 +73,6 @@ def measure(folder: str, corpus: dict, s: Settings) -> dict[tuple[str, int], np.
 
 def draw(found: dict[str, dict], path: str) -> None:
     """The figure of {name: what measure() returned}."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     titles = {
@@ -96,10 +94,10 @@ def draw(found: dict[str, dict], path: str) -> None:
 
 def main(s: Settings) -> None:
     require(s.ckpt, "expected --ckpt RUN ...")
-    refuse_picture(s.out, "--out")
     names = [os.path.basename(os.path.normpath(path)) for path in s.ckpt]
     labels = s.ckpt if len(set(names)) < len(names) else names
-    corpus, _ = read_corpus([os.path.join(ROOT, "demo/data/dev.tsv")], "all")
+    texts, _ = read_corpus([os.path.join(ROOT, "demo/data/dev.tsv")])
+    corpus = {d: [Sample(d, *pair) for pair in pairs] for d, pairs in texts.items()}
     found = {name: measure(path, corpus, s) for name, path in zip(labels, s.ckpt, strict=True)}
     for name, of_run in found.items():
         for (panel, line), values in sorted(of_run.items()):
@@ -110,4 +108,4 @@ def main(s: Settings) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, Settings)
+    run_script(main, Settings, __doc__)

@@ -3,11 +3,11 @@
     python experiments/run.py                      # whatever is missing; hours on two cores
     python experiments/run.py --only main --seeds 2
     python experiments/run.py --only ''            # the tables and figures alone
-    python experiments/run.py --only systems       # the rows of the paper's tables, test split
+    python experiments/run.py --only rows          # the rows of the paper's tables, test split
     python experiments/run.py --only claims        # CLAIMS, once stated, on the test split
 
 Runs lie in runs/experiments; what is finished is not done again, what was stopped goes on. Each is
-a command of train.py and one of evaluate.py for each test set, which begun.json there keeps: where
+a command that trains and one that evaluates for each test set, which begun.json there keeps: where
 the grid says another one, a run is refused and an evaluation made again.
 """
 
@@ -23,7 +23,6 @@ from typing import NamedTuple
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
-import plumbing.base.interrupts  # noqa: E402, F401, I001 - before the packages, whose import takes seconds
 
 from tqdm import tqdm  # noqa: E402
 
@@ -48,18 +47,17 @@ from experiments.results import (  # noqa: E402
     write_claims,
     write_results,
 )
-from plumbing.base.flags import DeviceSettings, option, run_script  # noqa: E402
 from plumbing.base.errors import InputError, require  # noqa: E402
 from plumbing.base.files import read_json, write_json  # noqa: E402
-from plumbing.run.lock import locked  # noqa: E402
+from plumbing.base.flags import DeviceSettings, option, run_script  # noqa: E402
+from plumbing.base.lock import locked  # noqa: E402
 
 BEGUN = os.path.join(FOLDER, "begun.json")
 EXPECTED = "an object of this program's; delete it, and the runs of which it is"
 SHOTS = "demo/data/shots.tsv"  # rows of dev
-KNOWN = [*GROUPS, "systems", "claims"]
-ENDING = [signal.SIGTERM, signal.SIGHUP]
-# glibc gives large blocks back to the system after each use; keeping them makes training on a CPU
-# about a third faster.
+KNOWN = [*GROUPS, "rows", "claims"]  # rows: of the paper's tables
+ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+# glibc gives large blocks back to the system after each use, and training asks for them again.
 KEEPING = {
     "MALLOC_MMAP_THRESHOLD_": "8589934592",
     "MALLOC_TRIM_THRESHOLD_": "8589934592",
@@ -69,9 +67,9 @@ KEEPING = {
 
 @dataclass
 class Settings(DeviceSettings):
-    only: str = option(" ".join(KNOWN[:-1]), f"of {' '.join(KNOWN)}, in one text")
-    seeds: int = option(100, "at most so many of each group", least=1)
-    jobs: int = option(2, "runs at a time, which share the cores", least=1, most=100)
+    only: str = option(" ".join(KNOWN[:-1]), f"of {' '.join(KNOWN)}, in one text", "run")
+    seeds: int = option(100, "at most so many of each group", "run", least=1)
+    jobs: int = option(2, "runs at a time, which share the cores", "run", least=1, most=100)
 
     def groups(self) -> list[str]:
         """What is asked for. Raises InputError."""
@@ -110,14 +108,17 @@ class Plan:
         run, out = RUNS[name], folder_of(name, seed)
         needs = [self.add_run(run.start, seed)] if run.start else []
         needs += [self.add_base(base) for base in BASES if f"--model {base}" in run.flags]
-        command = ["train.py", *run.flags.split(), "--seed", str(seed), "--out", out]
+        own = "--penalty" in run.flags or "keep-source" in run.flags
+        script = "experiments/penalties.py" if own else "train.py"
+        command = [script, *run.flags.split(), "--seed", str(seed), "--out", out]
         command += ["--init", folder_of(run.start, seed)] if run.start else []
         command += ["--dtype", self.dtype, "--resume"]
         log = out + ".log"
         self.steps.setdefault(out, Step(command, [os.path.join(out, "settings.json")], needs, log))
         for data in tests:
-            path, kind = scores_path(out, data), "--general" if data.endswith("json") else "--data"
-            command = ["evaluate.py", "--ckpt", out, kind, data, "--dtype", self.dtype]
+            path = scores_path(out, data)
+            script = "experiments/abilities.py" if data.endswith("json") else "evaluate.py"
+            command = [script, "--ckpt", out, "--data", data, "--dtype", self.dtype]
             step = Step(command, [path], [out], log, again=True)
             self.steps.setdefault(os.path.dirname(path), step)
         return out
@@ -132,7 +133,8 @@ class Plan:
         """The rows of the paper's tables; the base's has no seed."""
         systems = {name: x for name, x in SYSTEMS.items() if x.run or seed == 1}
         needs = [self.add_run(x.run, seed) for x in systems.values() if x.run]
-        command = ["evaluate.py", "--data", TEST, "--shots-from", SHOTS, "--max-new-tokens", "64"]
+        command = ["experiments/baselines.py", "--data", TEST, "--shots-from", SHOTS]
+        command += ["--max-new-tokens", "64"]
         command += ["--dtype", self.dtype, "--systems"]
         command += [
             f"{name}.{seed}={system_folder(FOLDER, x, seed)}{x.own}" for name, x in systems.items()
@@ -166,7 +168,7 @@ def plan_of(s: Settings) -> Plan:
         for name in only:
             if name in GROUPS:
                 plan.add_group(name, seed)
-        if "systems" in only and seed <= SYSTEMS_SEEDS:
+        if "rows" in only and seed <= SYSTEMS_SEEDS:
             plan.add_systems(seed)
         if "claims" in only and seed <= GROUPS["main"].seeds:
             plan.add_claims(seed)
@@ -306,4 +308,4 @@ def main(s: Settings) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, Settings)
+    run_script(main, Settings, __doc__)

@@ -12,18 +12,17 @@ from safetensors.torch import load_file
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 os.environ["HF_HUB_OFFLINE"] = "1"
-from data import Prompter, Sample, TuningSet  # noqa: E402
+from data import Prompter, TuningSet, read_samples  # noqa: E402
 from model import LlamaForCausalLM, save_model  # noqa: E402
-from plumbing.corpus.corpus import read_corpus  # noqa: E402
-from plumbing.checkpoint.folder import Config  # noqa: E402
+from plumbing.checkpoint.config import Config  # noqa: E402
 from plumbing.checkpoint.tokenizer import Tokenizer  # noqa: E402
 
 BASE = os.path.join(ROOT, "demo", "base")
+LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 TSV = "en\tit\tnl\tro\n" + "".join(
     f"open file {i} now\tapri il file {i} adesso\topen bestand {i} nu\tdeschide fișierul {i} acum\n"
     for i in range(40)
 )
-
 TEXT = {
     "en": "The file could not be opened because it is damaged.",
     "it": "Impossibile aprire il file perché è danneggiato.",
@@ -53,15 +52,24 @@ def tiny(seed=0, kv_heads=2, tied=True, **changes):
     return model.eval()
 
 
-def script(name, *args, cwd=ROOT, processes=1, **how):
-    """A script as a user runs it; under torchrun, on a free port, where there are several
-    processes."""
-    torchrun = (
-        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
-        if processes > 1
-        else []
-    )
-    command = [sys.executable, *torchrun, os.path.join(ROOT, name), *args]
+def ids_of(lengths, seed=0):
+    """Random tokens of sequences of these lengths, end to end."""
+    g = torch.Generator().manual_seed(seed)
+    return torch.randint(3, 4000, (sum(lengths),), generator=g)
+
+
+def randomise_lora(model):
+    for name, p in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=0.05)
+
+
+def script(name, *args, cwd=ROOT, processes=1, module=False, **how):
+    """A script (or a module) as a user runs it; under torchrun, on a free port, where there are
+    several processes."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
+    what = ["-m", name] if module else [os.path.join(ROOT, name)]
+    command = [sys.executable, *(torchrun if processes > 1 else []), *what, *args]
     return subprocess.run(
         [*map(str, command)], cwd=cwd, capture_output=True, text=True, timeout=300, **how
     )
@@ -92,18 +100,18 @@ def nodes(name, *args, places):
     ]
 
 
+def one_sentence(result, *words):
+    """Asserts that a script ended with exit code 2 and one sentence that holds these words."""
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
 def log(run, name="log.jsonl"):
     return [json.loads(line) for line in open(run / name)]
-
-
-def prompt_of(tokenizer, direction, text, room, template="alpaca"):
-    """(ids or None, whether the text was cut), as for training and decoding."""
-    ids, lost = Prompter(tokenizer, template).encode(Sample(direction, text, ""), room)
-    return ids, lost == "source"
-
-
-def tuning_set(corpus, tokenizer, max_length, pairs=0, seed=0):
-    return TuningSet(corpus, Prompter(tokenizer, "alpaca"), max_length, pairs, seed)
 
 
 @pytest.fixture(scope="session")
@@ -112,11 +120,11 @@ def tokenizer():
 
 
 @pytest.fixture
-def encoded(tmp_path, tokenizer):
-    """20 pairs of each direction with English, as a tuning set."""
+def tuning_set(tmp_path, tokenizer):
+    """20 pairs of each direction with English."""
     (tmp_path / "train.tsv").write_text(TSV, encoding="utf-8")
-    corpus, _ = read_corpus([str(tmp_path / "train.tsv")], "supervised")
-    return tuning_set(corpus, tokenizer, 512, pairs=20, seed=1)
+    samples = read_samples([tmp_path / "train.tsv"], "supervised", pairs=20, seed=1)
+    return TuningSet(samples, Prompter(tokenizer, "alpaca"), 512)
 
 
 @pytest.fixture
@@ -129,33 +137,13 @@ def folder(tmp_path):
 
 # A run, and the same run stopped
 
-RUN = [
-    "--data",
-    "train.tsv",
-    "--model",
-    "model",
-    "--pairs",
-    20,
-    "--batch-size",
-    8,
-    "--steps",
-    8,
-    "--lora-rank",
-    4,
-    "--device",
-    "cpu",
-    "--save-every",
-    2,
-    "--keep",
-    9,
-    "--lora-dropout",
-    0.1,
-]
+RUN = ["--data", "train.tsv", "--model", "model", "--pairs", 20, "--batch-size", 8, "--steps", 8]
+RUN += ["--lora-rank", 4, "--device", "cpu", "--save-every", 2, "--lora-dropout", 0.1]
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """A finished run, `whole`, with its checkpoints."""
+    """A finished run, `whole`, with its last two checkpoints, step-000004 and step-000006."""
     folder = tmp_path_factory.mktemp("resume")
     save_model(tiny(), folder / "model", BASE)
     (folder / "train.tsv").write_text(TSV, encoding="utf-8")
@@ -167,23 +155,18 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def stopped(finished, tmp_path):
-    """The same run, stopped after its fifth step, with checkpoints after the second and the
-    fourth."""
+    """The same run, stopped after its seventh step, with checkpoints after the fourth and sixth."""
     for name in ("model", "train.tsv", "dev.tsv", "whole"):
         os.symlink(finished / name, tmp_path / name)
     shutil.copytree(finished / "whole", tmp_path / "run.partial")
-    for name in ("step-000006", "adapter_model.safetensors", "adapter_config.json"):
-        path = tmp_path / "run.partial" / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        (tmp_path / "run.partial" / name).unlink()
     lines = (finished / "whole" / "log.jsonl").read_text().split("\n")
-    (tmp_path / "run.partial" / "log.jsonl").write_text("\n".join(lines[:5]) + "\n" + lines[5][:20])
+    (tmp_path / "run.partial" / "log.jsonl").write_text("\n".join(lines[:7]) + "\n" + lines[7][:20])
     return tmp_path
 
 
 def same(folder, a="whole", b="run"):
     x, y = (load_file(folder / run / "adapter_model.safetensors") for run in (a, b))
-    return (
-        x.keys() == y.keys()
-        and all(torch.equal(x[k], y[k]) for k in x)
-        and ((folder / a / "log.jsonl").read_bytes() == (folder / b / "log.jsonl").read_bytes())
-    )
+    equal = x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
+    return equal and (folder / a / "log.jsonl").read_bytes() == (folder / b / "log.jsonl").read_bytes()

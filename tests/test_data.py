@@ -1,4 +1,4 @@
-"""Prompts, twins, batches."""
+"""Prompts, conflicting instructions, twins, batches."""
 
 import doctest
 import random
@@ -6,33 +6,36 @@ from collections import Counter
 
 import pytest
 import torch
-from conftest import TSV, prompt_of, tuning_set
+from conftest import TSV, script
 
 import data
 from data import (
     EncodedSample,
     Prompter,
+    Sample,
+    TuningSet,
     TwinPair,
     collate,
     draw_conflict,
     micro_batches,
+    read_samples,
+    visits,
     write_prompt,
 )
-from plumbing.corpus.corpus import Sample, read_corpus
 from plumbing.base.errors import InputError
 
 FOUR = ["en", "it", "nl", "ro"]
 ENGLISH = [(s, t) for s in FOUR for t in FOUR if s != t and "en" in (s, t)]
+EN_IT = ("en", "it")
 
 
-def write(path, data):
-    path.write_bytes(data if isinstance(data, bytes) else data.encode())
-    return str(path)
+@pytest.fixture
+def prompter(tokenizer):
+    return Prompter(tokenizer, "alpaca")
 
 
-def test_the_prompt_is_the_papers(tokenizer):
-    text = tokenizer.decode(prompt_of(tokenizer, ("it", "nl"), "Apri il file", 512)[0])
-    assert text == (
+def test_the_prompt_is_the_papers():
+    assert write_prompt("alpaca", Sample(("it", "nl"), "Apri il file", "")) == (
         "Below is an instruction that describes a task, paired with an input that provides further "
         "context. Write a response that appropriately completes the request.\n\n### Instruction:\n"
         "Translate the following sentences from Italian to Dutch.\n\n"
@@ -40,29 +43,24 @@ def test_the_prompt_is_the_papers(tokenizer):
     )
 
 
-@pytest.mark.parametrize("template", ["alpaca", "ptl", "post-instruction", "alma"])
-def test_demonstrations_are_whole_prompts_with_their_responses_in_lines_before(tokenizer, template):
-    shots = [Sample(("it", "nl"), "Ciao", "Hoi"), Sample(("it", "nl"), "Apri", "Openen")]
-    sample = Sample(("it", "nl"), "Chiudi il file", "Bestand sluiten")
-    prompter = Prompter(tokenizer, template)
-    ids, lost = prompter.encode(sample, 999, shots)
-    # The space is SentencePiece's, which begins a response in training too.
-    parts = [f"{write_prompt(template, x.direction, x.source)} {x.target}" for x in shots]
-    prompt = write_prompt(template, sample.direction, sample.source)
-    assert tokenizer.decode(ids) == "\n".join([*parts, prompt]) and not lost
-    assert ids[0] == tokenizer.bos[0] and tokenizer.eos not in ids and ids.count(ids[0]) == 1
-    alone, _ = prompter.encode(sample, 999)
-    fewer, lost = prompter.encode(sample, len(ids) - 1, shots)
-    assert lost == "shots" and tokenizer.decode(fewer) == "\n".join([parts[1], prompt])
-    assert prompter.encode(sample, len(alone), shots) == (alone, "shots")
-    shorter, lost = prompter.encode(sample, len(alone) - 1, shots)
-    assert lost == "source" and len(shorter) < len(alone)
-    assert prompter.encode(sample, 3, shots) == (None, "source")
+def test_another_instruction_has_alpacas_prompt_with_an_input_or_without():
+    with_input = write_prompt("ptl", Sample(None, "uno due", "2", "Count the words."))
+    assert "### Instruction:\nCount the words.\n\n### Input:\nuno due\n" in with_input
+    alone = write_prompt("alpaca", Sample(None, "", "Hi", "Say hello."))
+    assert "### Input:" not in alone and "Say hello.\n\n### Response:" in alone
+
+
+def test_prompt_and_response_are_tokenized_apart_and_eos_is_an_id(prompter, tokenizer):
+    quoted = Sample(EN_IT, '"Hi"', '"Ciao" </s>')
+    (encoded,) = TuningSet([quoted], prompter, 512).encode([quoted])
+    assert encoded.prompt == tokenizer.bos + tokenizer.encode(write_prompt("alpaca", quoted))
+    assert encoded.response == tokenizer.encode('"Ciao" </s>') + [tokenizer.eos]
+    assert encoded.response.count(tokenizer.eos) == 1  # the text stays text
 
 
 def test_only_the_response_and_its_eos_are_supervised_literal_ids():
     a, b, twin = (
-        EncodedSample(Sample(("en", "it"), name, ""), prompt, response)
+        EncodedSample(Sample(EN_IT, name, ""), prompt, response)
         for name, prompt, response in [
             ("a", [1, 50, 51], [60, 61, 2]),
             ("b", [1, 70], [80, 2]),
@@ -75,89 +73,87 @@ def test_only_the_response_and_its_eos_are_supervised_literal_ids():
     assert batch.lengths == [6, 4, 6]
     assert batch.at.tolist() == [2, 3, 4, 7, 8, 12, 13, 14]
     assert batch.y.tolist() == [60, 61, 2, 80, 2, 60, 61, 2]
-    assert (
-        torch.equal(batch.ids[batch.at + 1], batch.y)
-        and batch.positives == 5
-        and batch.weight.tolist() == [1] * 8
-    )
-    assert batch.samples == [a.sample, b.sample]
-    assert collate(pairs, "sentence").weight.tolist() == pytest.approx(
-        [1 / 3] * 3 + [1 / 2] * 2 + [1 / 3] * 3
-    )
+    assert torch.equal(batch.ids[batch.at + 1], batch.y)
+    assert batch.positives == 5 and batch.weight.tolist() == [1] * 8
+    means = collate(pairs, "sentence").weight.tolist()
+    assert means == pytest.approx([1 / 3] * 3 + [1 / 2] * 2 + [1 / 3] * 3)
 
 
-def test_prompt_and_response_are_tokenized_apart_and_eos_is_an_id(tokenizer):
-    quoted = Sample(("en", "it"), '"Hi"', '"Ciao" </s>')
-    ((_, prompt, response),) = tuning_set({("en", "it"): [quoted]}, tokenizer, 512).samples
-    assert prompt == tokenizer.bos + tokenizer.encode(write_prompt("alpaca", ("en", "it"), '"Hi"'))
-    assert response == tokenizer.encode('"Ciao" </s>') + [tokenizer.eos]
-    # the text stays text
-    assert response.count(tokenizer.eos) == 1 and tokenizer.decode(response) == '"Ciao" </s>'
-
-
-def test_a_twin_of_which_nothing_would_be_punished_is_none(encoded):
-    """A response that is EOS alone, as a target may be that the tokenizer does not see."""
-    sample = encoded.samples[0]
-    empty = sample._replace(response=sample.response[-1:])
-    rng = random.Random(1)
-    for punish_eos in (True, False):
-        pairs = encoded.with_twins([empty, sample], "target", rng, punish_eos)
-        assert [pair.twin is None for pair in pairs] == [not punish_eos, False]
-        batch = data.collate(pairs, "sentence")
-        twins = [pair for pair in pairs if pair.twin]
-        assert len(set(batch.pair.tolist())) == len(twins) and batch.weight.isfinite().all()
-
-
-def test_truncation_cuts_the_source_and_never_the_response(tokenizer, capsys):
-    long = Sample(("en", "it"), "open the file " * 100, "apri il file " * 5)
-    ((_, whole, response),) = tuning_set({("en", "it"): [long]}, tokenizer, 2000).samples
+def test_truncation_cuts_the_source_and_never_the_response(prompter, tokenizer, capsys):
+    long = Sample(EN_IT, "open the file " * 100, "apri il file " * 5)
+    (whole,) = TuningSet([long], prompter, 2000).encode([long])
     assert "over-long" not in capsys.readouterr().out
-    ((_, cut, same),) = tuning_set({("en", "it"): [long]}, tokenizer, 120).samples
-    assert capsys.readouterr().out == "  en-it: 1 over-long sources cut\n"
-    assert same == response and len(cut) + len(same) <= 120 < len(whole)
-    assert tokenizer.decode(cut).endswith(
-        "\n\n### Response:"
-    ) and "open the file open" in tokenizer.decode(cut)
-    short = Sample(("en", "it"), "a", "b")
-    both = tuning_set(
-        {("en", "it"): [short, Sample(("en", "it"), "a", "apri il file " * 50)]}, tokenizer, 120
-    )
-    assert [item[0] for item in both.samples] == [short]
-    said = "  en-it: 1 over-long pairs left out: too long without their source\n"
-    assert capsys.readouterr().out == said
+    (cut,) = TuningSet([long], prompter, 120).encode([long])
+    assert "en-it: 1 over-long sources cut" in capsys.readouterr().out
+    assert cut.response == whole.response and cut.tokens <= 120 < whole.tokens
+    text = tokenizer.decode(cut.prompt)
+    assert text.endswith("\n\n### Response:") and "open the file open" in text
+
+
+def test_a_pair_whose_response_leaves_no_room_is_left_out_aloud(prompter, capsys):
+    short, long = Sample(EN_IT, "a", "b"), Sample(EN_IT, "a", "apri il file " * 50)
+    assert TuningSet([short, long], prompter, 120).samples == [short]
+    assert "en-it: 1 over-long pairs left out" in capsys.readouterr().out
     with pytest.raises(InputError, match="none of 1 samples fits --max-length 20"):
-        tuning_set({("en", "it"): [short]}, tokenizer, 20)
+        TuningSet([short], prompter, 20)
 
 
-def test_directions_with_english_are_supervised_and_the_rest_is_zero_shot(tmp_path):
-    path = write(tmp_path / "train.tsv", TSV)
-    corpora = {name: read_corpus([path], name)[0] for name in ("all", "supervised", "zero-shot")}
-    assert list(corpora["supervised"]) == ENGLISH and len(corpora["all"]) == 12
-    assert set(corpora["zero-shot"]) == set(corpora["all"]) - set(ENGLISH)
-    assert list(read_corpus([path], "it-nl,en-it")[0]) == [("it", "nl"), ("en", "it")]
-    # what a run was tuned on
-    tuned, supervised = read_corpus([path], "zero-shot", [("it", "nl"), ("nl", "it")])
-    assert supervised == [("it", "nl"), ("nl", "it")] and len(tuned) == 10
-    write(tmp_path / "no_english.tsv", "it\tnl\na\tb\n")
-    with pytest.raises(
-        InputError, match="--directions supervised: pairs found in .*: it-nl 1, nl-it 1"
-    ):
-        read_corpus([str(tmp_path / "no_english.tsv")], "supervised")
+@pytest.mark.parametrize("room", range(70, 100, 3))
+def test_what_fits_is_what_encodes_within_the_room(prompter, room):
+    """Most samples are not tokenized to know whether they fit."""
+    texts = ["b" * 5, "Ș" * 9, "ﷺ", "apri il file " * 3, "x y z " * 6]
+    samples = [Sample(d, "aaaa " * 4, text) for d in ENGLISH for text in texts]
+    samples += [Sample(None, "", text, "Say it.") for text in texts]
+    fitting = []
+    for sample in samples:
+        response = prompter.encode_response(sample.target)
+        prompt, _ = prompter.encode(sample, room - len(response))
+        fitting += [sample] * bool(prompt)
+    if fitting:
+        assert TuningSet(samples, prompter, room).samples == fitting
 
 
-def test_pairs_are_n_per_direction_and_drawn_by_the_seed(tmp_path, tokenizer):
-    corpus, _ = read_corpus([write(tmp_path / "train.tsv", TSV)], "supervised")
-    before = {pair: list(found) for pair, found in corpus.items()}
+def test_only_the_samples_that_the_steps_visit_are_tokenized(tuning_set):
+    tuning_set.prepare(2, 5, 10, 1, 0.2)
+    visited = {x for step in range(2) for x in tuning_set.of_step(step, 5, 10, 1)}
+    assert set(tuning_set.encoded) == visited and len(visited) == 10 < len(tuning_set.samples)
 
-    def drawn(pairs, seed):
-        return [item[0] for item in tuning_set(corpus, tokenizer, 512, pairs, seed).samples]
 
-    chosen = drawn(7, 1)
+def test_an_epoch_visits_every_sample_once_in_an_order_of_its_own(tuning_set):
+    n = len(tuning_set.samples)
+    epochs = [visits(range(first, first + n), n, 1) for first in (0, n)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(n)) and epochs[0] != epochs[1]
+    steps = [x for step in range(4) for x in tuning_set.of_step(step, 40, n, 1)]
+    assert Counter(steps) == Counter(tuning_set.samples)
+
+
+def test_other_instructions_come_on_top_and_change_nothing_else(prompter, tuning_set):
+    general = [Sample(None, "", "Hi", "Say hello.")]
+    mixed = TuningSet(tuning_set.samples, prompter, 512, general)
+    alone, both = (x.of_step(3, 8, 100, 1, 0.2) for x in (tuning_set, mixed))
+    assert both[:8] == alone and both[8:] == general * 2
+    (*_, last) = mixed.with_twins(both, "target", random.Random(0))
+    pairs = mixed.with_twins(both, "target", random.Random(0))
+    assert [pair.twin is None for pair in pairs] == [
+        pair.positive.sample.direction is None for pair in pairs
+    ]
+
+
+def test_pairs_are_n_per_direction_and_drawn_by_the_seed(tmp_path):
+    (tmp_path / "train.tsv").write_text(TSV, encoding="utf-8")
+    paths = [tmp_path / "train.tsv"]
+    chosen = read_samples(paths, "supervised", pairs=7, seed=1)
     assert Counter(s.direction for s in chosen) == {d: 7 for d in ENGLISH}
-    assert len(set(chosen)) == 42 and chosen == drawn(7, 1) != drawn(7, 2)
-    assert (
-        set(drawn(0, 1)) == {s for samples in corpus.values() for s in samples} and corpus == before
-    )
+    assert chosen == read_samples(paths, "supervised", pairs=7, seed=1)
+    assert chosen != read_samples(paths, "supervised", pairs=7, seed=2)
+    all_of_them = read_samples(paths, "supervised", seed=1)
+    assert len(set(all_of_them)) == 240
+    for direction in ENGLISH:  # the first so many of all, in the order of the draw
+        first = [x for x in all_of_them if x.direction == direction][:7]
+        assert first == [x for x in chosen if x.direction == direction]
+
+
+# Conflicting instructions
 
 
 @pytest.mark.parametrize("mode", ["any", "target"])
@@ -172,56 +168,78 @@ def test_conflicting_instructions_are_wrong_and_cover_all_that_may_be_drawn(mode
 
 
 def test_frequent_instructions_are_drawn_more_often():
-    counts = {("en", "it"): 5, ("en", "nl"): 90, ("en", "ro"): 10}
-    drawn = Counter(
-        draw_conflict(("en", "it"), counts, "any", random.Random(i)) for i in range(1000)
-    )
+    counts = {EN_IT: 5, ("en", "nl"): 90, ("en", "ro"): 10}
+    drawn = Counter(draw_conflict(EN_IT, counts, "any", random.Random(i)) for i in range(1000))
     assert 850 < drawn["en", "nl"] < 950
 
 
 @pytest.mark.parametrize(
-    "mode, counts", [("any", {("en", "it"): 9}), ("target", {("en", "it"): 9, ("nl", "it"): 9})]
+    "mode, counts", [("any", {EN_IT: 9}), ("target", {EN_IT: 9, ("nl", "it"): 9})]
 )
 def test_a_corpus_without_a_conflicting_instruction_is_refused(mode, counts):
-    with pytest.raises(
-        InputError,
-        match="no instruction in the tuning data conflicts with en-it "
-        f"\\(--conflict {mode}\\); add",
-    ):
-        draw_conflict(("en", "it"), counts, mode, random.Random(0))
-
-
-def test_micro_batches_hold_each_item_once_within_the_budget_and_of_similar_length(encoded):
-    items = encoded.of_step(0, 64, 64, seed=1)
-    pairs = encoded.with_twins(items)
-    (batches,) = micro_batches(pairs, 800)
-    assert len(batches) > 3 and all(
-        len(b.ids) <= 800 and sum(b.lengths) == len(b.ids) for b in batches
-    )
-    assert sorted(sum((b.lengths for b in batches), [])) == sorted(
-        len(p) + len(r) for _, p, r in items
-    )
-    assert all(max(a.lengths) <= min(b.lengths) for a, b in zip(batches, batches[1:], strict=False))
-    # a budget too small for one item
-    assert [len(b.lengths) for b in micro_batches(pairs, 1)[0]] == [1] * 64
+    with pytest.raises(InputError, match=f"conflicts with en-it .*--conflict {mode}"):
+        draw_conflict(EN_IT, counts, mode, random.Random(0))
 
 
 def test_a_twin_has_the_same_input_and_response_under_another_instruction_drawn_anew(
-    encoded, tokenizer
+    tuning_set, tokenizer
 ):
-    items, seen = encoded.of_step(0, 8, 8, seed=1), set()
+    samples, seen = tuning_set.of_step(0, 8, 8, seed=1), set()
     for step in range(20):
-        pairs = encoded.with_twins(items, "any", random.Random(step))
-        ((batch,),) = micro_batches(pairs, 10**6)
-        rows = [tokenizer.decode(row.tolist()) for row in batch.ids.split(batch.lengths)]
-        positives, twins = rows[:8], rows[8:]
-        for positive, twin in zip(positives, twins, strict=True):
-            assert (
-                positive != twin and positive.split("### Input:")[1] == twin.split("### Input:")[1]
-            )
-        assert batch.y[: batch.positives].tolist() == batch.y[batch.positives :].tolist()
-        seen.add(tuple(twins))
+        pairs = tuning_set.with_twins(samples, "any", random.Random(step))
+        texts = [[tokenizer.decode(encoded.prompt) for encoded in pair] for pair in pairs]
+        for positive, twin in texts:
+            assert positive != twin
+            assert positive.split("### Input:")[1] == twin.split("### Input:")[1]
+        assert all(pair.positive.response == pair.twin.response for pair in pairs)
+        seen.add(tuple(twin for _, twin in texts))
     assert len(seen) == 20
+
+
+def test_a_pair_whose_twin_does_not_fit_has_none(tokenizer, monkeypatch):
+    wordy = {"it": ["a {input}"], "nl": ["many words more than that before {input}"]}
+    template = {
+        code: {"prompt": lines, "names": {"it": "it", "nl": "nl"}} for code, lines in wordy.items()
+    }
+    monkeypatch.setitem(data.TEMPLATES, "wordy", template)
+    samples = [Sample(("nl", "it"), "x", "b"), Sample(("it", "nl"), "x", "b")]
+    prompter = Prompter(tokenizer, "wordy")
+    short, long = (x.tokens for x in TuningSet(samples, prompter, 99).encode(samples))
+    for room, fits in ((long, True), (long - 1, True), (short, False)):
+        tight = TuningSet(samples, prompter, room)
+        tight.instructions = dict.fromkeys([("nl", "it"), ("it", "nl")], 1)
+        (pair,) = tight.with_twins(samples[:1], "any", random.Random(0))
+        assert (pair.twin is not None) == fits
+
+
+def test_a_template_that_does_not_name_the_target_is_refused(tokenizer, monkeypatch):
+    monkeypatch.setitem(data.TEMPLATES, "mute", ["{source}: {input}"])
+    samples = [Sample(EN_IT, "a", "b"), Sample(("en", "nl"), "a", "c")]
+    mute = TuningSet(samples, Prompter(tokenizer, "mute"), 512)
+    with pytest.raises(InputError, match="--template mute has one prompt for"):
+        mute.with_twins(samples, "any", random.Random(0))
+
+
+# Batches
+
+
+def test_micro_batches_hold_each_pair_once_within_the_budget_and_of_similar_length(tuning_set):
+    samples = tuning_set.of_step(0, 64, 64, seed=1)
+    pairs = tuning_set.with_twins(samples)
+    (batches,) = micro_batches(pairs, 800)
+    assert len(batches) > 3 and all(len(b.ids) <= 800 for b in batches)
+    assert [pair for batch in batches for pair in batch.pairs] == pairs
+    assert all(max(a.lengths) <= min(b.lengths) for a, b in zip(batches, batches[1:], strict=False))
+    # a budget too small for one pair
+    assert [len(b.lengths) for b in micro_batches(pairs, 1)[0]] == [1] * 64
+
+
+def test_every_process_has_as_many_batches_and_what_is_repeated_weighs_nothing(tuning_set):
+    pairs = tuning_set.with_twins(tuning_set.of_step(0, 5, 5, seed=1))
+    shares = micro_batches(pairs, 1, world=4)
+    assert [len(share) for share in shares] == [2, 2, 2, 2]
+    idle = [batch for share in shares for batch in share if not batch.pairs]
+    assert len(idle) == 3 and not any(batch.weight.any() for batch in idle)
 
 
 def test_the_examples_in_the_docstrings_are_true():
@@ -229,53 +247,8 @@ def test_the_examples_in_the_docstrings_are_true():
     assert failed == 0 and tried >= 6
 
 
-def test_a_pair_whose_twin_does_not_fit_has_none(tokenizer):
-    corpus = {
-        (s, t): [Sample((s, t), "a", "b" * 40)]
-        for s, t in [("en", "it"), ("nl", "ro"), ("ro", "en")]
-    }
-    most = max(encoded.tokens for encoded in tuning_set(corpus, tokenizer, 512).samples)
-    some = set()
-    for room in range(most, most - 4, -1):  # "Romanian" takes another number of tokens than "Dutch"
-        try:
-            encoded = tuning_set(corpus, tokenizer, room)
-            pairs = encoded.with_twins(encoded.samples, "any", random.Random(0))
-        except InputError:
-            break
-        assert all(pair.twin is None or pair.twin.tokens <= room for pair in pairs)
-        assert all(
-            pair.twin is None or pair.twin.response == pair.positive.response for pair in pairs
-        )
-        some |= {pair.twin is None for pair in pairs}
-    assert False in some
-
-
-def test_a_twin_that_keeps_the_source_asks_for_another_of_the_target_languages():
-    instructions = {("en", "it"): 5, ("en", "nl"): 1, ("it", "en"): 5, ("nl", "en"): 1}
-    rng, found = random.Random(0), {}
-    for direction in instructions:
-        drawn = Counter(
-            draw_conflict(direction, instructions, "keep-source", rng) for _ in "x" * 99
-        )
-        found[direction] = drawn
-        assert all(d[0] == direction[0] and d[1] not in direction for d in drawn)
-    assert set(found["it", "en"]) == {("it", "nl")}  # in no sample
-    with pytest.raises(InputError, match="--conflict keep-source"):
-        draw_conflict(("en", "it"), {("en", "it"): 5, ("it", "en"): 5}, "keep-source", rng)
-
-
-def test_each_token_of_a_twin_knows_the_same_token_of_its_positive(encoded):
-    pairs = encoded.with_twins(encoded.samples[:4], "any", random.Random(0))
-    pairs[1] = pairs[1]._replace(twin=None)
-    for punish_eos in (True, False):
-        if not punish_eos:
-            pairs = encoded.with_twins(encoded.samples[:4], "any", random.Random(0), punish_eos)
-        batch = collate(pairs)
-        n = batch.positives
-        assert torch.equal(batch.y[batch.same], batch.y[n:]) and len(batch.pair) == len(batch.same)
-        twins = [pair for pair in pairs if pair.twin]
-        lengths = [len(pair.twin.response) for pair in twins]
-        assert batch.pair.tolist() == [i for i, k in enumerate(lengths) for _ in range(k)]
-        assert [k - len(x.positive.response) for k, x in zip(lengths, twins, strict=True)] == [
-            0 if punish_eos else -1
-        ] * len(twins)
+def test_show_prints_a_sample_with_its_twin_and_what_is_supervised():
+    result = script("data.py", "--show", 2)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("Eq. 1") == result.stdout.count("Eq. 2") == 2
+    assert result.stdout.count("[<end>]") == 4

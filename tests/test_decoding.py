@@ -1,58 +1,97 @@
-"""Static steps, as a CUDA graph needs them, decode what exact ones do."""
+"""Greedy decoding and beam search against transformers' generate, batched against alone."""
 
 import pytest
 import torch
-from conftest import tiny
-from test_model import ids_of
+from conftest import ids_of, tiny
+from oracles import in_transformers
 
-from evaluate import greedy
-from plumbing.compute.decoder import ROUND, Decoder, power_of_two
+from evaluate import beam_search, greedy
+from model import save_model
+from plumbing.compute.decoder import Decoder
 
-HAS_CUDA = torch.cuda.is_available()
-LENGTHS = [4, 17, 9, 1, 12]
-
-
-def prompts_of(seed):
-    return [part.tolist() for part in ids_of(LENGTHS, seed).split(LENGTHS)]
+LENGTHS = [4, 17, 9, 1, 12, 5, 26]
+VOCABULARY = 40  # small, so that outputs end early by chance
 
 
-def batches_decoded(model, static, ends):
-    """Three batches with one decoder: other rows, other lengths, the first one again."""
-    decoder = Decoder(model, static)
-    batches = [prompts_of(1), [p * 6 for p in prompts_of(2)[:3]], prompts_of(1)]
-    with torch.inference_mode():
-        return [greedy(decoder, prompts, ends, 12) for prompts in batches]
+def prompts_of(seed, lengths=LENGTHS):
+    return [part.tolist() for part in ids_of(lengths, seed).split(lengths)]
 
 
-def test_static_steps_and_a_kept_cache_change_no_output():
-    model = tiny(seed=3)
-    free = batches_decoded(model, False, {-1})
-    ends = {free[0][0][3], free[0][1][9]}
-    expected = batches_decoded(model, False, ends)
-    assert len({len(row) for batch in expected for row in batch}) > 2  # rows end apart
-    assert expected[0] == expected[2]
-    assert batches_decoded(model, True, ends) == expected
+def test_batched_greedy_decoding_equals_single_and_uncached():
+    model, prompts = tiny(seed=3), prompts_of(1, [4, 17, 9, 1])
+
+    def uncached(prompt, eos):
+        ids = list(prompt)
+        for _ in range(12):
+            new = int(model(torch.tensor(ids), [len(ids)])[-1].argmax())
+            if new == eos:
+                break
+            ids.append(new)
+        return ids[len(prompt) :]
+
+    free = [uncached(p, eos=-1) for p in prompts]
+    # a token that ends at least one row early: rows must leave the batch without a trace
+    eos = free[1][4]
+    expected = [uncached(p, eos) for p in prompts]
+    assert len({len(e) for e in expected}) > 1
+    assert greedy(Decoder(model), prompts, {eos}, 12) == expected
+    assert [greedy(Decoder(model), [p], {eos}, 12)[0] for p in prompts] == expected
 
 
-def test_the_cache_is_kept_while_it_is_large_enough_and_no_longer():
-    decoder = Decoder(tiny(), static=True)
-    decoder.reserve(3, 10)
-    first = decoder.cache
-    assert first.k.shape[1] == 4 and first.k.shape[3] == ROUND
-    decoder.reserve(2, 12)
-    assert decoder.cache is first
-    decoder.reserve(5, 12)
-    assert decoder.cache is not first and decoder.cache.k.shape[1] == 8
+def both(folder, **changes):
+    """A random model, and the same in transformers."""
+    model = tiny(seed=3, vocab_size=VOCABULARY, **changes)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.3) if p.ndim == 2 else None
+    save_model(model, folder)
+    return model, in_transformers(folder)
 
 
-@pytest.mark.parametrize("n, expected", [(1, 1), (2, 2), (3, 4), (64, 64), (65, 128)])
-def test_powers_of_two(n, expected):
-    assert power_of_two(n) == expected
+def theirs(model, prompt, ends, room, beams, length_penalty):
+    out = model.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt)),
+        max_new_tokens=room,
+        num_beams=beams,
+        do_sample=False,
+        length_penalty=length_penalty,
+        eos_token_id=ends,
+        pad_token_id=0,
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+    ids = out.sequences[0, len(prompt) :].tolist()
+    stop = next((i + 1 for i, token in enumerate(ids) if token in ends), len(ids))
+    return ids[:stop], out.sequences_scores[0].item()
 
 
-@pytest.mark.skipif(not HAS_CUDA, reason="needs CUDA")
-def test_replayed_graphs_decode_what_exact_steps_do_on_cuda():
-    model = tiny(seed=3).cuda()
-    free = batches_decoded(model, False, {-1})
-    ends = {free[0][0][3], free[0][1][9]}
-    assert batches_decoded(model, True, ends) == batches_decoded(model, False, ends)
+@pytest.mark.parametrize("changes", [{}, {"sliding_window": 7}], ids=["full", "window"])
+@pytest.mark.parametrize("many", [False, True], ids=["few ends", "many ends"])
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0, -0.5])
+def test_beams_are_those_of_transformers(tmp_path, many, length_penalty, changes):
+    ours, peer = both(tmp_path, **changes | ({"model_type": "mistral"} if changes else {}))
+    ends = [0, 5, 8, 11, 23, 28, 33, 38] if many else [5, 11, 23]
+    prompts, early = [[i % VOCABULARY for i in p] for p in prompts_of(1)], []
+    for beams, room in ((4, 14), (2, 9), (3, 1)):
+        decoder = Decoder(ours, beams)
+        found = beam_search(decoder, prompts, set(ends), room, length_penalty)
+        alone = [beam_search(decoder, [p], set(ends), room, length_penalty)[0] for p in prompts]
+        assert [beam.ids for beam in alone] == [beam.ids for beam in found]
+        for beam, prompt in zip(found, prompts, strict=True):
+            ids, score = theirs(peer, prompt, ends, room, beams, length_penalty)
+            assert beam.ids == ids and beam.score == pytest.approx(score, abs=1e-4)
+            early.append(len(ids) < room)
+    assert any(early) or length_penalty > 1  # which rewards what is long
+
+
+@pytest.mark.parametrize("vocabulary, beams, ends", [(6, 5, {2, 5}), (4, 8, {3}), (3, 2, {0, 1})])
+def test_fewer_tokens_than_beams(vocabulary, beams, ends):
+    model = tiny(vocab_size=vocabulary).eval()
+    found = beam_search(Decoder(model, beams), [[1, 2], [2]], ends, 6)
+    for prompt, beam in zip([[1, 2], [2]], found, strict=True):
+        ids, total = list(prompt), 0.0
+        for token in beam.ids:
+            log_p = model(torch.tensor(ids), [len(ids)])[-1].log_softmax(-1)
+            total += log_p[token].item()
+            ids.append(token)
+        assert beam.score == pytest.approx(total / len(beam.ids), abs=1e-4)

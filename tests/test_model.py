@@ -1,26 +1,47 @@
+"""The network: its formulas, the textbook's attention, sharing, the cache, LoRA."""
+
+import random
+
 import pytest
 import torch
-from conftest import BASE, tiny
+import torch.nn.functional as F
+from conftest import BASE, LINEARS, ids_of, randomise_lora, tiny
 
-from evaluate import greedy
-from model import RMSNorm, add_lora, load_model, merge_lora, rope_table, rotate, save_model
-from plumbing.checkpoint.peft import LoraSettings
-from plumbing.compute.decoder import Decoder
+import plumbing.compute.layout as layout_file
+from model import (
+    RMSNorm,
+    add_lora,
+    causal_attention,
+    load_model,
+    merge_lora,
+    rope_table,
+    rotate,
+    save_model,
+)
 from plumbing.base.errors import InputError
-from plumbing.checkpoint.folder import Config
+from plumbing.checkpoint.config import Config
+from plumbing.checkpoint.peft import LoraSettings
+from plumbing.compute import attention
+from plumbing.compute.cache import Paths
+from plumbing.compute.layout import CachedLayout, Layout, Ragged
+from plumbing.compute.products import FEW, linear
 
-LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+HAS_CUDA = torch.cuda.is_available()
 
 
-def ids_of(lengths, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    return torch.randint(3, 4000, (sum(lengths),), generator=g)
+def family(seed, count=12):
+    """Sequences with much in common: some begin alike, some are equal, some end inside another."""
+    rng = random.Random(seed)
+    sequences = []
+    for _ in range(count):
+        known = rng.choice(sequences)[: rng.randint(0, 9)] if sequences else []
+        sequences.append(known + [rng.randint(3, 6) for _ in range(rng.randint(not known, 6))])
+    return sequences
 
 
-def randomise_lora(model):
-    for name, p in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(p, std=0.05)
+def laid(sequences, **how):
+    flat = [token for sequence in sequences for token in sequence]
+    return Layout(torch.tensor(flat), [len(s) for s in sequences], **how)
 
 
 def test_norm_and_rotation_match_their_formulas():
@@ -59,26 +80,208 @@ def test_logits_at_chosen_positions_are_those_of_all_positions():
     torch.testing.assert_close(model(ids, [9, 4], at=at), model(ids, [9, 4])[at])
 
 
-def test_batched_greedy_decoding_equals_single_and_uncached():
-    model, lengths = tiny(seed=3), [4, 17, 9, 1]
-    prompts = [p.tolist() for p in ids_of(lengths, seed=1).split(lengths)]
+# Attention: the fast backends against the textbook's function
 
-    def uncached(prompt, eos):
-        ids = list(prompt)
-        for _ in range(12):
-            new = int(model(torch.tensor(ids), [len(ids)])[-1].argmax())
-            if new == eos:
-                break
-            ids.append(new)
-        return ids[len(prompt) :]
 
-    free = [uncached(p, eos=-1) for p in prompts]
-    # a token that ends at least one row early: rows must leave the batch without a trace
-    eos = free[1][4]
-    expected = [uncached(p, eos) for p in prompts]
-    assert len({len(e) for e in expected}) > 1
-    assert greedy(Decoder(model), prompts, {eos}, 12) == expected
-    assert [greedy(Decoder(model), [p], {eos}, 12)[0] for p in prompts] == expected
+def inputs(sequences, window, device="cpu", dtype=torch.float32, share=True):
+    layout = laid(sequences, device=device, window=window, share=share)
+    g = torch.Generator().manual_seed(1)
+    U, T = len(layout.ids), sum(layout.lengths)
+    shapes = (U, 4, 16), (T, 2, 16), (T, 2, 16)
+    q, k, v = (torch.randn(shape, generator=g).to(device, dtype) for shape in shapes)
+    return [x.requires_grad_() for x in (q, k, v)], layout
+
+
+def by_textbook(q, k, v, layout):
+    """causal_attention of every sequence's own tokens, end to end."""
+    parts = zip(q.split(layout.own), k.split(layout.lengths), v.split(layout.lengths), strict=True)
+    return torch.cat([causal_attention(*qkv, layout.window) for qkv in parts])
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_the_textbooks_attention_is_torchs(window):
+    q, k, v = (torch.randn(9, heads, 16) for heads in (4, 2, 2))
+    visible = torch.ones(9, 9, dtype=torch.bool).tril().triu(1 - (window or 9))
+    expected = F.scaled_dot_product_attention(
+        *(x.transpose(0, 1) for x in (q, k, v)), attn_mask=visible, enable_gqa=True
+    )
+    torch.testing.assert_close(causal_attention(q, k, v, window), expected.transpose(0, 1))
+    last = causal_attention(q[-2:], k, v, window)  # of tokens that continue a sequence
+    torch.testing.assert_close(last, expected.transpose(0, 1)[-2:])
+
+
+@pytest.mark.parametrize("backend", [attention.padded, attention.each, attention.attend])
+@pytest.mark.parametrize("window", [None, 1, 3, 100])
+@pytest.mark.parametrize("share", [True, False])
+def test_backends_compute_what_the_textbook_computes(backend, window, share):
+    qkv, layout = inputs(family(5), window, share=share)
+    results = []
+    for function in (backend, by_textbook):
+        out = function(*qkv, layout)
+        torch.manual_seed(0)
+        results.append([out, *torch.autograd.grad((out * torch.randn_like(out)).sum(), qkv)])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not HAS_CUDA, reason="needs CUDA")
+@pytest.mark.skipif(not attention.HAS_VARLEN, reason="needs torch.nn.attention.varlen of 2.13")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("share", [True, False])
+def test_flash_attention_is_the_padded_one_on_cuda(dtype, window, share):
+    results = []
+    for backend in (attention.padded, attention.varlen):
+        qkv, layout = inputs(family(7), window, "cuda", dtype, share)
+        out = backend(*qkv, layout)
+        torch.manual_seed(0)
+        (out * torch.randn_like(out)).sum().backward()
+        results.append([out, *(x.grad for x in qkv)])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 8, 9, 15, 16, FEW, FEW + 1])
+@pytest.mark.parametrize("shape", [(7, 5), (512, 300)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_form_of_the_matrix_product_is_the_same(rows, shape, dtype):
+    torch.manual_seed(0)
+    x, weight = torch.randn(rows, shape[1], dtype=dtype), torch.randn(shape, dtype=dtype)
+    bias = torch.randn(shape[0], dtype=dtype)
+    with torch.no_grad():
+        product = F.linear(x.double(), weight.double(), bias.double())
+        torch.testing.assert_close(linear(x, weight, bias), product.to(dtype), rtol=0.02, atol=1e-4)
+
+
+# What sequences begin with in common is computed once
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("share", [True, False])
+def test_every_different_beginning_is_computed_once_and_found_at_its_position(seed, share):
+    sequences = family(seed)
+    layout = laid(sequences, share=share)
+    flat = [token for sequence in sequences for token in sequence]
+    beginnings = {tuple(s[: i + 1]) for s in sequences for i in range(len(s))}
+    assert len(layout.ids) == sum(layout.own) == (len(beginnings) if share else len(flat))
+    assert layout.expand(layout.ids).tolist() == flat
+    columns = [i for sequence in sequences for i in range(len(sequence))]
+    assert layout.expand(layout.position).tolist() == columns
+
+
+def test_long_sequences_share_nothing_since_their_mask_would_not_fit(monkeypatch):
+    monkeypatch.setattr(layout_file, "LONG", 3)
+    assert laid([[5, 6, 7], [5, 6, 8]]).own == [3, 1]
+    assert laid([[5, 6, 7, 9], [5, 6, 8]]).own == [4, 3]
+
+
+def test_rows_are_padded_and_back():
+    ragged = Ragged([2, 0, 3])
+    x = torch.randn(5, 4, 6)
+    rectangle = ragged.pad(x)
+    assert rectangle.shape == (3, 4, 3, 6) and not rectangle[1].any()
+    assert torch.equal(ragged.unpad(rectangle), x)
+
+
+def outcome(model, sequences, at=None):
+    """Logits and gradients of a loss that every sequence enters with another weight."""
+    ids = torch.tensor([token for sequence in sequences for token in sequence])
+    logits = model(ids, [len(s) for s in sequences], at=at)
+    torch.manual_seed(0)
+    (logits.logsumexp(-1) * torch.rand(len(logits))).sum().backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return logits.detach(), gradients
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"sliding_window": 4}, {"lora": True}, {"recompute": True}, {"at": True}]
+)
+def test_logits_and_gradients_are_those_of_sequences_computed_apart(changes):
+    sequences = family(3)
+    at = torch.tensor([0, 5, 5, 17]) if changes.pop("at", False) else None
+    lora, recompute = changes.pop("lora", False), changes.pop("recompute", False)
+    model = tiny(**changes).train()
+    if lora:
+        add_lora(model, LoraSettings(4, 8.0, LINEARS, 0.0))
+    model.recompute = recompute
+    shared, shared_gradients = outcome(model, sequences, at)
+    computed = model.computed
+    model.share_prefixes = model.recompute = False
+    apart, gradients = outcome(model, sequences, at)
+    assert computed < model.computed == sum(map(len, sequences))
+    torch.testing.assert_close(shared, apart, rtol=1e-5, atol=1e-5)
+    assert shared_gradients.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        error = (shared_gradients[name] - gradient).norm() / (gradient.norm() + 1e-12)
+        assert error < 1e-5, name
+
+
+def test_with_dropout_equal_sequences_are_dropped_apart_in_training_alone():
+    model = tiny().train()
+    add_lora(model, LoraSettings(4, 8.0, LINEARS, 0.5))
+    randomise_lora(model)
+    ids = torch.tensor([5, 6, 7] * 2)
+    first, second = model(ids, [3, 3]).split(3)
+    assert not torch.equal(first, second) and model.computed == 6
+    first, second = model.eval()(ids, [3, 3]).split(3)
+    torch.testing.assert_close(first, second)
+    assert model.computed == 3
+
+
+# The cache
+
+
+def test_a_cached_token_sees_what_is_before_it_and_no_further_than_the_window():
+    layout = CachedLayout(torch.tensor([7, 8]), [1, 1], torch.tensor([4, 1, 9]), 6, window=3)
+    assert layout.position.tolist() == [4, 1]
+    seen = (layout.mask(torch.float32)[:, 0, 0] == 0).tolist()
+    assert seen == [[False, False, True, True, True, False], [True, True] + [False] * 4]
+
+
+@pytest.mark.parametrize(
+    "chunks", [[[5, 2, 9]] + [[1, 1, 1]] * 4, [[3, 1, 4], [2, 5, 1], [1, 1, 1]]]
+)
+def test_cached_logits_equal_uncached_for_unequal_rows(chunks):
+    model = tiny()
+    totals = [sum(c[b] for c in chunks) for b in range(3)]
+    rows = ids_of(totals).split(totals)
+    full = [model(row, [len(row)]) for row in rows]
+    cache, done = model.new_cache(3, max(totals)), [0, 0, 0]
+    for chunk in chunks:
+        ids = torch.cat([rows[b][done[b] : done[b] + chunk[b]] for b in range(3)])
+        out = model(ids, chunk, cache).split(chunk)
+        for b in range(3):
+            expected = full[b][done[b] : done[b] + chunk[b]]
+            torch.testing.assert_close(out[b], expected, rtol=1e-4, atol=1e-5)
+            done[b] += chunk[b]
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_beams_that_are_reordered_see_their_own_path_alone(window):
+    model = tiny(seed=2, sliding_window=window)
+    prompts = [part.tolist() for part in ids_of([7, 3]).split([7, 3])]
+    cache = model.new_cache(2, 7 + 3 * 4)
+    model(torch.tensor(sum(prompts, [])), [7, 3], cache)
+    cache.paths = Paths(cache.used, 3, 7 + 3 * 4)
+    beams = [[list(prompt)] * 3 for prompt in prompts]
+    steps = [[[0, 0, 0], [0, 0, 0]], [[2, 0, 0], [1, 1, 2]], [[0, 1, 2], [2, 1, 0]]]
+    for number, parents in enumerate([*steps, [[1, 1, 1], [2, 0, 2]]]):
+        new = ids_of([6], seed=number).view(2, 3)
+        beams = [
+            [beams[row][parent] + [int(new[row, b])] for b, parent in enumerate(parents[row])]
+            for row in range(2)
+        ]
+        cache.paths.extend(torch.tensor(parents))
+        logits = model(new.flatten(), [3, 3], cache).view(2, 3, -1)
+        for row in range(2):
+            for b in range(3):
+                ids = torch.tensor(beams[row][b])
+                expected = model(ids, [len(ids)])[-1]
+                torch.testing.assert_close(logits[row, b], expected, rtol=1e-4, atol=1e-5)
+
+
+# LoRA, saving and loading
 
 
 def test_lora_changes_nothing_at_first_and_alone_gets_gradients():

@@ -78,16 +78,18 @@ class ModelFolder:
             require(torch.equal(own.to(copy.dtype), copy), f"{self.folder}: {sentence}")
 
 
-def weight_files(folder: str, base: str | None = None) -> list[str]:
-    """The files of a model's weights, with those of its base if it is an adapter. Raises
-    InputError where one is not there."""
+def model_files(folder: str, base: str | None = None) -> list[str]:
+    """The files that decide what a model computes of a text: weights, configuration and tokenizer,
+    with those of its base if it is an adapter. Raises InputError where weights are not there."""
     lora, source = peft.read_adapter(folder, base)
     files = tensors.find_files(source, "model")
     if lora:
         files += tensors.find_files(folder, "adapter_model")
     for path in files:
         require_file(path, "a whole safetensors file; copy it again")
-    return files
+    names = ["config.json", *COMPANIONS[:3]]
+    others = [os.path.join(place, name) for place in (source, folder) for name in names]
+    return files + list(dict.fromkeys(path for path in others if os.path.exists(path)))
 
 
 def write_model(

@@ -185,8 +185,8 @@ class Run:
                     if not os.path.isdir(saved):
                         self.save()
                     raise KeyboardInterrupt(
-                        f"interrupted after step {self.step:,} of {self.last:,}: {saved} is saved, and "
-                        "the same command with --resume goes on from there"
+                        f"interrupted after step {self.step:,} of {self.last:,}: {saved} is saved, "
+                        "and the same command with --resume goes on from there"
                     )
 
     @contextmanager
@@ -208,8 +208,8 @@ class Run:
             signal.signal(signal.SIGINT, usual)
 
     def log(self, result, shares: list[list], rate: float) -> None:
-        """One more step is done, whose loss was finite: train.py's StepResult, and the micro-batches
-        of every process."""
+        """One more step is done, whose loss was finite: train.py's StepResult, and the
+        micro-batches of every process."""
         self.prune()
         batches = [batch for share in shares for batch in share if batch.pairs]  # none idle
         tokens, responses = sum(len(b.ids) for b in batches), sum(len(b.y) for b in batches)
@@ -282,7 +282,8 @@ class Run:
 
     def explosion(self, figures: dict, blamed: list, lr: float) -> InputError:
         """The sentence for a loss or gradient that is not finite after the last step, with the
-        samples of the micro-batches to blame. A checkpoint of that step is set aside: its weights are not well."""
+        samples of the micro-batches to blame. A checkpoint of that step is set aside: its weights
+        are not well."""
         newest = self.step_folder(self.step)
         if RANK == 0 and os.path.isdir(newest):
             if os.path.isdir(newest + NOT_FINITE):

@@ -13,7 +13,7 @@ from plumbing.base.files import ROOT, read_json
 from plumbing.base.folders import SETTINGS
 from plumbing.base.processes import WORLD, require_agreement
 from plumbing.checkpoint.card import base_of
-from plumbing.checkpoint.folder import weight_files
+from plumbing.checkpoint.folder import model_files
 from plumbing.checkpoint.tensors import checksum_of
 from plumbing.corpus.languages import LANGUAGES, TEMPLATES
 
@@ -39,7 +39,7 @@ def make_record(settings: dict, data: dict[str, list]) -> dict:
     of the model that it starts from, versions. Raises InputError where a node has other files."""
     start = settings["init"] or settings["model"]
     sums = {f"{name}_crc32": checksum(samples) for name, samples in data.items()}
-    sums["start_crc32"] = checksum_of(weight_files(start, settings["model"]))
+    sums["start_crc32"] = checksum_of(model_files(start, settings["model"]))
     for name, value in sums.items():
         require_agreement(name, value)
     return (

@@ -54,7 +54,7 @@ class Report:
             "versions": versions | {x.name: x.version for x in self.identifiers},
             "name": name,
             "settings": self.settings | vars(settings),
-            "decoding": describe_decoding(settings),
+            "decoding": settings.describe(),
             "zero_shot": ["-".join(direction) for direction in self.parts["zero-shot"]],
         }
         self.reports[name] = report | cost
@@ -120,14 +120,6 @@ class Report:
         for name, r in self.reports.items():
             lines.append(f"- {name}: {r['decoding']}, {r['tokens']:,} tokens, {r['seconds']:.1f} s")
         return "\n".join(lines)
-
-
-def describe_decoding(s: object) -> str:
-    """How a system with these settings of evaluate.py decodes."""
-    parts = ["greedy" if s.beam == 1 else f"beam {s.beam}"]
-    if s.beam > 1 and s.length_penalty != 1:
-        parts.append(f"length penalty {s.length_penalty:g}")
-    return ", ".join([*parts, f"template {s.template}"])
 
 
 def average(rows: list[dict]) -> dict:
