@@ -400,17 +400,10 @@ def test_data_that_loses_rows_between_the_passes_is_refused(tmp_path, monkeypatc
         read([path], pairs=50, seed=1)
 
 
-@pytest.mark.parametrize("form", ["tsv", "jsonl", "paired"])
-def test_memory_follows_what_is_drawn_and_not_the_file(tmp_path, form):
-    rows = [(f"open the file {i} {'x' * 50}", f"apri il file {i} {'y' * 50}") for i in range(20000)]
-    text = {
-        "tsv": "en\tit\n" + "".join(f"{en}\t{it}\n" for en, it in rows),
-        "jsonl": lines({"en": en, "it": it} for en, it in rows),
-        "paired": "".join(en + "\n" for en, _ in rows),
-    }[form]
-    path = put(tmp_path / ("a.en-it.en" if form == "paired" else f"a.{form}"), text)
-    put(tmp_path / "a.en-it.it", "".join(it + "\n" for _, it in rows))
-    del rows, text
+def test_memory_follows_what_is_drawn_and_not_the_file(tmp_path):
+    words = "open the file", "apri il file"
+    rows = ("\t".join(f"{text} {i} {'x' * 50}" for text in words) for i in range(20000))
+    path = put(tmp_path / "a.tsv", "\n".join(["en\tit", *rows]))
 
     def peak(**how):
         tracemalloc.start()
