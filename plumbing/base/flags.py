@@ -48,8 +48,8 @@ def parse(settings: type, about: str, argv: list[str] | None = None):
     parser = argparse.ArgumentParser(
         description=about.strip(), formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    groups = {}
-    for f in fields(settings):
+    groups, own = {}, settings.__annotations__
+    for f in sorted(fields(settings), key=lambda f: f.name not in own):  # the script's own first
         name = f.metadata["group"]
         if name not in groups:
             groups[name] = parser.add_argument_group(name)

@@ -8,13 +8,14 @@ import sys
 
 import torch
 import torch.distributed as dist
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor, init_device_mesh
 from tqdm import tqdm
 
 from plumbing.base.errors import plain, require
 
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+if WORLD > 1:  # these imports take seconds
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor, distribute_tensor, init_device_mesh
 
 
 def progress_bar(*args, **options) -> tqdm:
@@ -56,7 +57,7 @@ def shard(parts: list[torch.nn.Module], device: str) -> None:
 
 def shard_like(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     """This process's part of a tensor that every process has whole, split as the parameter is."""
-    if not isinstance(parameter, DTensor):
+    if not is_sharded(parameter):
         return tensor
     mesh, placements = parameter.device_mesh, parameter.placements
     return distribute_tensor(tensor, mesh, placements, src_data_rank=None)
@@ -64,7 +65,11 @@ def shard_like(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """A parameter, its gradient or a norm of them, gathered; every process must call this."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
+
+
+def is_sharded(tensor: torch.Tensor) -> bool:
+    return WORLD > 1 and isinstance(tensor, DTensor)
 
 
 def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ q [U, H, d]: of the tokens that are computed. k, v [T, K, d]: of all tokens. Wha
 """
 
 import inspect
+from contextlib import suppress
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +15,13 @@ from torch import Tensor
 
 from plumbing.compute.layout import CachedLayout, Layout
 
-try:
-    from torch.nn.attention.varlen import varlen_attn
+HAS_VARLEN = False
+if torch.cuda.is_available():  # the import takes seconds, and the kernel is for CUDA alone
+    with suppress(ImportError):
+        from torch.nn.attention.varlen import varlen_attn
 
-    HAS_VARLEN = {"window_size", "enable_gqa"} <= inspect.signature(varlen_attn).parameters.keys()
-except ImportError:
-    HAS_VARLEN = False
+        names = inspect.signature(varlen_attn).parameters.keys()
+        HAS_VARLEN = {"window_size", "enable_gqa"} <= names
 
 
 def padded(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
