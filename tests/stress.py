@@ -29,11 +29,11 @@ from safetensors.torch import load_file
 
 import train
 from model import load_model, save_model
-from plumbing.base import flags as cli
+from plumbing.base import flags
 from plumbing.checkpoint import tensors as weights
 from plumbing.base.files import read_json
+from plumbing.base.folders import LOCK, MARKS
 from plumbing.run.log import Logs
-from plumbing.run.removal import LOCK, MARKS
 
 COMMON = ["--data", "train.tsv", "--model", "model", "--device", "cpu", "--pairs", 20]
 COMMON += ["--batch-size", 8, "--lr", 0.002, "--lora-rank", 4]
@@ -44,7 +44,7 @@ SETTINGS = {
     "stage 2, LoRA": [*TWO, "--init", "first"],
     "stage 2, full, fp16": [*TWO, "--init", "model", "--full", "--dtype", "fp16"],
 }
-SHORT = ["--steps", 6, "--save-every", 2, "--keep", 1]
+SHORT = ["--steps", 6, "--save-every", 1]
 
 
 def start(folder, out, args):
@@ -208,7 +208,7 @@ def forked(folder, out, args, kind=None, number=0, resume=True):
             sys.argv += ["--resume"] * resume
             fault = Fault(out, kind, number)
             fault.install()
-            cli.run_script(train.main, train.Settings)
+            flags.run_script(train.main, train.Settings, "")
         except SystemExit as end:
             code = end.code or 0
             if kind and number == 0:
@@ -254,7 +254,7 @@ def faults(folder, name, args, kind, every=1, first=1):
         resume = begun or not read_json(f"{path}/settings.json")["steps"] == 3 if replaces else True
         code, said = forked(folder, out, args, resume=resume)
         assert code == 0, f"{where}, then {said}"
-        check_same(folder, f"{name}, short", out, "step-000004")
+        check_same(folder, f"{name}, short", out, "step-000005")
         mine[1] = mine[1].replace(".partial", "")
         assert all(pathlib.Path(note).read_text() == "mine" for note in mine), where
         left = [p for p in glob.glob(f"{glob.escape(path)}*/**", recursive=True) if is_left(p)]
@@ -281,7 +281,7 @@ def second(folder, name, args, steps=150):
     while not os.path.exists(log) and process.poll() is None:
         time.sleep(0.01)
     while process.poll() is None and tried < 20:
-        code, said = forked(folder, out, [*args, "--keep", 1 + tried % 3])
+        code, said = forked(folder, out, [*args, "--save-every", 1 + tried % 3])
         if process.poll() is not None:
             break
         assert code == 2 and f"is being written by process {process.pid} on " in said, said

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from conftest import BASE
 
+from data import Prompter, Sample
 from plumbing.base.errors import InputError
 from plumbing.base.files import write_json
-from plumbing.checkpoint.chat import without_prefix
 from plumbing.checkpoint.config import Config
 from plumbing.checkpoint.tokenizer import Tokenizer
 
@@ -41,28 +41,27 @@ ZEPHYR = (
     "eos_token + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
-EVERY_TURN = "{% for message in messages %}{{ message.content }} {% endfor %}"
 TEMPLATES = {"chatml": CHATML, "llama3": LLAMA3, "inst": INST, "zephyr": ZEPHYR}
 SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|end|>"]
 TURNS = [
     ["Apri il file"],
-    ["Open the file: it's 90% damaged.\n\nè", "Perché?", "  two  spaces\n- a\n- b"],
+    ["Open the file: it's 90% damaged.\n\nè", "Perché?", "two  spaces\n- a\n- b"],
     ["x", "y", "z", "w", "v"],
 ]
+CORPUS = ["open the file assistant user\n", "Apri il file\n\n"] * 9
 
 
 def byte_level(folder):
     """Byte-level BPE, as LLaMA-3 and SmolLM2 have it."""
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
-    bpe = tokenizers.Tokenizer(models.BPE())
+    bpe, alphabet = tokenizers.Tokenizer(models.BPE()), pre_tokenizers.ByteLevel.alphabet()
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
         vocab_size=400, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
     )
-    bpe.train_from_iterator(["open the file assistant user\n", "Apri il file\n\n"] * 9, trainer)
+    bpe.train_from_iterator(CORPUS, trainer)
     bpe.save(f"{folder}/tokenizer.json")
 
 
@@ -76,28 +75,23 @@ def metaspace(folder, scheme):
     bpe.decoder = decoders.Sequence([*parts, decoders.Strip(content=" ", left=1)])
     bytes_ = [f"<0x{i:02X}>" for i in range(256)]
     trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=["<unk>", *SPECIAL, *bytes_])
-    bpe.train_from_iterator(["open the file assistant user", "Apri il file"] * 9, trainer)
+    bpe.train_from_iterator(CORPUS, trainer)
     data = json.loads(bpe.to_str())
     data["added_tokens"] = [t for t in data["added_tokens"] if t["content"] in SPECIAL]
     Path(folder, "tokenizer.json").write_text(json.dumps(data))
 
 
-def sentencepiece(folder):
-    shutil.copy(f"{BASE}/tokenizer.model", folder)
-
-
 def make(folder, kind, template, **changes):
-    folder.mkdir(exist_ok=True)
     config = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": TEMPLATES.get(template)}
+    config |= {"tokenizer_class": "PreTrainedTokenizerFast"}
     if kind == "byte-level":
         byte_level(folder)
-        config |= {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>"}
+        config |= {"eos_token": "<|im_end|>"}
     elif kind == "sentencepiece":
-        sentencepiece(folder)
+        shutil.copy(f"{BASE}/tokenizer.model", folder)
         config |= {"tokenizer_class": "LlamaTokenizer"}
     else:
         metaspace(folder, kind)
-        config |= {"tokenizer_class": "PreTrainedTokenizerFast"}
     write_json(folder / "tokenizer_config.json", config | changes)
     write_json(folder / "config.json", {"model_type": "llama"})
     return Tokenizer([str(folder)], Config(5000, 8, 8, 1, 1))
@@ -108,29 +102,24 @@ def make(folder, kind, template, **changes):
 def test_ids_of_a_conversation_are_those_of_transformers(tmp_path, kind, template):
     if kind == "sentencepiece" and template in ("chatml", "llama3"):
         pytest.skip("the demo's tokenizer has no such tokens")
-    tokenizer = make(tmp_path / "model", kind, template)
-    theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path / "model"))
+    tokenizer = make(tmp_path, kind, template)
+    theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path))
     for texts in TURNS:
-        messages = [
-            {"role": "assistant" if n % 2 else "user", "content": text.strip()}
-            for n, text in enumerate(texts)
-        ]
-        expected = theirs.apply_chat_template(
-            messages, add_generation_prompt=True, return_dict=False
-        )
-        assert tokenizer.chat.encode_turns([text.strip() for text in texts]) == expected
+        roles = ["user", "assistant"] * len(texts)
+        turns = [{"role": r, "content": t} for r, t in zip(roles, texts, strict=False)]
+        how = {"add_generation_prompt": True, "return_dict": False}
+        assert tokenizer.chat.encode_turns(texts) == theirs.apply_chat_template(turns, **how)
         # A byte-level tokenizer may merge two newlines that end a prompt, and not in a whole text.
-        prompt = tokenizer.chat.encode_turns(texts[:1])
-        messages = [messages[0], {"role": "assistant", "content": "Apri"}]
-        whole = theirs.apply_chat_template(messages, return_dict=False)
         if (kind, template) != ("byte-level", "llama3"):
-            answered = prompt + tokenizer.chat.encode_response("Apri")
-            assert whole[: len(answered)] == answered
+            ids = tokenizer.chat.encode_turns(texts[:1]) + tokenizer.chat.encode_response("Apri")
+            answered = [turns[0], {"role": "assistant", "content": "Apri"}]
+            expected = theirs.apply_chat_template(answered, return_dict=False)
+            assert expected[: len(ids)] == ids
 
 
 @pytest.mark.parametrize("kind", ["byte-level", "first", "sentencepiece"])
 def test_special_tokens_in_a_text_stay_text_and_bos_is_there_once(tmp_path, kind):
-    tokenizer = make(tmp_path / "model", kind, "inst")
+    tokenizer = make(tmp_path, kind, "inst")
     text = "</s> <|im_end|> <s>[INST] a"
     ids = tokenizer.chat.encode_turns([text])
     bos, eos = tokenizer.special["<s>"].id, tokenizer.special["</s>"].id
@@ -138,64 +127,51 @@ def test_special_tokens_in_a_text_stay_text_and_bos_is_there_once(tmp_path, kind
     assert text in tokenizer.decode(ids)
 
 
-def test_the_end_is_what_the_template_has_behind_a_response_else_eos(tmp_path):
-    tokenizer = make(tmp_path / "a", "byte-level", "llama3")
-    assert tokenizer.chat.end == tokenizer.special["<|end|>"].id != tokenizer.eos
-    tokenizer = make(tmp_path / "b", "byte-level", "none", chat_template=EVERY_TURN)
-    assert tokenizer.chat.end == tokenizer.eos
+def test_a_prompt_of_a_sample_is_the_message_and_is_cut_where_it_must(tmp_path):
+    tokenizer = make(tmp_path, "byte-level", "chatml")
+    prompter, encode = Prompter(tokenizer, "chat"), tokenizer.chat.encode_turns
+    sample = Sample(("it", "nl"), "Apri il file", "Open het bestand")
+    message = "Translate the following sentences from Italian to Dutch.\n\nApri il file"
+    ids, cut = prompter.encode(sample, 500)
+    assert ids == encode([message]) and not cut
+    assert prompter.encode_response("a") == tokenizer.chat.encode_response("a") + [tokenizer.eos]
+    shorter, cut = prompter.encode(sample, len(ids) - 2)
+    assert len(shorter) <= len(ids) - 2 and cut
+    general = Sample(None, "a b c", "3", "Count the words.")
+    assert prompter.encode(general, 500)[0] == encode(["Count the words.\n\na b c"])
 
 
 @pytest.mark.parametrize(
     "template, said",
     [
-        ("{{ messages[7].content }}", "fails .UndefinedError"),
+        ("{{ messages[7].content }}", "UndefinedError"),
         ("{{ messages[0].content }}" * 2, "found turns \\[0, 0\\]"),
-        ("{% for", "the chat template fails .TemplateSyntaxError"),
-        ("{{ 1 / 0 }}", "fails .ZeroDivisionError"),
-        ("{{ raise_exception('system only') }}", "fails .TemplateError: system only"),
-        ("{{ ''.__class__.__mro__ }}", "fails .SecurityError"),
-        ("{% for i in range(10 ** 9) %}{% endfor %}", "fails .OverflowError"),
-        ("{{ nothing.at.all }}", "fails .UndefinedError"),
-        ("{% include 'x' %}", "fails .TypeError"),
-        ("no turn at all", "found turns \\[\\]"),
-        ("\ud800{{ messages[0].content }}", "fails .UnicodeEncodeError"),
-        ([{"name": [1], "template": "x"}], "no chat_template in"),
-        (None, "no chat_template in tokenizer_config.json and no chat_template.jinja"),
-        ([{"name": "rag", "template": "x"}], "no chat_template in"),
-        (3, "no chat_template in"),
+        ("{% for", "TemplateSyntaxError"),
+        ("{{ raise_exception('system only') }}", "system only"),
+        ("{{ ''.__class__.__mro__ }}", "SecurityError"),
+        ("{% for i in range(10 ** 9) %}{% endfor %}", "OverflowError"),
+        ("\ud800{{ messages[0].content }}", "UnicodeEncodeError"),
+        (None, "no chat_template in"),
     ],
 )
 def test_a_template_that_fails_is_one_sentence_that_names_its_file(tmp_path, template, said):
-    tokenizer = make(tmp_path / "model", "byte-level", "none", chat_template=template)
-    with pytest.raises(InputError, match=said) as error:
+    tokenizer = make(tmp_path, "byte-level", "none", chat_template=template)
+    with pytest.raises(InputError, match=f"{tmp_path}.*{said}"):
         tokenizer.chat.encode_turns(["x"])
-    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_file_of_its_own_and_a_list_of_templates(tmp_path):
+def test_a_template_may_be_one_of_several_or_a_file_and_says_the_same_day_every_day(tmp_path):
     several = [{"name": "default", "template": "<s>{{ messages[0].content }}"}]
-    tokenizer = make(tmp_path / "model", "byte-level", "none", chat_template=several)
+    tokenizer = make(tmp_path, "byte-level", "none", chat_template=several)
     assert tokenizer.decode(tokenizer.chat.encode_turns(["open"])[1:]) == "open"
-    (tmp_path / "model" / "chat_template.jinja").write_text("{{ messages[0].content }} !")
-    tokenizer = Tokenizer([str(tmp_path / "model")], Config(5000, 8, 8, 1, 1))
-    assert tokenizer.decode(tokenizer.chat.encode_turns(["open"])) == "open !"
-
-
-def test_a_day_in_a_template_is_always_the_same(tmp_path):
-    template = "{{ strftime_now('%d %b %Y') }} {{ messages[0].content }}"
-    tokenizer = make(tmp_path / "model", "byte-level", "none", chat_template=template)
-    assert tokenizer.decode(tokenizer.chat.encode_turns(["x"])) == "26 Jul 2024 x"
+    text = "{{ strftime_now('%d %b %Y') }} {{ messages[0].content }}"
+    (tmp_path / "chat_template.jinja").write_text(text)
+    tokenizer = Tokenizer([str(tmp_path)], Config(5000, 8, 8, 1, 1))
+    assert tokenizer.decode(tokenizer.chat.encode_turns(["open"])) == "26 Jul 2024 open"
 
 
 def test_without_jinja2_the_sentence_says_what_to_install(tmp_path, monkeypatch):
-    tokenizer = make(tmp_path / "model", "byte-level", "inst")
-    for name in ("jinja2", "jinja2.ext", "jinja2.sandbox"):
-        monkeypatch.setitem(sys.modules, name, None)
+    tokenizer = make(tmp_path, "byte-level", "inst")
+    monkeypatch.setitem(sys.modules, "jinja2.ext", None)
     with pytest.raises(InputError, match="pip install jinja2"):
         tokenizer.chat.encode_turns(["x"])
-
-
-def test_a_text_behind_another_has_no_space_of_its_own(tokenizer):
-    continued = without_prefix(tokenizer.encode)
-    assert continued("a")[0] != tokenizer.encode("a")[0]
-    assert tokenizer.decode(tokenizer.encode("file") + continued("s")) == "files"

@@ -1,40 +1,35 @@
-"""Model folders, ours and those of transformers, whose logits are the oracle; and bad ones."""
+"""Folders of transformers in both directions, its logits the oracle; what is refused, and when."""
 
-import itertools
 import json
 import os
 import random
-import shutil
-import subprocess
-import sys
 import zlib
+from contextlib import nullcontext
 
 import pytest
 import torch
-from conftest import BASE, ROOT, tiny
-from oracles import FAMILIES, LLAMA3, change_config, in_transformers, theirs_of
+from conftest import BASE, tiny
+from oracles import FAMILIES, LLAMA3, change_config, in_transformers, theirs_of, transformers
 from safetensors.torch import load_file, save_file
 
+from data import Prompter, Sample, write_prompt
+from evaluate import greedy
 from model import add_lora, build_model, load_model, save_model
 from plumbing.base.errors import InputError
-from plumbing.checkpoint.config import Config
-from plumbing.checkpoint.folder import model_files
+from plumbing.checkpoint import tensors
+from plumbing.checkpoint.folder import weight_files
 from plumbing.checkpoint.peft import LoraSettings
-from plumbing.checkpoint.tensors import checksum_of
-from plumbing.checkpoint.tokenizer import Tokenizer
-
-CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+from plumbing.compute.decoder import Decoder
 
 
-def logits_of(folder, ids):
-    return load_model(folder).eval()(ids, [len(ids)])
-
-
-def theirs_say(folder, ids):
-    return in_transformers(folder)(ids[None]).logits[0]
-
-
-# In both directions
+def require_same(folder, ids, expected, tolerance=1e-5):
+    """The folder's logits are the expected ones, here and in transformers when saved again."""
+    ours = load_model(folder).eval()
+    how = {"rtol": tolerance, "atol": tolerance}
+    torch.testing.assert_close(ours(ids, [len(ids)]), expected, **how)
+    save_model(ours, folder / "again")
+    theirs = in_transformers(folder / "again")(ids[None]).logits[0]
+    torch.testing.assert_close(theirs, expected, **how)
 
 
 @pytest.mark.parametrize("sharded", [False, True])
@@ -42,171 +37,108 @@ def theirs_say(folder, ids):
 @torch.no_grad()
 def test_every_family_has_the_logits_of_transformers_and_goes_back(tmp_path, family, sharded):
     theirs, ids = theirs_of(family), torch.randint(97, (40,))
-    theirs.save_pretrained(tmp_path / "theirs", **{"max_shard_size": "60KB"} if sharded else {})
-    expected = theirs(ids[None]).logits[0]
+    theirs.save_pretrained(tmp_path, max_shard_size="60KB" if sharded else "5GB")
+    assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == sharded
+    ours, expected = load_model(tmp_path).eval(), theirs(ids[None]).logits[0]
     assert expected.std() > 0.5
-    ours = load_model(tmp_path / "theirs").eval()
-    torch.testing.assert_close(ours(ids, [40]), expected, **CLOSE)
-
+    require_same(tmp_path, ids, expected)
+    how = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
+    new = theirs.generate(ids[None, :12], attention_mask=torch.ones(1, 12), **how)[0, 12:].tolist()
+    prompt, ends = ids[:12].tolist(), set(ours.config.eos_token_id)  # beyond the sliding window
+    stop = next((i for i, token in enumerate(new) if token in ends), len(new))
+    assert greedy(Decoder(ours), [prompt, prompt[:5]], ends, 12)[0] == new[:stop]
     save_model(ours, tmp_path / "ours", limit=60_000 if sharded else 5e9)
-    assert os.path.exists(tmp_path / "ours" / "model.safetensors.index.json") == sharded
-    torch.testing.assert_close(theirs_say(tmp_path / "ours", ids), expected, **CLOSE)
+    assert (tmp_path / "ours" / "model.safetensors.index.json").exists() == sharded
     again = load_model(tmp_path / "ours")
-    assert vars(again.config) | {"rest": 0} == vars(ours.config) | {"rest": 0}
-    for mine, same in zip(ours.state_dict().values(), again.state_dict().values(), strict=True):
-        assert torch.equal(mine, same)
+    assert {**vars(again.config), "rest": 0} == {**vars(ours.config), "rest": 0}
+    for name, tensor in ours.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor)
 
 
 @torch.no_grad()
-def test_the_demo_base_has_the_logits_of_transformers(tokenizer):
-    ids = torch.tensor(tokenizer.encode_turns(["Translate from Italian to Dutch.\nApri il file"]))
-    ours = load_model(BASE, torch.float32).eval()
-    torch.testing.assert_close(ours(ids, [len(ids)]), theirs_say(BASE, ids), rtol=1e-4, atol=1e-4)
+def test_the_demo_base_translates_the_same_in_transformers(tokenizer):
+    theirs, ours = in_transformers(BASE), load_model(BASE, torch.float32).eval()
+    encode = transformers.AutoTokenizer.from_pretrained(BASE)
+    for text in ('Apri il file "è qui"', "Impossibile aprire il file"):
+        sample = Sample(("it", "nl"), text, "")
+        ids = encode(write_prompt("alpaca", sample)).input_ids
+        assert ids == Prompter(tokenizer, "alpaca").encode(sample, 512)[0]
+        new = theirs.generate(torch.tensor([ids]), max_new_tokens=20, do_sample=False)[0]
+        found = greedy(Decoder(ours), [ids], {tokenizer.eos}, 20)[0]
+        expected = encode.decode(new[len(ids) :], skip_special_tokens=True)
+        assert tokenizer.decode(found) == expected.strip()
 
 
+# config.json
+
+ROPE = {"rope_type": "llama3"} | LLAMA3
+
+
+@pytest.mark.parametrize(
+    "family, changes",
+    [
+        ("LLaMA-3.1-8B-Instruct", {"rope_theta": "absent"}),  # the newer schema
+        (
+            "LLaMA-3.1-8B-Instruct",  # the older one
+            {"rope_parameters": "absent", "rope_theta": 500000.0, "rope_scaling": ROPE},
+        ),
+        # added by hand beside the newer one, it counts
+        ("LLaMA-2-7B", {"rope_scaling": ROPE}),
+        ("Mistral-7B-v0.3", {"rope_scaling": ROPE | {"rope_theta": 4_000_000_000}}),
+        # as old conversions have it
+        ("LLaMA-1-7B", {"rope_parameters": "absent", "rope_scaling": None, "head_dim": None}),
+        ("LLaMA-1-7B", {"num_key_value_heads": "absent", "tie_word_embeddings": "absent"}),
+    ],
+)
 @torch.no_grad()
-def test_long_llama3_positions_are_scaled_as_in_transformers(tmp_path):
-    theirs, ids = theirs_of("LLaMA-3.1-8B-Instruct"), torch.randint(97, (3000,))
-    theirs.save_pretrained(tmp_path)
-    expected = theirs(ids[None]).logits[0]
-    torch.testing.assert_close(logits_of(tmp_path, ids), expected, rtol=1e-4, atol=1e-4)
-    change_config(tmp_path, rope_parameters={"rope_type": "default", "rope_theta": 500000.0})
-    assert (logits_of(tmp_path, ids) - expected).abs().max() > 0.1  # the test can tell
-
-
-ROPE = {"rope_type": "llama3"} | LLAMA3 | {"factor": 32.0}
-OLDER = {"rope_parameters": "absent", "rope_theta": 500000.0, "rope_scaling": ROPE}
-NEWER = {"rope_theta": "absent", "rope_scaling": "absent"}
-NEWER |= {"rope_parameters": ROPE | {"rope_theta": 500000.0}}
-
-
-@pytest.mark.parametrize("schema", [OLDER, NEWER], ids=["older", "newer"])
-@torch.no_grad()
-def test_both_rope_schemas_give_the_same_logits(tmp_path, schema):
-    theirs, ids = theirs_of("LLaMA-3.2-1B"), torch.randint(97, (50,))
-    theirs.save_pretrained(tmp_path)
-    change_config(tmp_path, **schema)
-    torch.testing.assert_close(logits_of(tmp_path, ids), theirs(ids[None]).logits[0], **CLOSE)
-
-
-@pytest.mark.parametrize("family", ["LLaMA-2-7B", "LLaMA-3.1-8B-Instruct", "Mistral-7B-v0.3"])
-@pytest.mark.parametrize("theta", [None, 5e5, 4_000_000_000])
-@torch.no_grad()
-def test_a_rope_scaling_that_was_added_by_hand_counts_as_in_transformers(tmp_path, family, theta):
-    """Beside rope_parameters it was once ignored."""
+def test_config_json_means_what_it_means_to_transformers(tmp_path, family, changes):
     theirs_of(family).save_pretrained(tmp_path)
-    added = {"rope_type": "llama3"} | LLAMA3 | ({"rope_theta": theta} if theta else {})
-    change_config(tmp_path, rope_scaling=added)
-    ids = torch.randint(97, (90,))
-    expected = theirs_say(tmp_path, ids)
-    ours = load_model(tmp_path).eval()
-    torch.testing.assert_close(ours(ids, [90]), expected, **CLOSE)
-    save_model(ours, tmp_path / "ours")
-    torch.testing.assert_close(theirs_say(tmp_path / "ours", ids), expected, **CLOSE)
-
-
-@torch.no_grad()
-def test_old_conversions_load_with_their_extra_tensors_and_null_fields(tmp_path):
-    theirs, ids = theirs_of("LLaMA-1-7B"), torch.randint(97, (20,))
-    theirs.save_pretrained(tmp_path)
-    path = tmp_path / "model.safetensors"
-    constant = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(8)}
-    save_file(load_file(path) | constant, path, {"format": "pt"})
-    absent = ("num_key_value_heads", "rope_parameters", "tie_word_embeddings")
-    nulls = {"head_dim": None, "rope_scaling": None, "eos_token_id": None}
-    change_config(tmp_path, **dict.fromkeys(absent, "absent"), **nulls)
-    torch.testing.assert_close(logits_of(tmp_path, ids), theirs(ids[None]).logits[0], **CLOSE)
-    assert Config.load(tmp_path).eos_token_id == []
+    change_config(tmp_path, **changes)
+    ids = torch.randint(97, (1500,))
+    require_same(tmp_path, ids, in_transformers(tmp_path)(ids[None]).logits[0], 1e-4)
 
 
 def test_what_config_json_says_beyond_the_network_is_kept(tmp_path):
     theirs_of("SmolLM2-135M").save_pretrained(tmp_path / "theirs")
-    change_config(tmp_path / "theirs", is_llama_config=True)
+    change_config(tmp_path / "theirs", pretraining_tp=1, is_llama_config=True)
     save_model(load_model(tmp_path / "theirs", torch.bfloat16), tmp_path / "ours")
-    saved = json.loads((tmp_path / "ours" / "config.json").read_text())
-    assert saved["pad_token_id"] == 2 and saved["eos_token_id"] == 0
-    assert saved["is_llama_config"] is True
-    assert saved["dtype"] == saved["torch_dtype"] == "bfloat16"
+    saved = json.load(open(tmp_path / "ours" / "config.json"))
+    assert saved["is_llama_config"] is True and saved["pad_token_id"] == 2
+    assert saved["eos_token_id"] == 0 and saved["dtype"] == saved["torch_dtype"] == "bfloat16"
 
 
-def test_the_tokenizers_files_go_with_the_weights(tmp_path):
-    model = load_model(BASE)
-    save_model(model, tmp_path / "whole")
-    assert (tmp_path / "whole" / "tokenizer.model").exists()
-    add_lora(model, LoraSettings(2, 4.0, ["q_proj"]))
-    save_model(model, tmp_path / "adapter")
-    assert not (tmp_path / "adapter" / "tokenizer.model").exists()  # an adapter has its base's
-
-
-# Bad configurations
-
-LLAMA3_WITHOUT_FIELDS = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0}
-PARTIAL = {"rope_type": "default", "rope_theta": 5e5, "partial_rotary_factor": 0.5}
+def rope(kind, **more):
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 5e5} | more}
 
 
 @pytest.mark.parametrize(
     "changes, said",
     [
-        ({"model_type": "gpt2"}, "model_type 'gpt2' is not supported"),
-        ({"model_type": "absent"}, "model_type None"),
+        ({"model_type": "gpt2"}, "model_type 'gpt2'"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "RoPE type 'yarn'"),
+        (rope("yarn"), "RoPE type 'yarn'"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "RoPE type 'linear'"),
-        ({"rope_scaling": {"rope_type": "dynamic"}}, "RoPE type 'dynamic'"),
-        ({"rope_scaling": None, "rope_parameters": "yes"}, "RoPE type 'yes'"),
-        (
-            {"rope_scaling": None, "rope_parameters": LLAMA3_WITHOUT_FIELDS},
-            "RoPE's low_freq_factor = None",
-        ),
-        ({"rope_scaling": None, "rope_parameters": PARTIAL}, "partial_rotary_factor"),
-        ({"hidden_size": "big"}, "hidden_size = 'big'; expected a positive int"),
-        ({"hidden_size": "absent"}, "argument: 'hidden_size'; expected the config.json of"),
-        ({"num_hidden_layers": 10**9}, "1000000000 layers"),
+        (rope("llama3", factor=8.0), "RoPE's low_freq_factor = None"),
+        (rope("default", partial_rotary_factor=0.5), "partial_rotary_factor"),
+        ({"hidden_size": "big"}, "hidden_size = 'big'"),
+        ({"hidden_size": "absent"}, "'hidden_size'"),
         ({"num_attention_heads": 3}, "3 heads"),
-        ({"num_key_value_heads": 0}, "num_key_value_heads = 0"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps = nan"),
-        ({"tie_word_embeddings": 1}, "tie_word_embeddings = 1; expected bool"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings = 1"),
         ({"eos_token_id": "x"}, "eos_token_id"),
         ({"vocab_size": True}, "vocab_size = True"),
     ],
 )
 def test_a_config_that_would_be_computed_wrongly_is_refused_by_name(tmp_path, changes, said):
-    shutil.copy(f"{BASE}/config.json", tmp_path)  # the weights are never looked for
-    change_config(tmp_path, **changes)
-    with pytest.raises(InputError, match=said) as error:
-        load_model(tmp_path)
-    assert "config.json" in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "changes, said",
-    [
-        ({"attention_bias": True}, "layers.0.self_attn.q_proj.bias of shape .* is missing"),
-        # a broken config.json once took 12 GB first
-        ({"hidden_size": 2**20, "intermediate_size": 2**20, "head_dim": 2**18}, "do not belong"),
-    ],
-)
-def test_a_config_of_other_weights_is_refused_before_memory_is_taken(tmp_path, changes, said):
     save_model(tiny(), tmp_path)
     change_config(tmp_path, **changes)
-    with pytest.raises(InputError, match=said):
-        build_model(str(tmp_path))
-
-
-# Bad weights
-
-
-@pytest.mark.parametrize("cut", [0, 4, 100, -1, None])
-def test_a_cut_weight_file_is_named_with_its_size(tmp_path, cut):
-    save_model(tiny(), tmp_path)
-    path = tmp_path / "model.safetensors"
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2 if cut is None else cut])
-    size = f"{path.stat().st_size:,}"
-    with pytest.raises(InputError, match=f"model.safetensors: {size} bytes; .*copy it again"):
+    os.remove(tmp_path / "model.safetensors")  # never looked for
+    with pytest.raises(InputError, match=f"config.json: .*{said}"):
         load_model(tmp_path)
 
+
+# Weights
 
 NORM, HEAD, TABLE = "model.norm.weight", "lm_head.weight", "model.embed_tokens.weight"
 
@@ -214,176 +146,119 @@ NORM, HEAD, TABLE = "model.norm.weight", "lm_head.weight", "model.embed_tokens.w
 @pytest.mark.parametrize(
     "damage, said",
     [
-        (lambda t: t.pop(NORM), "tensor model.norm.weight of shape .32,. is missing"),
+        (lambda t: t.pop(NORM), f"tensor {NORM} of shape .* is missing"),
         (lambda t: t.update(extra=torch.zeros(1)), "extra has shape .*expected no such tensor"),
-        (lambda t: t.update({NORM: torch.zeros(31)}), "norm.weight has shape .31,., expected .32,"),
-        (lambda t: t.update({NORM: torch.zeros(32).to(torch.int8)}), "holds I8, expected floats"),
-        (lambda t: t[NORM].fill_(float("nan")), "tensor model.norm.weight is damaged"),
-        (lambda t: t[NORM].fill_(float("inf")), "tensor model.norm.weight is damaged"),
-        (lambda t: t.update({HEAD: t[TABLE] * 2}), "ties the word embeddings, but lm_head.weight"),
+        (lambda t: t.update({NORM: torch.zeros(31)}), r"norm.weight has shape \(31,\)"),
+        (lambda t: t.update({NORM: torch.zeros(32, dtype=torch.int8)}), "norm.weight holds I8"),
+        (lambda t: t[NORM][3:4].fill_(float("nan")), f"tensor {NORM} is damaged"),
+        (lambda t: t[NORM][3:4].fill_(float("-inf")), f"tensor {NORM} is damaged"),
+        (lambda t: t.update({HEAD: torch.zeros(4000, 32)}), f"ties .*{HEAD} differs"),
+        (lambda t: t.update({HEAD: t[TABLE].clone()}), None),
+        (lambda t: t.update({"model.layers.0.rotary_emb.inv_freq": torch.zeros(8)}), None),
     ],
 )
 def test_a_missing_unknown_misshapen_or_damaged_tensor_is_named(tmp_path, damage, said):
     save_model(tiny(), tmp_path)
-    path = tmp_path / "model.safetensors"
-    tensors = load_file(path)
-    damage(tensors)
-    save_file(tensors, path)
-    with pytest.raises(InputError, match=said):
+    weights = load_file(tmp_path / "model.safetensors")
+    damage(weights)
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=said) if said else nullcontext():
         load_model(tmp_path)
 
 
-def test_a_head_that_is_tied_may_be_stored_too(tmp_path):
+@pytest.mark.parametrize("cut", [0, 4, 100, 30_000, -1])
+def test_a_cut_weight_file_is_named_with_its_size(tmp_path, cut):
     save_model(tiny(), tmp_path)
     path = tmp_path / "model.safetensors"
-    save_file(load_file(path) | {HEAD: load_file(path)[TABLE].clone()}, path)
-    model = load_model(tmp_path)
-    assert model.lm_head.weight is model.model.embed_tokens.weight
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(InputError, match=f"model.safetensors: {path.stat().st_size:,} bytes"):
+        load_model(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "change, said",
-    [
-        (lambda files: {}, "no weight_map"),
-        (lambda files: 7, "no weight_map"),
-        (lambda files: {NORM: 3}, "no weight_map"),
-        (lambda files: dict.fromkeys(files, min(files.values())), "is missing in 1 files"),
-        (lambda files: files | {"x": "other.safetensors"}, "other.safetensors: no such file"),
-        (lambda files: files | {"x": "twice.safetensors"}, "twice.*expected no such tensor"),
-        # not out of the folder, nor to names that no file has
-        (lambda files: files | {"x": "../other.safetensors"}, "files beside it"),
-        (lambda files: files | {"x": "/etc/hostname"}, "files beside it"),
-        (lambda files: files | {"x": "a\0b"}, "files beside it"),
-    ],
-)
-def test_a_broken_index_is_named(tmp_path, change, said):
+def test_headers_are_checked_before_memory_is_taken_or_weights_are_read(tmp_path, monkeypatch):
+    """A broken config.json once took 12 GB for LoRA first."""
+    save_model(tiny(), tmp_path)
+    monkeypatch.setattr(tensors, "read_tensors", None)
+    build_model(str(tmp_path))
+    change_config(tmp_path, hidden_size=2**20, intermediate_size=2**20, head_dim=2**18)
+    with pytest.raises(InputError, match="do not belong together"):
+        build_model(str(tmp_path))
+
+
+def test_shards_that_do_not_fit_their_index_are_named(tmp_path):
     save_model(tiny(), tmp_path, limit=200_000)
     path = tmp_path / "model.safetensors.index.json"
-    index = json.loads(path.read_text())
-    # the same tensors in two files: which would count?
-    shutil.copy(tmp_path / min(index["weight_map"].values()), tmp_path / "twice.safetensors")
-    path.write_text(json.dumps(index | {"weight_map": change(index["weight_map"])}))
-    with pytest.raises(InputError, match=said):
-        load_model(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "generation_config.json"])
-def test_a_file_that_is_missing_or_a_pipe_is_named(tmp_path, name):
-    save_model(tiny(), tmp_path)
-    (tmp_path / name).unlink(missing_ok=True)
-    if name != "generation_config.json":  # which may be missing
-        with pytest.raises(InputError, match=f"{name}: no such file"):
+    index, paths = json.loads(path.read_text()), weight_files(str(tmp_path))
+    names, first = index["weight_map"], os.path.basename(paths[0])
+    (tmp_path / "twice.safetensors").write_bytes(open(paths[0], "rb").read())
+    for weight_map, said in [
+        (dict.fromkeys(names, first), "is missing in 1 files"),
+        (names | {"x": "twice.safetensors"}, "expected no such tensor"),
+        (names | {"x": "other.safetensors"}, "other.safetensors: no such file"),
+        (names | {"x": "../other.safetensors"}, "files beside it"),
+        ({"x": 3}, "no weight_map"),
+        (7, "no weight_map"),
+    ]:
+        path.write_text(json.dumps(index | {"weight_map": weight_map}))
+        with pytest.raises(InputError, match=said):
             load_model(tmp_path)
-    os.mkfifo(tmp_path / name)
-    with pytest.raises(InputError, match=f"{name}: is a pipe or a device"):
+
+
+def test_what_is_no_file_of_weights_is_named(tmp_path):
+    with pytest.raises(InputError, match="config.json: no such file"):
         load_model(tmp_path)
-
-
-def test_pickled_weights_alone_are_named(tmp_path):
     save_model(tiny(), tmp_path)
     os.rename(tmp_path / "model.safetensors", tmp_path / "pytorch_model.bin")
-    with pytest.raises(InputError, match="pickled weights alone .pytorch_model.bin.*save_pretr"):
+    with pytest.raises(InputError, match="pickled weights .*pytorch_model.bin"):
+        load_model(tmp_path)
+    os.mkfifo(tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="model.safetensors: is a pipe"):
         load_model(tmp_path)
 
 
-# What a run compares, and memory
+def test_the_checksum_is_the_crc_of_the_contents(tmp_path):
+    for name, text in [("a", b"one"), ("b", b"two")]:
+        (tmp_path / name).write_bytes(text)
+    assert tensors.checksum_of([tmp_path / "a", tmp_path / "b"]) == zlib.crc32(b"onetwo")
+    assert tensors.checksum_of([tmp_path / "b", tmp_path / "a"]) != zlib.crc32(b"onetwo")
 
 
-def test_a_model_is_its_weights_its_configuration_and_its_tokenizer(tmp_path):
-    save_model(tiny(), tmp_path / "base", BASE, limit=200_000)
-    model = load_model(tmp_path / "base")
-    add_lora(model, LoraSettings(2, 4.0, ["q_proj"]))
-    save_model(model, tmp_path / "adapter")
-    names = {os.path.basename(path) for path in model_files(str(tmp_path / "base"))}
-    shards = {path.name for path in (tmp_path / "base").glob("*.safetensors")}
-    assert len(shards) > 1 and names >= shards | {"config.json", "tokenizer.model"}
-    both = model_files(str(tmp_path / "adapter"))
-    assert names < {os.path.basename(path) for path in both}
-    assert str(tmp_path / "adapter" / "adapter_model.safetensors") in both
-    together = b"".join(open(path, "rb").read() for path in both)
-    assert checksum_of(both) == zlib.crc32(together)
+# What a stranger's file may hold
+
+HOSTILE = [None, True, 0, -1, 1.5, 2**31, 10**400, 1e308, "", "x" * 10_000, "\ud800", "a\nerror: b"]
+HOSTILE += [[], [None], {}, {"a": {}}, [[[]]], "(", "../../etc/passwd", float("nan")]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux alone")
-def test_loading_holds_one_copy_of_the_weights(tmp_path):
-    """400 MB of fp32 become 200 MB of bf16: the peak stays near the latter."""
-    wide = dict(vocab_size=97, hidden_size=1024, intermediate_size=4096, num_hidden_layers=6)
-    model = tiny(**wide, tied=False)
-    save_model(model, tmp_path)
-    copy = sum(p.numel() for p in model.parameters()) * 2 / 2**20
-    code = (
-        "import resource, sys, torch; sys.path.insert(0, sys.argv[1])\n"
-        "from model import load_model\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
-        "before = peak(); m = load_model(sys.argv[2], torch.bfloat16); print(peak() - before)"
-    )
-    command = [sys.executable, "-c", code, ROOT, tmp_path]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert float(result.stdout) < copy * 1.25 + 30, (result, copy)
+def hostile(text, rng):
+    """A JSON object cut short, of wrong bytes, and with each of its fields made hostile."""
+    for _ in range(30):
+        yield text[: rng.randrange(len(text))]
+        at = rng.randrange(len(text))
+        yield text[:at] + rng.choice(b'09,:."{}[] \n\0\xff').to_bytes(1, "big") + text[at + 1 :]
+    whole = json.loads(text)
+    for name, value in whole.items():
+        for bad in HOSTILE:
+            yield json.dumps(whole | {name: bad}).encode()
+            if value and isinstance(value, dict):
+                yield json.dumps(whole | {name: value | {next(iter(value)): bad}}).encode()
 
 
-# Truncations, changed bytes and hostile fields: one sentence, or a model that computes
-
-HOSTILE = [None, True, 0, -1, 1.5, 2**31, 10**400, "", "x" * 10_000, "\ud800", "a\nerror: b"]
-HOSTILE += [[], [None], {}, {"a": {}}, {"content": 7}, [[[]]], "../../etc/passwd"]
-
-
-@pytest.fixture
-def folders(tmp_path):
-    """A model, an adapter of it, and a folder with a tokenizer."""
-    small = dict(vocab_size=97, hidden_size=16, intermediate_size=24, max_position_embeddings=64)
-    model = tiny(**small)
-    save_model(model, tmp_path / "model")
+@pytest.mark.parametrize("name", ["model/config.json", "adapter/adapter_config.json"])
+@torch.no_grad()
+def test_hostile_json_ends_in_one_sentence_or_in_a_model_that_computes(tmp_path, name):
+    small = dict(vocab_size=97, hidden_size=16, intermediate_size=24, rope_scaling=LLAMA3)
+    save_model(tiny(**small), tmp_path / "model")
     model = load_model(tmp_path / "model")
     patterns = {"rank_pattern": {"up_proj": 3}, "alpha_pattern": {"layers.1.*q_proj": 2}}
     add_lora(model, LoraSettings(2, 4.0, ["q_proj", "up_proj"], **patterns))
     save_model(model, tmp_path / "adapter")
-    (tmp_path / "tokenizer").mkdir()
-    for name in ("tokenizer.model", "tokenizer_config.json"):
-        shutil.copy(f"{BASE}/{name}", tmp_path / "tokenizer")
-    return tmp_path
-
-
-def use(folder):
-    if folder.name == "tokenizer":
-        Tokenizer([str(folder)], Config.load(BASE)).encode("open <|im_end|> </s>")
-    else:
-        load_model(folder)(torch.arange(9), [9])
-
-
-def damaged(whole, rng):
-    """A copy that is cut, or that has another byte somewhere near its beginning."""
-    at = rng.randrange(min(3000, len(whole)))
-    if rng.random() < 0.3:
-        return whole[:at]
-    return whole[:at] + bytes([rng.choice(b'0,:"{}[] \n\t\0\xff')]) + whole[at + 1 :]
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "model/model.safetensors",
-        "model/config.json",
-        "adapter/adapter_model.safetensors",
-        "adapter/adapter_config.json",
-        "tokenizer/tokenizer.model",
-        "tokenizer/tokenizer_config.json",
-    ],
-)
-@torch.no_grad()
-def test_damaged_files_and_hostile_fields_are_refused_or_compute(folders, name):
-    path, rng, refused = folders / name, random.Random(name), 0
-    whole = path.read_bytes()
-    texts = [damaged(whole, rng) for _ in range(100)]
-    if name.endswith(".json"):
-        for field, value in itertools.product(json.loads(whole), HOSTILE):
-            texts.append(json.dumps(json.loads(whole) | {field: value}).encode())
-    for text in texts:
+    path, refused, loaded = tmp_path / name, 0, 0
+    for text in hostile(path.read_bytes(), random.Random(0)):
         path.write_bytes(text)
         try:
-            use(path.parent)
+            assert load_model(path.parent).eval()(torch.arange(9), [9]).shape == (9, 97)
+            loaded += 1
         except InputError as error:
-            refused += 1
-            assert path.parent.name in str(error)
             assert len(str(error)) < 1100 and str(error).isprintable()
-    assert refused > 20
+            refused += 1
+    assert refused > 50 and loaded > 50

@@ -4,6 +4,7 @@ What is there for a moment alone has a mark in its name, so that a kill leaves n
 taken for a whole folder, and nobody else's folder is taken for such a remainder.
 """
 
+import itertools
 import os
 import re
 import shutil
@@ -16,7 +17,8 @@ CARD_MARK = "made by train.py"  # in a CARD that is ours
 OLD = ".train-py-old"  # ends the name of a whole folder that another is about to replace
 TRASH = ".train-py-trash"  # of one that is being deleted
 NOT_FINITE = ".train-py-not-finite"  # of a checkpoint whose loss was not finite
-MARKED = "(" + "|".join(map(re.escape, (NEW, OLD, TRASH, NOT_FINITE))) + r")?"
+MARKS = (NEW, OLD, TRASH, NOT_FINITE)
+MARKED = "(" + "|".join(map(re.escape, MARKS)) + r")?"
 FILES = re.compile(
     r"((adapter_|generation_|tokenizer_)?config\.json|(settings|state|scores)\.json"
     r"|(special_tokens_map|added_tokens|tokenizer)\.json|tokenizer\.model|chat_template\.jinja"
@@ -79,6 +81,9 @@ def publish_folder(partial: str, folder: str) -> None:
         os.sync()
     old = folder + OLD
     if os.path.isdir(folder):
+        if os.path.isdir(old):  # it stayed, as it holds something else: it is not in the way
+            free = (f"{old}-{n}" for n in itertools.count(1))
+            os.rename(old, next(name for name in free if not os.path.exists(name)))
         os.rename(folder, old)
     try:
         os.rename(partial, folder)

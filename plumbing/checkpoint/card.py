@@ -46,14 +46,20 @@ def write_card(folder: str, name: str) -> None:
         with open(path, encoding="utf-8", errors="replace") as file:
             if CARD_MARK not in file.read(1000):
                 return print(f"{path} is not this program's: it stays as it is")
+    write_whole(path, make_card(folder, name))
+
+
+def make_card(folder: str, name: str) -> str:
+    """The text of a card. Raises InputError where the folder has no settings.json."""
     settings = read_json(os.path.join(folder, SETTINGS))
     adapter = os.path.exists(config_path(folder))
     parts = [front_matter(settings, adapter), f"# {name}", *description(settings, adapter)]
     for entry in sorted(os.listdir(folder)):
         scores = os.path.join(folder, entry, "scores.json")
-        if entry.startswith("eval-") and os.path.exists(scores):
+        whole = entry.startswith("eval-") and ".train-py-" not in entry  # the marks of folders.py
+        if whole and os.path.exists(scores):
             parts.append(table(entry.removeprefix("eval-"), read_json(scores)))
-    write_whole(path, "\n\n".join(parts) + "\n")
+    return "\n\n".join(parts) + "\n"
 
 
 def front_matter(settings: dict, adapter: bool) -> str:

@@ -158,4 +158,12 @@ def without_prefix(encode: Callable[[str], list[int]]) -> Callable[[str], list[i
     line, both, alone = encode("\n"), encode("\na"), encode("a")
     if both == line + alone or both[: len(line)] != line:
         return encode
-    return lambda text: encode("\n" + text)[len(line) :]
+
+    def continued(text: str) -> list[int]:
+        for before in ("\n", MARK[0]):  # a newline may be one token with those of the text
+            start, ids = encode(before), encode(before + text)
+            if ids[: len(start)] == start:
+                break
+        return ids[len(start) :]
+
+    return continued

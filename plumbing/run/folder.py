@@ -23,6 +23,7 @@ from plumbing.base.folders import (
     NOT_FINITE,
     SETTINGS,
     clear_folder,
+    is_ours,
     publish_folder,
     remove_folder,
     restore_folder,
@@ -83,8 +84,10 @@ class Run:
             require(not found, f"{self.out} holds {found and found[0]}, {advice}")
         require(not os.path.isfile(self.out), f"{self.out} is a file; choose another --out")
         begun = os.path.exists(os.path.join(self.partial, SETTINGS))
-        names = sorted(os.listdir(self.partial)) if RANK == 0 else []
-        names = [name for name in names if name not in (LOCK, SETTINGS + NEW)]
+        entries = os.scandir(self.partial) if RANK == 0 else []
+        found = sorted(entry.name for entry in entries if is_ours(entry))  # and may be deleted
+        of_moment = (LOCK, SETTINGS, SETTINGS + NEW)
+        names = [x for x in found if x not in of_moment and not x.startswith("step-")]
         sentence = f"{self.partial} holds {', '.join(names)}, and is no run of train.py"
         require(begun or not names, f"{sentence}: move it, or choose another --out")
         sentence = f"{self.partial}: a stopped run; --resume goes on with it, deleting the folder"
