@@ -18,12 +18,11 @@ PAPER = (
 )
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 IN_CACHE = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/[^/]+")  # of huggingface_hub
-COLUMNS = {"bleu": "BLEU", "chrf": "chrF++", "otr": "OTR, %"}
 
 
 def base_of(start: str, model: str | None = None) -> dict[str, str]:
     """{"folder": its last name, "name": on the Hub, where it is known} of the base of a run that
-    starts from a folder. model: replaces the base that an adapter names."""
+    starts from a folder. model: replaces the base that an adapter names. Raises InputError."""
     path = os.path.join(start, SETTINGS)
     known = read_json(path).get("base") if os.path.exists(path) else None
     if isinstance(known, dict):
@@ -33,8 +32,10 @@ def base_of(start: str, model: str | None = None) -> dict[str, str]:
     name = str(read_json(os.path.join(folder, "config.json")).get("_name_or_path"))
     if in_cache := IN_CACHE.search(folder):
         name = "/".join(in_cache.groups())
-    known = HUB_NAME.fullmatch(name) and not os.path.exists(name)  # else a path perhaps
-    return {"folder": os.path.basename(folder)} | ({"name": name} if known else {})
+    base = {"folder": os.path.basename(folder)}
+    if HUB_NAME.fullmatch(name) and not os.path.exists(name):  # else a path perhaps
+        base["name"] = name
+    return base
 
 
 def write_card(folder: str, name: str) -> None:
@@ -49,54 +50,62 @@ def write_card(folder: str, name: str) -> None:
 
 
 def make_card(folder: str, name: str) -> str:
-    """The text of a card: YAML, whose texts are all quoted ("no" is Norwegian), and Markdown."""
-    s = read_json(os.path.join(folder, SETTINGS))
-    adapter, base = os.path.exists(config_path(folder)), s.get("base") or {}
-    supervised = s.get("supervised") or []
-    front = {
-        "language": sorted({code for pair in supervised for code in pair.split("-")}),
+    """The text of a card. Raises InputError where the folder has no settings.json."""
+    settings = read_json(os.path.join(folder, SETTINGS))
+    adapter = os.path.exists(config_path(folder))
+    parts = [front_matter(settings, adapter), f"# {name}", *description(settings, adapter)]
+    for entry in sorted(os.listdir(folder)):
+        scores = os.path.join(folder, entry, "scores.json")
+        whole = entry.startswith("eval-") and ".train-py-" not in entry  # the marks of folders.py
+        if whole and os.path.exists(scores):
+            parts.append(table(entry.removeprefix("eval-"), read_json(scores)))
+    return "\n\n".join(parts) + "\n"
+
+
+def front_matter(settings: dict, adapter: bool) -> str:
+    """What the Hub reads, as YAML. Every text is quoted, as in JSON: a bare no is false, and not
+    Norwegian."""
+    pairs = settings.get("supervised") or []
+    fields = {
+        "language": sorted({code for pair in pairs for code in pair.split("-")}),
         "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "translation",
-        "base_model": base.get("name"),
+        "base_model": (settings.get("base") or {}).get("name"),
         "tags": ["translation", "arxiv:2403.14399"] + ["lora"] * adapter,
         "metrics": ["sacrebleu", "chrf"],
     }
-    yaml = [f"{key}: {json.dumps(value)}" for key, value in front.items() if value]
-    kind = f"A LoRA adapter of rank {s.get('lora_rank')}" if adapter else "A whole model"
+    lines = [f"{name}: {json.dumps(value)}" for name, value in fields.items() if value]
+    return "\n".join(["---", ABOUT, *lines, "---"])
+
+
+def description(settings: dict, adapter: bool) -> list[str]:
+    """How the model was made and how it is asked, in paragraphs."""
+    base = settings.get("base") or {}
+    kind = f"A LoRA adapter of rank {settings.get('lora_rank')}" if adapter else "A whole model"
     origin = base.get("name") or base.get("folder", "its base")
-    parts = ["\n".join(["---", ABOUT, *yaml, "---"]), f"# {name}"]
-    parts.append(f"{kind} tuned from `{origin}` with an implementation of {PAPER}.")
-    if supervised:
-        parts.append(f"Directions of the tuning data: {', '.join(supervised)}.")
-    if "stage" in s:
-        loss = (
-            f"L_MLE + {s['alpha']:g} L_UL (--conflict {s['conflict']})" if s["alpha"] else "L_MLE"
-        )
-        parts.append(f"Stage {s['stage']}: {loss}, learning rate {s['lr']:g}, seed {s['seed']}.")
-    if isinstance(s.get("prompt"), list):
-        prompt = "\n".join(s["prompt"])
+    parts = [f"{kind} tuned from `{origin}` with an implementation of {PAPER}."]
+    if settings.get("supervised"):
+        parts.append(f"Directions of the tuning data: {', '.join(settings['supervised'])}.")
+    if "stage" in settings:
+        loss = "L_MLE"
+        if settings["alpha"]:
+            loss += f" + {settings['alpha']:g} L_UL (--conflict {settings['conflict']})"
+        how = f"learning rate {settings['lr']:g}, seed {settings['seed']}"
+        parts.append(f"Stage {settings['stage']}: {loss}, {how}.")
+    if isinstance(settings.get("prompt"), list):
+        prompt = "\n".join(settings["prompt"])
         parts.append(f"It is asked, with the languages' names in English:\n\n```\n{prompt}\n```")
-    return "\n\n".join([*parts, *tables(folder)]) + "\n"
+    return parts
 
 
-def tables(folder: str) -> list[str]:
-    """A table of each evaluation of a folder."""
-    found = []
-    for name in sorted(os.listdir(folder)):
-        path = os.path.join(folder, name, "scores.json")
-        whole = name.startswith("eval-") and ".train-py-" not in name  # the marks of folders.py
-        if whole and os.path.isfile(path):
-            report = read_json(path)
-            rows = report["directions"] | {f"{x}, average": y for x, y in report["average"].items()}
-            lines = [
-                f"## {name.removeprefix('eval-')}",
-                "",
-                f"| | {' | '.join(COLUMNS.values())} |",
-            ]
-            lines.append("|---|" + "---:|" * len(COLUMNS))
-            for label, scores in rows.items():
-                figures = (f"{scores[key]:.1f} ± {scores['intervals'][key]:.1f}" for key in COLUMNS)
-                lines.append(f"| {label} | {' | '.join(figures)} |")
-            about = f"Decoding: {report['decoding']}. ±: 95 % of bootstraps over sentences."
-            found.append("\n".join([*lines, "", about]))
-    return found
+def table(title: str, report: dict) -> str:
+    """BLEU, chrF++ and OTR of an evaluation, by direction and on average."""
+    averages = {f"{kind}, average": scores for kind, scores in report["average"].items()}
+    lines = [f"## {title}", "", "| | BLEU | chrF++ | OTR, % |", "|---|---:|---:|---:|"]
+    for label, scores in (report["directions"] | averages).items():
+        figures = [
+            f"{scores[key]:.1f} ± {scores['intervals'][key]:.1f}" for key in ("bleu", "chrf", "otr")
+        ]
+        lines.append(f"| {label} | {' | '.join(figures)} |")
+    about = f"Decoding: {report['decoding']}. ±: 95 % of bootstraps over sentences."
+    return "\n".join([*lines, "", about])

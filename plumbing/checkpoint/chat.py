@@ -4,7 +4,8 @@ import datetime
 import functools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from plumbing.base.errors import InputError, plain, require
@@ -23,63 +24,18 @@ class Special(NamedTuple):
 
 
 class ChatTemplate:
-    """The chat_template of a folder, rendered by jinja2. Raises InputError.
+    """The chat_template of a tokenizer's folder, rendered by jinja2. tokenizer: a Tokenizer, which
+    makes ids of what stands between the special tokens. Raises InputError."""
 
-    special: the special tokens by their texts. eos: ends a response where the template has no
-    special token behind it. encode, behind_special, continued: text to ids, of what begins a
-    conversation, stands behind a special token, or goes on behind other text; what reads like a
-    special token stays text. names: {"bos_token": text, ...}, which the template may use."""
-
-    def __init__(
-        self,
-        folder: str,
-        special: dict[str, Special],
-        eos: int,
-        encode: Callable[[str], list[int]],
-        behind_special: Callable[[str], list[int]],
-        continued: Callable[[str], list[int]],
-        names: dict[str, str],
-    ):
-        self.special, self.eos, self.names = special, eos, names
-        self.encode_first, self.behind_special, self.continued = encode, behind_special, continued
-        longest_first = sorted(special, key=len, reverse=True)
-        patterns = [special[text].pattern for text in longest_first] or ["(?!)"]  # which is nowhere
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        longest_first = sorted(tokenizer.special, key=len, reverse=True)
+        patterns = [tokenizer.special[text].pattern for text in longest_first] or ["(?!)"]
         self.any_special = re.compile(f"({'|'.join(patterns)})")
-        self.path, text = read_template(folder)
-        self.template = self.compile(text)
-
-    def compile(self, text: str):
-        """The template of a text."""
-        try:
-            import jinja2.ext  # optional: only for --template chat
-            from jinja2.sandbox import ImmutableSandboxedEnvironment
-        except ImportError:
-            needed = "--template chat needs jinja2 3.1.6 or newer: pip install jinja2"
-            raise InputError(needed) from None
-
-        class Generation(jinja2.ext.Extension):
-            """{% generation %} marks what a model says; what is in it is rendered as it stands."""
-
-            tags = {"generation"}
-
-            def parse(self, parser):
-                line = next(parser.stream).lineno
-                body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
-                return jinja2.nodes.Scope(body, lineno=line)
-
-        def raise_exception(message: str):
-            raise jinja2.TemplateError(message)
-
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
-        )
-        environment.globals |= {"raise_exception": raise_exception, "strftime_now": TODAY.strftime}
-        with self.errors():
-            return environment.from_string(text)
-
-    def errors(self):
-        """Turns what goes wrong in a template into one sentence."""
-        return template_errors(f"{self.path}: the chat template fails")
+        self.path, text = read_template(tokenizer.folder)
+        environment = jinja_environment()
+        with errors_of(self.path):
+            self.template = environment.from_string(text)
 
     @functools.cache  # noqa: B019 - a template lives as long as its tokenizer
     def render(self, turns: int) -> str:
@@ -88,9 +44,9 @@ class ChatTemplate:
             {"role": "assistant" if n % 2 else "user", "content": MARK.format(n)}
             for n in range(turns)
         ]
-        with self.errors():
+        with errors_of(self.path):
             text = self.template.render(
-                messages=messages, add_generation_prompt=bool(turns % 2), **self.names
+                messages=messages, add_generation_prompt=bool(turns % 2), **self.tokenizer.names
             )
             text.encode()  # half a surrogate pair is no text
         found = [int(n) for n in MARKED.findall(text)]
@@ -100,55 +56,83 @@ class ChatTemplate:
 
     def encode_turns(self, texts: list[str]) -> list[int]:
         """The ids of [message, answer, message, ..., message] up to where the model answers. BOS is
-        there where the template has it."""
+        there where the template has it. What reads like a special token in a text stays text."""
         ids = []
         for part in self.any_special.split(self.render(len(texts))):
             if token := self.find_special(part):
                 ids.append(token.id)
             elif part:
                 text = MARKED.sub(lambda mark: texts[int(mark[1])], part)
-                ids += self.behind_special(text) if ids else self.encode_first(text)
+                encode = self.tokenizer.behind_special if ids else self.tokenizer.encode
+                ids += encode(text)
         return ids
 
     def find_special(self, part: str) -> Special | None:
         """The special token that a part of a rendering is, perhaps with its white space."""
-        return self.special.get(part) or self.special.get(part.strip())
+        return self.tokenizer.special.get(part) or self.tokenizer.special.get(part.strip())
 
     @functools.cached_property
     def end(self) -> int:
-        """The id that ends a response: the first special token that the template puts behind it."""
+        """The id that ends a response: the first special token that the template puts behind it,
+        else EOS."""
         *_, after = MARKED.split(self.render(2))
-        parts = map(self.find_special, self.any_special.split(after))
-        return next((token.id for token in parts if token), self.eos)
+        tokens = filter(None, map(self.find_special, self.any_special.split(after)))
+        return next((token.id for token in tokens), self.tokenizer.eos)
 
     def encode_response(self, text: str) -> list[int]:
         """The ids of an answer, without the end of its turn: with what the template has before it,
         a space perhaps."""
-        before = ""
         prompt, answered = self.render(1), self.render(2)
+        before = ""
         if answered.startswith(prompt):
             before = MARKED.split(answered[len(prompt) :])[0]
         if self.any_special.search(before):
             before = ""
-        *_, last = self.any_special.split(prompt)
-        return self.continued(before + text) if last else self.behind_special(before + text)
+        behind_text = self.any_special.split(prompt)[-1]
+        encode = self.tokenizer.continued if behind_text else self.tokenizer.behind_special
+        return encode(before + text)
 
 
-class template_errors:
-    """Any exception inside becomes an InputError that begins with these words: templates are
+def jinja_environment():
+    """jinja2 as transformers sets it up for chat templates. Raises InputError where it is not
+    installed."""
+    try:
+        import jinja2.ext  # optional: only for --template chat
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+    except ImportError:
+        needed = "--template chat needs jinja2 3.1.6 or newer: pip install jinja2"
+        raise InputError(needed) from None
+
+    class Generation(jinja2.ext.Extension):
+        """{% generation %} marks what a model says; what is in it is rendered as it stands."""
+
+        tags = {"generation"}
+
+        def parse(self, parser):
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
+            return jinja2.nodes.Scope(body, lineno=line)
+
+    def raise_exception(message: str):
+        raise jinja2.TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
+    )
+    environment.globals |= {"raise_exception": raise_exception, "strftime_now": TODAY.strftime}
+    return environment
+
+
+@contextmanager
+def errors_of(path: str) -> Iterator[None]:
+    """Within it, any exception becomes an InputError that names the template's file: templates are
     programs of strangers, and may raise whatever Python can."""
-
-    def __init__(self, words: str):
-        self.words = words
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, _):
-        if isinstance(error, Exception):
-            found = plain(f"{kind.__name__}: {error}", 200)
-            advice = "mend it, or choose another --template"
-            raise InputError(f"{self.words} ({found}); {advice}") from None
+    try:
+        yield
+    except Exception as error:
+        found = plain(f"{type(error).__name__}: {error}", 200)
+        sentence = f"{path}: the chat template fails ({found})"
+        raise InputError(f"{sentence}; mend it, or choose another --template") from None
 
 
 def read_template(folder: str) -> tuple[str, str]:
@@ -156,8 +140,8 @@ def read_template(folder: str) -> tuple[str, str]:
     path = os.path.join(folder, "chat_template.jinja")
     if os.path.exists(path):
         require_file(path, "a chat template")
-        with open(path, encoding="utf-8", errors="replace") as f:
-            return path, f.read()
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return path, file.read()
     path = os.path.join(folder, "tokenizer_config.json")
     found = read_json(path).get("chat_template") if os.path.exists(path) else None
     if isinstance(found, list):  # several, by name

@@ -155,5 +155,5 @@ def matching(pattern: str, names: list[str]) -> list[str]:
     """The names that the whole of a regular expression matches. Raises InputError."""
     try:
         return [name for name in names if re.fullmatch(pattern, name)]
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise InputError(f"{pattern!r} is no regular expression ({error})") from None

@@ -11,7 +11,7 @@ import sentencepiece
 from plumbing.base.errors import InputError, require
 from plumbing.base.files import read_json, require_file
 from plumbing.checkpoint.chat import ChatTemplate, Special, without_prefix
-from plumbing.checkpoint.folder import Config
+from plumbing.checkpoint.config import Config
 
 # A token covers at most its own characters; text in which spaces are dropped may need some more.
 MARGIN = 4
@@ -19,34 +19,26 @@ MARGIN = 4
 
 class Tokenizer:
     """tokenizer.model (SentencePiece) or tokenizer.json of the first folder that has one.
-    encode(text) gives ids without BOS and EOS, and special tokens inside a text ("</s>") stay text;
-    decode(ids) gives the text. bos: the ids that the folder's own configuration puts before a text,
-    perhaps none; eos: the id that ends a response. continued(text) gives the ids of a text that
-    goes on behind another, behind_special(text) of one behind a special token of a chat template;
-    `special` has these. Raises InputError."""
+
+    encode(text): ids without BOS and EOS; what reads like a special token ("</s>") stays text.
+    continued(text): the ids of a text that goes on behind another. behind_special(text): of one
+    behind a special token of a chat template. decode(ids): the text.
+    bos: the ids that the folder's own configuration puts before a text, perhaps none. eos: the id
+    that ends a response. special: {text: Special}, for chat templates. names: {"bos_token": text,
+    ...}, as these may name them. Raises InputError."""
 
     def __init__(self, folders: list[str], config: Config):
         path = find_tokenizer(folders)
         self.folder = os.path.dirname(path)
-        config_path = os.path.join(self.folder, "tokenizer_config.json")
-        tokenizer_config = read_json(config_path) if os.path.exists(config_path) else {}
+        stated = os.path.join(self.folder, "tokenizer_config.json")
+        self.stated = read_json(stated) if os.path.exists(stated) else {}
         try:
-            tokens = tokenizer_config.get("added_tokens_decoder", {}).items()
-            added = {token["content"]: int(i) for i, token in tokens}
-            special = {token["content"] for _, token in tokens if token.get("special")}
-            bos = token_text(tokenizer_config, "bos_token")
-            eos = token_text(tokenizer_config, "eos_token")
+            self.names = special_names(self.stated)
             if path.endswith(".model"):
-                add_bos = tokenizer_config.get("add_bos_token", True)
-                special |= {bos, eos} - {None}
-                self._load_sentencepiece(path, added, bos, eos, add_bos, special, config)
-                # As transformers does, where the file does not ask for its older behaviour.
-                if not tokenizer_config.get("legacy", False):
-                    self.behind_special = without_prefix(self.encode)
+                self.load_sentencepiece(path, config)
             else:
-                self._load_tokenizers(path, eos, config.eos_token_id)
+                self.load_tokenizers(path, config)
             self.continued = without_prefix(self.encode)
-            self.names = special_names(tokenizer_config)
         except Exception as error:  # both libraries raise bare Exceptions
             found = " ".join(str(error).split())[:200]
             hint = "copy it and tokenizer_config.json again"
@@ -59,6 +51,76 @@ class Tokenizer:
             f"{path}: {self.size:,} pieces, BOS {self.bos}, EOS {self.eos} do not belong to a "
             f"model with a vocabulary of {config.vocab_size:,}",
         )
+
+    def load_sentencepiece(self, path: str, config: Config) -> None:
+        """Read tokenizer.model. The model's own BOS and EOS count where tokenizer_config.json names
+        none."""
+        pieces = sentencepiece.SentencePieceProcessor(model_file=path)
+        texts = [pieces.id_to_piece(i) for i in range(pieces.vocab_size())]
+        self.size, self.longest = len(texts), max(map(len, texts))
+        # A token that was added to the network alone has no text.
+        self.decode = lambda ids: pieces.decode([i for i in ids if i < self.size])
+
+        tokens = self.stated.get("added_tokens_decoder", {}).items()
+        added = {token["content"]: int(i) for i, token in tokens}
+        ids = added | {text: i for i, text in enumerate(texts)}
+        bos, eos = self.names.get("bos_token"), self.names.get("eos_token")
+        self.bos = [ids.get(bos, pieces.bos_id())] if self.stated.get("add_bos_token", True) else []
+        self.eos = ids.get(eos, pieces.eos_id())
+
+        text_of = {i: text for text, i in ids.items()}
+        own = {"bos_token": text_of.get(pieces.bos_id()), "eos_token": text_of.get(self.eos)}
+        named = {*added, *own.values(), bos, eos}
+        self.special = {t: Special(ids[t], re.escape(t)) for t in named if t and t in ids}
+        self.names = {name: text or "" for name, text in own.items()} | self.names
+
+        stays_text = {token["content"] for _, token in tokens if token.get("special")} | {bos, eos}
+        stays_text |= {text_of.get(i) for i in (self.eos, *config.eos_token_id)}
+        stays_text |= {text for text in texts if re.fullmatch(r"<\|.*\|>", text)}
+        self.encode = self.behind_special = without_special(pieces, stays_text & {*texts})
+        # As transformers does, where the file does not ask for its older behaviour.
+        if not self.stated.get("legacy", False):
+            self.behind_special = without_prefix(self.encode)
+
+    def load_tokenizers(self, path: str, config: Config) -> None:
+        """Read tokenizer.json. What its post-processor puts before a text is BOS; EOS is
+        config.json's where tokenizer_config.json names none."""
+        import tokenizers  # optional: only for a folder without tokenizer.model
+
+        bpe, eos = tokenizers.Tokenizer.from_file(path), self.names.get("eos_token")
+        ends = {eos, *(bpe.id_to_token(i) for i in config.eos_token_id if i >= 0)}
+        added = bpe.get_added_tokens_decoder().values()
+        if any(token.content in ends and not token.special for token in added):
+            bpe = tokenizers.Tokenizer.from_str(with_special(read_json(path), ends))
+        bpe.no_truncation()  # whatever the file is set to
+        bpe.no_padding()
+        bpe.encode_special_tokens = True
+        self.size = bpe.get_vocab_size(with_added_tokens=False)
+        self.longest = max(map(len, bpe.get_vocab()))
+        self.encode = lambda text: bpe.encode(text, add_special_tokens=False).ids
+        self.decode = bpe.decode
+
+        framed = bpe.encode("a").ids
+        self.bos = framed[: framed.index(self.encode("a")[0])]
+        self.eos = bpe.token_to_id(eos) if eos else (config.eos_token_id or [-1])[0]
+        require(self.eos is not None, f"tokenizer_config.json's eos_token {eos} is not in it")
+        bos_text = bpe.id_to_token(self.bos[0]) if self.bos else ""
+        eos_text = bpe.id_to_token(self.eos) if self.eos >= 0 else ""
+        self.names = {"bos_token": bos_text, "eos_token": eos_text} | self.names
+
+        self.special = {}
+        for i, token in bpe.get_added_tokens_decoder().items():
+            if token.special:
+                before, after = (r"\s*" if strip else "" for strip in (token.lstrip, token.rstrip))
+                pattern = before + re.escape(token.content) + after
+                self.special[token.content] = Special(i, pattern)
+        self.behind_special = self.encode
+        if self.special:  # how the library goes on behind one
+            bpe.encode_special_tokens = False
+            _, *behind = bpe.encode(f"{next(iter(self.special))}a", add_special_tokens=False).ids
+            bpe.encode_special_tokens = True
+            if behind != self.encode("a"):
+                self.behind_special = without_prefix(self.encode)
 
     def encode_turns(self, texts: list[str]) -> list[int]:
         """The ids of [prompt, response, prompt, ..., prompt] behind BOS. Each prompt begins a line;
@@ -76,6 +138,11 @@ class Tokenizer:
     def end(self) -> int:
         """The id that ends a response."""
         return self.eos
+
+    @functools.cached_property
+    def chat(self) -> ChatTemplate:
+        """The folder's chat template. Raises InputError where it has none."""
+        return ChatTemplate(self)
 
     def texts_of(self, response: list[int], end: int) -> list[str]:
         """What each token of a response adds to the text, a space as "▁"; the id `end` is <end>."""
@@ -95,82 +162,6 @@ class Tokenizer:
     def head(self, text: str, tokens: int) -> str:
         """The beginning of a text, more than so many tokens of it: to encode 100 MB takes hours."""
         return text[: max(0, tokens) * self.longest * MARGIN]
-
-    @functools.cached_property
-    def chat(self) -> ChatTemplate:
-        """The folder's chat template. Raises InputError where it has none."""
-        names = {"bos_token": self.beginning, "eos_token": self.ending} | self.names
-        encoders = self.encode, self.behind_special, self.continued
-        return ChatTemplate(self.folder, self.special, self.eos, *encoders, names)
-
-    def _load_sentencepiece(
-        self,
-        path: str,
-        added: dict[str, int],
-        bos: str | None,
-        eos: str | None,
-        add_bos: bool,
-        special: set[str],
-        config: Config,
-    ) -> None:
-        pieces = sentencepiece.SentencePieceProcessor(model_file=path)
-        self.size = pieces.vocab_size()
-        texts = [pieces.id_to_piece(i) for i in range(self.size)]
-        self.longest = max(map(len, texts))
-        # A token that was added to the model alone has no text.
-        self.decode = lambda ids: pieces.decode([i for i in ids if i < self.size])
-        ids = added | {text: i for i, text in enumerate(texts)}
-        self.bos = [ids.get(bos, pieces.bos_id())] if add_bos else []
-        self.eos = ids.get(eos, pieces.eos_id())
-        special |= {texts[i] for i in {self.eos, *config.eos_token_id} if 0 <= i < self.size}
-        special |= {text for text in texts if re.fullmatch(r"<\|.*\|>", text)}
-        self.encode = self.behind_special = without_special(pieces, special & {*texts})
-        by_id = {i: text for text, i in ids.items()}
-        self.beginning, self.ending = (by_id.get(i, "") for i in (pieces.bos_id(), self.eos))
-        names = {*added, bos, eos, self.beginning, self.ending} - {None, ""}
-        self.special = {t: Special(ids[t], re.escape(t)) for t in names if t in ids}
-
-    def _load_tokenizers(self, path: str, eos: str | None, eos_token_id: list[int]) -> None:
-        import tokenizers  # optional: only for a folder without tokenizer.model
-
-        bpe = tokenizers.Tokenizer.from_file(path)
-        ends = {eos, *map(bpe.id_to_token, filter(lambda i: i >= 0, eos_token_id))}
-        added = bpe.get_added_tokens_decoder().values()
-        if any(token.content in ends and not token.special for token in added):
-            bpe = tokenizers.Tokenizer.from_str(with_special(read_json(path), ends))
-        bpe.no_truncation()  # whatever the file is set to
-        bpe.no_padding()
-        bpe.encode_special_tokens = True
-        self.size = bpe.get_vocab_size(with_added_tokens=False)
-        self.longest = max(map(len, bpe.get_vocab()))
-        self.encode = lambda text: bpe.encode(text, add_special_tokens=False).ids
-        self.decode = bpe.decode
-        framed = bpe.encode("a").ids  # as the file's post-processor frames a text
-        self.bos = framed[: framed.index(self.encode("a")[0])]
-        self.eos = bpe.token_to_id(eos) if eos else (eos_token_id or [-1])[0]
-        require(self.eos is not None, f"tokenizer_config.json's eos_token {eos} is not in it")
-        self._load_special(bpe)
-
-    def _load_special(self, bpe) -> None:
-        """What the tokenizers library parses as special tokens, and how it goes on behind them."""
-        self.special = {}
-        for i, token in bpe.get_added_tokens_decoder().items():
-            if token.special:
-                before, after = (
-                    r"\s*" if strips else "" for strips in (token.lstrip, token.rstrip)
-                )
-                pattern = before + re.escape(token.content) + after
-                self.special[token.content] = Special(i, pattern)
-        self.beginning, self.ending = (
-            bpe.id_to_token(i) if i >= 0 else "" for i in ((*self.bos, -1)[0], self.eos)
-        )
-        self.behind_special = self.encode
-        for text in list(self.special)[:1]:
-            bpe.encode_special_tokens = False
-            parsed = bpe.encode(f"{text}a", add_special_tokens=False).ids
-            bpe.encode_special_tokens = True
-            if parsed[1:] != self.encode("a"):
-                self.behind_special = without_prefix(self.encode)
 
 
 def find_tokenizer(folders: list[str]) -> str:
@@ -209,9 +200,9 @@ def without_special(
         return ids[ids.index(behind) + 1 :]
 
     plain = {}
-    for i, t in found.items():
-        t = t.replace("\u2581", " ")  # SentencePiece's sign for a space
-        plain[i] = [x for x in continued(t[0]) + continued(t[1:]) if x not in found]
+    for i, text in found.items():
+        text = text.replace("\u2581", " ")  # SentencePiece's sign for a space
+        plain[i] = [x for x in continued(text[0]) + continued(text[1:]) if x not in found]
     return lambda text: [x for i in pieces.encode(text) for x in plain.get(i, [i])]
 
 
@@ -222,14 +213,11 @@ def with_special(tokenizer: dict, texts: set[str | None]) -> str:
     return json.dumps(tokenizer)
 
 
-def special_names(tokenizer_config: dict) -> dict[str, str]:
-    """{"bos_token": text, ...}, as a chat template may name them."""
-    names = [name for name in tokenizer_config if name.endswith("_token")]
-    texts = {name: token_text(tokenizer_config, name) for name in names}
-    return {name: text for name, text in texts.items() if isinstance(text, str)}
-
-
-def token_text(tokenizer_config: dict, name: str) -> str | None:
-    """The text of a special token in tokenizer_config.json, which may be an object."""
-    token = tokenizer_config.get(name)
-    return token["content"] if isinstance(token, dict) else token
+def special_names(stated: dict) -> dict[str, str]:
+    """{"bos_token": text, ...} of tokenizer_config.json, where a token may be an object."""
+    names = {}
+    for name, token in stated.items():
+        if name.endswith("_token"):
+            text = token["content"] if isinstance(token, dict) else token
+            names |= {name: text} if isinstance(text, str) else {}
+    return names

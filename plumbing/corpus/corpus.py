@@ -16,6 +16,8 @@ from plumbing.corpus.formats import PAIR_NAME, Row, TranslationFile, read_files
 from plumbing.corpus.languages import LANGUAGES
 
 UNREADABLE = re.compile("[\0\ud800-\udfff]")
+CODE = "|".join(code for code in LANGUAGES if len(code) == 2)
+NAMED = re.compile(rf"(?<![A-Za-z])(?:{CODE})(?:-(?:{CODE}))+(?![A-Za-z])")  # it-nl, en-it-nl
 
 Direction = tuple[str, str]  # codes of source and target
 Corpus = dict[Direction, list[tuple[str, str]]]  # (source, target) of each sample
@@ -83,15 +85,9 @@ def named_direction(file: TranslationFile) -> Direction | None:
     name = os.path.basename(file.paths[0])
     if pair := PAIR_NAME.search(name):
         return pair[1], pair[2]
-    found = set()
-    for words in re.findall(r"[A-Za-z]+(?:-[A-Za-z]+)*", name):
-        known = [(word in LANGUAGES and len(word) == 2, word) for word in words.split("-")]
-        for is_code, run in itertools.groupby(known, key=lambda item: item[0]):
-            codes = tuple(word for _, word in run)
-            if is_code and len(codes) > 1:
-                found.add(codes)
-    direction = found.pop() if len(found) == 1 else ()
-    return direction if len(direction) == 2 else None
+    found = set(NAMED.findall(name))
+    codes = found.pop().split("-") if len(found) == 1 else []
+    return (codes[0], codes[1]) if len(codes) == 2 else None
 
 
 def count_samples(

@@ -41,15 +41,25 @@ class TranslationFile(NamedTuple):
 
 
 def read_files(paths: list[str]) -> list[TranslationFile]:
-    """The data files, each once. Raises InputError, also for the first row of each: a missing or
-    wrong file is said before another is read for minutes."""
+    """The data files, each once, and of several references of a source the first that is named.
+    Raises InputError, also for the first row of each: a missing or wrong file is said before
+    another is read for minutes."""
     files = {}
     for path in map(os.path.normpath, map(os.fspath, paths)):
         file = read_file(first_reference(path))
         next(file.read(), None)
-        names = tuple(name.removesuffix(".gz") for name in file.paths)  # a packed copy is the same
-        files.setdefault(names, file)
+        name = PAIR_NAME.search(path)
+        of_wmt = name and name[3]  # source and reference
+        key = unpacked(file)[:1] if of_wmt else unpacked(file)
+        first = files.setdefault(key, file)
+        if unpacked(first) != unpacked(file):
+            print(f"{path}: left out, as {first.paths[1]} translates the same source")
     return list(files.values())
+
+
+def unpacked(file: TranslationFile) -> tuple[str, ...]:
+    """The names of its files without .gz: a packed copy is the same file."""
+    return tuple(path.removesuffix(".gz") for path in file.paths)
 
 
 def first_reference(path: str) -> str:
