@@ -356,9 +356,7 @@ def decode(
     return Outputs(texts, cut, decoder.computed)
 
 
-def evaluate(
-    s: Settings, systems: list[System], translate_rows: Callable = translate_rows
-) -> None:
+def evaluate(s: Settings, systems: list[System], translate_rows: Callable = translate_rows) -> None:
     """Every system on the same test set: files beside each checkpoint, one table of all. Raises
     InputError."""
     corpus, supervised = read_test_set(s, systems)

@@ -32,9 +32,10 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
 import model as llama  # noqa: E402
 from model import LlamaForCausalLM, load_model, save_model  # noqa: E402
-from plumbing.compute.attention import padded  # noqa: E402
 from plumbing.base.errors import InputError  # noqa: E402
-from plumbing.checkpoint.folder import Config, ModelFolder  # noqa: E402
+from plumbing.checkpoint.config import Config  # noqa: E402
+from plumbing.checkpoint.folder import ModelFolder  # noqa: E402
+from plumbing.compute.attention import padded  # noqa: E402
 
 NAMES = {"en": "English", "it": "Italian", "nl": "Dutch", "ro": "Romanian"}
 MORE = {"de": "German", "es": "Spanish"}

@@ -169,4 +169,6 @@ def stopped(finished, tmp_path):
 def same(folder, a="whole", b="run"):
     x, y = (load_file(folder / run / "adapter_model.safetensors") for run in (a, b))
     equal = x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
-    return equal and (folder / a / "log.jsonl").read_bytes() == (folder / b / "log.jsonl").read_bytes()
+    return (
+        equal and (folder / a / "log.jsonl").read_bytes() == (folder / b / "log.jsonl").read_bytes()
+    )

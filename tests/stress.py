@@ -30,9 +30,9 @@ from safetensors.torch import load_file
 import train
 from model import load_model, save_model
 from plumbing.base import flags
-from plumbing.checkpoint import tensors as weights
 from plumbing.base.files import read_json
 from plumbing.base.folders import LOCK, MARKS
+from plumbing.checkpoint import tensors as weights
 from plumbing.run.log import Logs
 
 COMMON = ["--data", "train.tsv", "--model", "model", "--device", "cpu", "--pairs", 20]

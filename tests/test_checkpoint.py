@@ -17,7 +17,7 @@ from evaluate import greedy
 from model import add_lora, build_model, load_model, save_model
 from plumbing.base.errors import InputError
 from plumbing.checkpoint import tensors
-from plumbing.checkpoint.folder import weight_files
+from plumbing.checkpoint.folder import model_files
 from plumbing.checkpoint.peft import LoraSettings
 from plumbing.compute.decoder import Decoder
 
@@ -188,7 +188,7 @@ def test_headers_are_checked_before_memory_is_taken_or_weights_are_read(tmp_path
 def test_shards_that_do_not_fit_their_index_are_named(tmp_path):
     save_model(tiny(), tmp_path, limit=200_000)
     path = tmp_path / "model.safetensors.index.json"
-    index, paths = json.loads(path.read_text()), weight_files(str(tmp_path))
+    index, paths = json.loads(path.read_text()), model_files(str(tmp_path))
     names, first = index["weight_map"], os.path.basename(paths[0])
     (tmp_path / "twice.safetensors").write_bytes(open(paths[0], "rb").read())
     for weight_map, said in [

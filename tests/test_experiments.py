@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 import torch
 from conftest import BASE, script
+from plumbing.run.lock import locked
 
 import model
 from data import Prompter
 from demo import make_base
 from experiments import abilities, grid, positions, results, run
-from plumbing.corpus.corpus import read_corpus
 from plumbing.base.errors import InputError
 from plumbing.base.files import read_json, write_json
 from plumbing.checkpoint.folder import ModelFolder
-from plumbing.run.lock import locked
 from plumbing.checkpoint.tokenizer import Tokenizer
+from plumbing.corpus.corpus import read_corpus
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(run.__file__)))
 SCORES = {"length_ratio": 0.95, "mixed": 1.0}

@@ -14,7 +14,7 @@ LEVELS = {"run": 2, "score": 2, "corpus": 1, "checkpoint": 1, "compute": 1, "bas
 
 def sources():
     """{dotted name: path} of the five, of plumbing and of what lies above them."""
-    found = {name: os.path.join(ROOT, f"{name}.py") for name in FIVE}
+    found = {name: os.path.join(ROOT, f"{name}.py") for name in sorted(FIVE)}
     for top in ("plumbing", *ABOVE):
         for folder, _, files in os.walk(os.path.join(ROOT, top)):
             for file in files:
@@ -25,7 +25,7 @@ def sources():
     return found
 
 
-SOURCES = sources()
+SOURCES = dict(sorted(sources().items()))
 
 
 def imports(name, inside=False):

@@ -422,7 +422,10 @@ def test_both_stages_run_where_the_system_lacks_what_posix_has(folder):
         "run_script(train.main, train.Settings, '')\n"
     )
     usual = ["--data", "train.tsv", *FAST]
-    for args in (["--model", "model", "--out", "s1"], ["--stage", 2, "--init", "s1", "--out", "s2"]):
+    for args in (
+        ["--model", "model", "--out", "s1"],
+        ["--stage", 2, "--init", "s1", "--out", "s2"],
+    ):
         command = [sys.executable, "-c", code, *map(str, [*usual, *args])]
         result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
