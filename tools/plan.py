@@ -8,7 +8,7 @@ but their tensors have no memory (PyTorch's FakeTensorMode), so a 70B model is p
 
 import os
 import weakref
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -135,7 +135,7 @@ def main(s: Settings) -> None:
     prompter = Prompter(tokenizer, s.template)
     tuning_set = TuningSet(data["data"], prompter, s.max_length, data["general"])
     visits, steps = visits_and_steps(s, len(tuning_set.samples))
-    (batches,) = train.batches_of_step(tuning_set, 0, visits, replace(s, device="cpu"))
+    (batches,) = train.batches_of_step(tuning_set, 0, visits, s)
 
     found = measure(folder, max(batches, key=lambda batch: len(batch.ids)), s)
     parts = {name: found[name] for name in ("weights", "gradients", "moments", "activations")}

@@ -1,0 +1,146 @@
+"""The tools: each does what its own page says, on a tiny run."""
+
+import math
+import os
+
+import pytest
+import torch
+from conftest import BASE, TEXT, TSV, one_sentence, script, tiny
+
+from data import Prompter, Sample
+from loss import log_not_p
+from model import load_model, save_model
+from plumbing.base.errors import InputError
+from plumbing.base.files import read_json
+from plumbing.base.flags import parse
+from plumbing.checkpoint.folder import ModelFolder
+from tools import plan
+from tools.explain import response_terms, terms_table
+from tools.merge import Settings as MergeSettings
+from tools.merge import main as merge
+from tools.picture import confusion_grid, off_target_grid
+from train import Settings, main
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A model, a corpus and a run of one step."""
+    folder = tmp_path_factory.mktemp("tools")
+    save_model(tiny(), folder / "model", BASE)
+    (folder / "train.tsv").write_text(TSV, encoding="utf-8")
+    args = ["--data", folder / "train.tsv", "--model", folder / "model", "--pairs", 8]
+    args += ["--steps", 1, "--lora-rank", 2, "--device", "cpu", "--out", folder / "run"]
+    main(parse(Settings, "", [*map(str, args)]))
+    return folder
+
+
+def tool(name, *args, **how):
+    return script(f"tools.{name}", *args, module=True, **how)
+
+
+def test_translate_writes_a_line_for_each_line(place):
+    lines = "apri il file\n\n  \nchiudi\u2028il file\r\nfine"
+    args = ["--ckpt", place / "run", "--direction", "it-nl", "--max-new-tokens", 5]
+    both = [tool("translate", *args, "--batch-size", n, input=lines) for n in (1, 9)]
+    assert all(result.returncode == 0 for result in both), both[0].stderr
+    found = both[0].stdout.split("\n")
+    assert len(found) == 6 and found[1] == found[2] == found[5] == ""
+    assert found[0] and found[3] and found[4] and both[0].stdout == both[1].stdout
+
+
+def test_bad_input_to_the_tools_is_one_sentence(place):
+    one_sentence(tool("translate", "--direction", "it-xx", input="a\n"), "--direction 'it-xx'")
+    one_sentence(tool("explain"), "--ckpt")
+    one_sentence(tool("merge", "--ckpt", place / "model"), "is a whole model")
+    one_sentence(tool("picture", "--ckpt", place / "run"), "scores.json: no such file")
+
+
+def test_explain_shows_the_terms_of_eq_1_and_2(place, tokenizer):
+    model = load_model(place / "run").eval()
+    prompter = Prompter(tokenizer, "alpaca")
+    prompts = [prompter.encode(Sample(d, "a", ""), 400)[0] for d in [("it", "nl"), ("en", "ro")]]
+    response = prompter.encode_response("openen")
+    mle, ul = response_terms(model, prompts, response)
+    for row, prompt in enumerate(prompts):
+        ids = torch.tensor(prompt + response)
+        logits = model(ids, [len(ids)])[len(prompt) - 1 : -1]
+        y = torch.tensor(response)
+        expected = torch.nn.functional.cross_entropy(logits, y, reduction="none")
+        torch.testing.assert_close(mle[row], expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ul[row], -log_not_p(logits, y), rtol=1e-4, atol=1e-5)
+    tokens = [f"token {n}" for n in range(len(response))]
+    table = terms_table(tokens, ["it→nl", "en→ro"], mle, ul)
+    p = math.exp(-mle[0, 0])
+    assert f"{p:.3f} ({mle[0, 0]:.2f})" in table and f"({ul[1, 0]:.2f})" in table
+
+
+def test_explain_takes_the_reference_or_an_answer(place):
+    args = ["--ckpt", place / "run", "--direction", "it-nl", "--data", place / "train.tsv"]
+    result = tool("explain", *args, "--source", "apri il file 3 adesso")
+    assert result.returncode == 0, result.stderr
+    assert "open bestand 3 nu (the reference)" in result.stdout
+    assert "en→ro (UL)" in result.stdout and "it→nl (MLE)" in result.stdout
+    result = tool("explain", *args, "--source", "altro", "--max-new-tokens", 3)
+    assert "(the answer of run)" in result.stdout
+
+
+def test_merging_keeps_the_function(place):
+    merge(MergeSettings(ckpt=str(place / "run"), out=str(place / "merged")))
+    ids = torch.arange(5, 40)
+    merged, run = (load_model(place / name).eval() for name in ("merged", "run"))
+    assert merged.lora is None
+    torch.testing.assert_close(merged(ids, [35]), run(ids, [35]), rtol=1e-4, atol=1e-5)
+    assert os.path.exists(place / "merged" / "tokenizer.model")
+    with pytest.raises(InputError, match="is no run of train.py"):
+        merge(MergeSettings(ckpt=str(place / "run"), out=str(place / "model")))
+
+
+def test_the_plan_counts_what_a_step_holds_and_computes(place, capsys):
+    args = ["--data", place / "train.tsv", "--model", place / "model", "--pairs", 4, "--steps", 9]
+    s = parse(plan.Settings, "", [*map(str, args), "--gpu", "H100", "--batch-size", "8"])
+    plan.main(s)
+    said = capsys.readouterr().out
+    assert "9 steps of" in said and "yes, a H100" in said
+    full = parse(plan.Settings, "", [*map(str, args), "--full", "--gpu", "H100", "--gpus", "2"])
+    plan.main(full)
+    parameters = sum(p.nbytes for p in load_model(place / "model").parameters())
+    moments = 2 * parameters / 2 / 2**30  # of two GPUs
+    assert f"moments {moments:.3g}," in capsys.readouterr().out
+
+
+def test_a_larger_batch_and_no_recomputation_hold_more(place, tokenizer):
+    folder = ModelFolder(str(place / "model"))
+    samples = [Sample(("en", "it"), "open", "apri il file " * n) for n in (1, 30)]
+    tuning_set = plan.TuningSet(samples, Prompter(tokenizer, "alpaca"), 512)
+    args = ["--data", place / "train.tsv", "--model", place / "model", "--device", "cpu"]
+    s = parse(plan.Settings, "", [*map(str, args)])
+    found = {}
+    for name, n, recompute in (("small", 1, False), ("large", 2, False), ("again", 2, True)):
+        pairs = tuning_set.with_twins(samples[:n])
+        (batch,) = plan.train.micro_batches(pairs, 10**6)[0]
+        s.recompute = recompute
+        found[name] = plan.measure(folder, batch, s)["activations"]
+    assert found["small"] < found["again"] < found["large"]
+
+
+def test_the_grids_of_a_picture_are_the_reports_figures():
+    directions = {
+        "it-nl": {"otr": 25.0, "answered": {"nl": 3, "fr": 1}},
+        "nl-it": {"otr": 50.0, "answered": {"it": 1, "empty": 1}},
+    }
+    grid = off_target_grid(directions)
+    assert grid.cells == [[None, 25.0], [50.0, None]] and grid.columns == ["it", "nl"]
+    grid = confusion_grid(directions, ["it-nl"])
+    assert grid.rows == ["nl"] and grid.cells == [[0, 75.0, 25.0, 0]]
+
+
+def test_a_picture_is_drawn_of_evaluations(place):
+    pytest.importorskip("matplotlib")
+    text = "".join(f"{TEXT['en']}\t{TEXT['it']}\n" for _ in range(2))
+    (place / "test.tsv").write_text("en\tit\n" + text, encoding="utf-8")
+    few = ["--data", place / "test.tsv", "--max-new-tokens", 2, "--device", "cpu"]
+    assert script("evaluate.py", "--ckpt", place / "run", *few).returncode == 0
+    assert read_json(place / "run" / "eval-test" / "scores.json")["name"] == "run"
+    result = tool("picture", "--ckpt", place / "run", "--out", place / "a.svg")
+    assert result.returncode == 0, result.stderr
+    assert "OTR" in (place / "a.svg").read_text(encoding="utf-8")
