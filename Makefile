@@ -1,15 +1,21 @@
-# make demo: stage 1, control, stage 2 and the table, on the embedded demo.   make test: the tests.
-# make table: the rows of the paper's tables on the demo, side by side; it trains what is not there yet.
-# make lint: the format and the checks of ruff.toml.
-# make stress: kills, crashes and full disks at every write; compares what --resume makes of them.
-# make gpu: what needs one GPU of 80 GB, in at most 25 minutes; writes its part of benchmarks/RESULTS.md.
+# `make` alone prints this list.
+#   make demo    stage 1, control, stage 2 and the table, on the embedded demo: some minutes
+#   make test    the tests
+#   make table   the rows of the paper's tables on the demo; it trains what is not there yet
+#   make lint    the format and the checks of ruff.toml
+#   make stress  kills, crashes and full disks at every write, and what --resume makes of them
+#   make gpu     what needs one GPU of 80 GB; writes its part of benchmarks/RESULTS.md
+#   make clean   removes .venv and runs
 PYTHON ?= python3
 PY = .venv/bin/python
-# glibc gives large blocks back to the system after each use; keeping them makes training on a CPU about a third faster.
+# glibc gives large blocks back to the system after each use, and training asks for them again; here it keeps them.
 export MALLOC_MMAP_THRESHOLD_ = 8589934592
 export MALLOC_TRIM_THRESHOLD_ = 8589934592
 export MALLOC_TOP_PAD_ = 268435456
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+help:
+	@sed -n 's/^#   //p' Makefile
 
 demo: .venv/run
 	$(PY) train.py --stage 1
@@ -18,7 +24,7 @@ demo: .venv/run
 	$(PY) evaluate.py --ckpt demo/base runs/stage1 runs/control runs/stage2
 
 table: | runs/stage1 runs/post-ins runs/stage2
-	$(PY) evaluate.py --beam 4 --max-new-tokens 64 --shots-from demo/data/shots.tsv --systems base=demo/base \
+	$(PY) experiments/baselines.py --beam 4 --max-new-tokens 64 --shots-from demo/data/shots.tsv --systems base=demo/base \
 		mt=runs/stage1 post-ins=runs/post-ins ptl=runs/stage1,template=ptl 1-shot=runs/stage1,shots=1 \
 		5-shot=runs/stage1,shots=5 c-src+lang=runs/stage1,contrast-language=0.5,beam=1 ours=runs/stage2
 
@@ -54,4 +60,4 @@ gpu: .venv/test
 clean:
 	rm -rf .venv runs demo/base/eval-*
 
-.PHONY: demo table test lint stress gpu clean
+.PHONY: help demo table test lint stress gpu clean
