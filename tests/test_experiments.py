@@ -327,10 +327,7 @@ def test_a_record_in_another_shape_is_one_sentence(begun, value):
 def test_the_papers_rows_are_one_evaluation_a_seed_behind_their_runs(begun):
     make("rows", seeds=2)
     first, second = [c for c in begun if "--systems" in c]
-    assert begun[-1] == second and {c[0] for c in begun} == {
-        "train.py",
-        "experiments/baselines.py",
-    } | {"evaluate.py"}
+    assert begun[-1] == second and {c[0] for c in begun} == {"train.py", "experiments/baselines.py"}
     systems = first[first.index("--systems") : first.index("--device")]
     assert len([x for x in systems if "=" in x]) == len(grid.SYSTEMS)
     assert f"5-shot.1={run.folder_of('stage1', 1)},shots=5" in first

@@ -71,7 +71,10 @@ class Run:
                     os.unlink(os.path.join(self.out, LOCK))  # of a run that was killed at its end
             self.refuse_to_overwrite(resume)
             self.refuse_to_destroy(made_from)
-            yield
+            try:
+                yield
+            except KeyboardInterrupt as error:
+                raise KeyboardInterrupt(str(error) or self.what_resume_does()) from None
 
     def refuse_to_overwrite(self, resume: bool) -> None:
         """Raise InputError where OUT is somebody else's, or a stopped run that is not resumed. A
@@ -215,6 +218,12 @@ class Run:
             yield
         finally:
             signal.signal(signal.SIGINT, usual)
+
+    def what_resume_does(self) -> str:
+        """For a run that was interrupted at any other moment."""
+        found = self.checkpoints()
+        place = f"goes on from {found[-1]}" if found else "begins at the first step"
+        return f"interrupted: the same command with --resume {place}"
 
     def log(self, result, shares: list[list], rate: float) -> None:
         """One more step is done, whose loss was finite: train.py's StepResult, and the
