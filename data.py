@@ -71,8 +71,9 @@ def read_general_samples(paths: list[str]) -> list[Sample]:
 
 def write_prompt(template: str, sample: Sample, source: str | None = None) -> str:
     """The prompt of a sample as text; its response follows the last character, then EOS. source:
-    stands for the sample's own. template: one of prompts.json; another instruction than to
-    translate has Alpaca's own prompts, in a chat its text alone. Raises InputError."""
+    replaces the sample's own where it is given. template: one of prompts.json. A sample without a
+    direction has one of Alpaca's two prompts, or with the template "chat" its instruction and input
+    alone. Raises InputError."""
     source = sample.source if source is None else source
     if sample.direction:
         names, lines = template_of(template, sample.direction)
@@ -236,8 +237,9 @@ class TuningSet:
             draw_conflict(direction, self.instructions, mode, Random(0))
 
     def of_step(self, step: int, size: int, total: int, seed: int, share: float = 0.0):
-        """The samples of a step, the first is 0: `size` out of the run's `total` visits, of which
-        each epoch is a new order of all samples. General ones come on top, as this share of all."""
+        """The samples of a step, counted from 0: the visits from step * size on, `size` of the
+        run's `total`. An epoch is a new order of all samples. General samples come on top, as this
+        share of all."""
         first, last = step * size, min((step + 1) * size, total)
         samples = [self.samples[i] for i in visits(range(first, last), len(self.samples), seed)]
         if self.general:
@@ -301,7 +303,7 @@ class Batch(NamedTuple):
     at: Tensor  # [R], the positions whose logits predict y
     y: Tensor  # [R], the tokens of the responses, each with its EOS
     weight: Tensor  # [R], of their losses; 0 where a process idles
-    positives: int  # so many of the R are of positives
+    positives: int  # the first so many of the R are of positives, the others of twins
     pairs: list[TwinPair]  # what it is made of; none where a process idles
 
 

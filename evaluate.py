@@ -105,7 +105,8 @@ def greedy(
 
 
 class Beam(NamedTuple):
-    """A hypothesis: the sum of its tokens' log p, then over length^length_penalty once it ends."""
+    """A hypothesis. score: the sum of its tokens' log p while it goes on; that sum over
+    length^length_penalty once it has ended."""
 
     score: float
     ids: list[int]
@@ -132,6 +133,7 @@ def beam_search(
         scores = logits.float().log_softmax(-1)  # [B, n, V]; n is 1 at first
         so_far = [[beam.score for beam in beams] for beams in live]
         scores = (scores + scores.new_tensor(so_far)[:, :, None]).flatten(1)  # [B, n V]
+        # [B, candidates]: enough of them that n go on even where every end is among the best
         best, index = scores.topk(min(n * max(2, 1 + len(ends)), scores.shape[1]))
         found = list(zip(best.tolist(), index.tolist(), strict=True))
 
@@ -150,7 +152,7 @@ def beam_search(
                     parents[row].append(parent)
             mine[:] = sorted(mine, key=lambda beam: -beam.score)[:n]
             best_left = live[row][0].score / length**length_penalty if live[row] else -math.inf
-            while 0 < len(live[row]) < n:  # fewer tokens than beams: one that is never chosen
+            while 0 < len(live[row]) < n:  # fewer tokens than beams: a dead beam in their place
                 live[row].append(Beam(-math.inf, live[row][0].ids))
                 parents[row].append(parents[row][0])
             if not live[row] or (len(mine) == n and best_left <= mine[-1].score):

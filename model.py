@@ -38,7 +38,8 @@ class RMSNorm(nn.Module):
 
 
 def rope_table(config: Config, position: Tensor) -> tuple[Tensor, Tensor]:
-    """cos, sin [U, 1, d] for positions [U]: feature j and its partner turn by theta^(-2j/d)."""
+    """cos, sin [U, 1, d] for positions [U]: features j and j + d/2 are a pair, which is rotated by
+    the angle position * theta^(-2j/d)."""
     two_j = torch.arange(0, config.head_dim, 2, device=position.device).float()  # [d/2]
     frequency = 1.0 / config.rope_theta ** (two_j / config.head_dim)
     if config.rope_scaling:
@@ -52,7 +53,7 @@ def rope_table(config: Config, position: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate x [U, H, d] by its position; pairs are (first half, second half), not (even, odd)."""
+    """x [U, H, d] rotated by its position. A pair is (first half, second half), not (even, odd)."""
     cos, sin = rope  # [U, 1, d]
     a, b = x.float().chunk(2, -1)  # [U, H, d/2]
     return (x * cos + torch.cat([-b, a], -1) * sin).to(x.dtype)
@@ -83,11 +84,12 @@ class Linear(nn.Linear):
 
     scale = None  # without LoRA
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = linear(x, self.weight, self.bias)
+    def forward(self, x: Tensor) -> Tensor:  # [U, in]
+        y = linear(x, self.weight, self.bias)  # [U, out]
         if self.scale is None:
             return y
-        A, B = (m.weight.to(y.dtype) for m in (self.lora_A, self.lora_B))  # stored in fp32
+        # A [r, in] and B [out, r] are stored in fp32.
+        A, B = (m.weight.to(y.dtype) for m in (self.lora_A, self.lora_B))
         a = F.linear(self.dropout(x), A)  # [U, r]
         return torch.addmm(y, a, B.T, alpha=self.scale)  # y + scale * B a
 
@@ -134,7 +136,8 @@ class Attention(nn.Module):
         k, v = layout.expand(k), layout.expand(v)  # [T, K, d]: what is shared, for each sequence
         if cache is not None:
             k, v = cache.append(layer, k, v, layout)  # with those of the tokens before
-        out = attend(q, k, v, layout)  # [U, H, d]: causal_attention of every sequence
+        # causal_attention of every sequence by itself: the layout says where each begins and ends.
+        out = attend(q, k, v, layout)  # [U, H, d]
         return self.o_proj(out.flatten(1))  # [U, H d] -> [U, D]
 
 
@@ -159,8 +162,8 @@ class Block(nn.Module):
         layer: int = 0,
     ) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), rope, layout, cache, layer)
-        h = self.post_attention_layernorm(x)
-        gated = F.silu(self.mlp.gate_proj(h)) * self.mlp.up_proj(h)
+        h = self.post_attention_layernorm(x)  # [U, D]
+        gated = F.silu(self.mlp.gate_proj(h)) * self.mlp.up_proj(h)  # [U, width of the MLP]
         return x + self.mlp.down_proj(gated)
 
 
@@ -194,9 +197,10 @@ class LlamaForCausalLM(nn.Module):
         at: Tensor | None = None,
     ) -> Tensor:
         """Logits [R, V] of the next token. ids [T]: sequences end to end, on any device. lengths: B
-        ints that sum to T. cache: its first B rows these tokens continue and are added to. at [R]:
-        the positions in 0..T-1 whose logits are wanted (default: all); the vocabulary projection, a
-        step's largest tensor, is computed there alone."""
+        ints that sum to T. cache: row b holds the keys and values of sequence b so far; these
+        tokens continue it, and are appended. at [R]: the positions in 0..T-1 whose logits are
+        wanted (default: all); the vocabulary projection, a step's largest tensor, is computed there
+        alone."""
         device, window = self.model.embed_tokens.weight.device, self.config.sliding_window
         # Dropout is drawn for each sequence apart, as if nothing were shared.
         dropout = self.training and self.lora and self.lora.lora_dropout

@@ -122,8 +122,8 @@ def loss_sums(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """The sums of L_MLE and of L_UL over a micro-batch, from its logits [R, V]: positives, which
     are under the right instruction I, come before their twins, under a wrong one, I~."""
     y, w, n = batch.y.to(logits.device), batch.weight.to(logits.device), batch.positives
-    mle_sum, _ = mle(logits[:n], y[:n], w[:n])
-    ul_sum, _ = unlikelihood(logits[n:], y[n:], w[n:])
+    mle_sum, _ = mle(logits[:n], y[:n], w[:n])  # of [n, V]
+    ul_sum, _ = unlikelihood(logits[n:], y[n:], w[n:])  # of [R - n, V]
     return mle_sum, ul_sum
 
 
@@ -131,7 +131,7 @@ class StepResult(NamedTuple):
     """What one step found."""
 
     figures: dict[str, float | None]  # "loss", "mle", "ul" (None without twins), "grad_norm"
-    computed: int  # tokens that passed the network; what sequences share does so once
+    computed: int  # tokens of the forward passes; what several sequences begin with counts once
     updated: bool  # False: fp16's loss scale was too large
     blamed: list[Batch]  # where something is not finite; then nothing is updated
 
@@ -149,21 +149,23 @@ def train_step(
     mle_weight = sum(b.weight[: b.positives].double().sum().item() for b in batches)
     ul_weight = sum(b.weight[b.positives :].double().sum().item() for b in batches)
 
+    # A row for each micro-batch of every process: sums of L_MLE and L_UL, tokens computed.
     sums = torch.zeros(len(batches), 3, dtype=torch.float64, device=s.device)
     for row, batch in enumerate(shares[RANK], start=RANK * len(shares[RANK])):
         with autocast(s.device, s.dtype):  # mixed precision: matrix products in 16 bits
             logits = model(batch.ids, batch.lengths, at=batch.at)  # [R, V]
         mle_sum, ul_sum = find_losses(logits, batch)  # in fp32
         objective = language_aware(mle_sum, mle_weight, ul_sum, ul_weight, s.alpha)  # Eq. 3
-        # Gradient accumulation: the micro-batches' gradients add up, the processes' too (FSDP2).
+        # Gradient accumulation: backward() adds to what is there; over processes FSDP2 adds up too,
+        # without averaging, since the weights are already those of the whole batch.
         optimizer.scale(objective).backward()
         computed = model.computed if batch.pairs else 0
         sums[row] = torch.stack([mle_sum, ul_sum, mle_sum.new_tensor(computed)]).detach()
     sum_over_processes(sums)  # each has filled its own rows
 
-    norm = optimizer.clip(CLIP)
+    norm = optimizer.clip(CLIP)  # of the true gradient: fp16's loss scale is taken out first
     blamed = find_blame(batches, sums, norm, optimizer)
-    updated = optimizer.step() if not blamed else False
+    updated = optimizer.step() if not blamed else False  # AdamW; then gradients are zeroed
     figures = summarize(sums, mle_weight, ul_weight, norm, s.alpha)
     return StepResult(figures, int(sums[:, 2].sum()), updated, blamed)
 
@@ -179,8 +181,8 @@ def summarize(sums: Tensor, mle_weight: float, ul_weight: float, norm: float, al
 def find_blame(
     batches: list[Batch], sums: Tensor, norm: float, optimizer: Optimizer
 ) -> list[Batch]:
-    """The micro-batches whose losses are not finite; all where the gradient is not, unless fp16's
-    loss scale may be why. Empty: all is well."""
+    """The micro-batches whose losses are not finite. Where the gradient alone is not finite: all of
+    them, or none if a too large loss scale of fp16 can explain it. Empty: all is well."""
     finite = sums.isfinite().all(1).tolist()
     blamed = [batch for batch, fine in zip(batches, finite, strict=True) if not fine]
     if not blamed and not math.isfinite(norm) and not optimizer.may_be_scale():
@@ -204,9 +206,10 @@ def prepare_model(s: Settings, checkpoint: str | None) -> tuple[LlamaForCausalLM
             add_lora(model, lora_of(s))
     if WORLD > 1:
         shard([*model.model.layers, model], s.device)
-    files.fill(model, torch.float32 if s.full else DTYPES[s.dtype], s.device)  # fp32 master weights
+    # --full: fp32 master weights. LoRA: the frozen base in --dtype, the adapter in fp32.
+    files.fill(model, torch.float32 if s.full else DTYPES[s.dtype], s.device)
     if not model.lora:
-        model.source = os.path.abspath(start)  # not a checkpoint, which will be deleted
+        model.source = os.path.abspath(start)  # checkpoints will be deleted
     model.recompute = s.recompute
     return model, Tokenizer([start, model.source], model.config)
 
@@ -256,7 +259,7 @@ def train(s: Settings, run: Run, find_losses: Callable = loss_sums) -> None:
     model.train()
     for step in run.steps(f"stage {s.stage}"):
         seed_dropout(s.seed, step)
-        rate = learning_rate(run.updates, steps, s.lr, WARMUP)
+        rate = learning_rate(run.updates, steps, s.lr, WARMUP)  # updates: steps that fp16 took
         optimizer.set_rate(rate)
         shares = batches_of_step(tuning_set, step, visits, s)
         result = train_step(model, shares, optimizer, s, find_losses)
