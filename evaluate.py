@@ -38,7 +38,7 @@ from plumbing.corpus.corpus import read_corpus
 from plumbing.corpus.languages import TEMPLATES
 from plumbing.run.record import read_setting, supervised_directions
 from plumbing.score.bleu import bleu_metric, compare_texts
-from plumbing.score.bootstrap import resampled_share
+from plumbing.score.bootstrap import read_seed, resampled_share
 from plumbing.score.files import Results
 from plumbing.score.identify import CANDIDATES, LIDS, Identifier, make_identifiers
 from plumbing.score.report import Report
@@ -364,6 +364,7 @@ def evaluate(s: Settings, systems: list[System], translate_rows: Callable = tran
     corpus, supervised = read_test_set(s, systems)
     identifiers = make_identifiers(s.lid, s.candidates, corpus)
     languages = {code for direction in corpus for code in direction}
+    read_seed()
     for _, target in corpus:
         bleu_metric(target)  # which may lack a package: said before hours of work
     prompters = [prepare_prompter(system, corpus) for system in systems]

@@ -78,7 +78,7 @@ class Settings(DeviceSettings):
     )
     lora_rank: int = option(64, "rank r of LoRA", "method", least=1)
     lora_alpha: float = option(128.0, "LoRA's scale is lora_alpha / lora_rank", "method")
-    lora_dropout: float = option(0.0, "dropout before lora_A", "method")
+    lora_dropout: float = option(0.0, "dropout before lora_A", "method", least=0, most=1)
     lora_targets: str = option(LINEARS, "linear layers that get LoRA", "method")
 
     data: list = option((ours("demo/data/train.tsv"),), "translation files (docs/data.md)", "data")
@@ -285,6 +285,8 @@ def main(s: Settings, find_losses: Callable = loss_sums) -> None:
         print(describe_preset(s))
     _, base = read_adapter(s.init or s.model, s.model)
     s.template = s.template or read_setting(s.init, "template", "alpaca")
+    known = f"prompts.json has no template {s.template}; it has {' '.join(TEMPLATES)}"
+    require(s.template in TEMPLATES, known)
     run = Run(s.out, s.save_every, s.best)
     with run.held([s.init, s.model, base], s.resume):
         train(s, run, find_losses)

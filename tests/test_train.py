@@ -341,7 +341,7 @@ def swap(f):
         # before a model is loaded
         (None, ["--dev", "nowhere.tsv", "--model", "model"], "nowhere.tsv: no such file"),
         (None, ["--lora-targets", "query"], "LoRA targets .*query.*: expected some of"),
-        (None, ["--lora-dropout", "2"], "LoRA dropout 2.0: expected 0 to 1"),
+        (None, ["--lora-dropout", "2"], "--lora-dropout 2.0: expected 0 to 1"),
         (None, ["--out", "train.tsv"], "is a file; choose another --out"),
         (None, ["--out", "run.partial"], ".partial is for runs on their way"),
         (None, ["--general", "train.tsv"], "expected JSON of"),

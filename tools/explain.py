@@ -8,7 +8,7 @@ one of --data, else the first model's answer.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -86,7 +86,7 @@ def main(s: Settings) -> None:
     target, what = (s.target, "given") if s.target else (reference, "the reference")
     for ckpt in s.ckpt:
         require(os.path.isdir(ckpt), f"{ckpt}: no such folder; expected a run or a model")
-        system = System(os.path.basename(os.path.normpath(ckpt)), ckpt, s)
+        system = System(os.path.basename(os.path.normpath(ckpt)), ckpt, replace(s))
         prompter = prepare_prompter(system, {direction: []})
         model = load_for_decoding(system)
         limits = model.config.max_position_embeddings, s.max_new_tokens
@@ -105,7 +105,6 @@ def main(s: Settings) -> None:
         tokens = prompter.tokenizer.texts_of(response, prompter.encoder.end)
         print(f"\n{system.name}: {source} → {target or '(empty)'} ({what})\n")
         print(terms_table(tokens, ["→".join(d) for d in (direction, *wrong)], *terms))
-        s.template = ""  # the next one has its own
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ def main(s: Settings) -> None:
     for ckpt in s.ckpt:
         path = os.path.join(ckpt, f"eval-{s.split}", "scores.json")
         report = read_json(path, "the scores that evaluate.py writes; evaluate the folder first")
-        reports[report["name"]] = report
+        reports[ckpt if report["name"] in reports else report["name"]] = report
     draw_picture(s.out, reports)
     print(f"wrote {s.out}")
 
