@@ -259,7 +259,7 @@ def train(s: Settings, run: Run, find_losses: Callable = loss_sums) -> None:
     model.train()
     for step in run.steps(f"stage {s.stage}"):
         seed_dropout(s.seed, step)
-        rate = learning_rate(run.updates, steps, s.lr, WARMUP)  # updates: steps that fp16 took
+        rate = learning_rate(run.updates, steps, s.lr, WARMUP)  # skipped updates do not count
         optimizer.set_rate(rate)
         shares = batches_of_step(tuning_set, step, visits, s)
         result = train_step(model, shares, optimizer, s, find_losses)

@@ -194,8 +194,8 @@ class Run:
                 bar.update()
                 if self.stop_asked and self.step < self.last:
                     saved = self.step_folder(self.step)
-                    if not os.path.isdir(saved):
-                        self.save()
+                    if not os.path.isdir(saved) and not self.save():
+                        raise KeyboardInterrupt(self.what_resume_does())
                     raise KeyboardInterrupt(
                         f"interrupted after step {self.step:,} of {self.last:,}: {saved} is saved, "
                         "and the same command with --resume goes on from there"
