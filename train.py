@@ -10,7 +10,7 @@ import argparse
 import math
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
 
@@ -31,7 +31,15 @@ from evaluate import measure_dev, prepare_dev
 from loss import language_aware, mle, unlikelihood
 from model import LlamaForCausalLM, add_lora, build_model, save_model
 from plumbing.base.errors import require
-from plumbing.base.flags import DTYPES, DeviceSettings, autocast, option, ours, run_script
+from plumbing.base.flags import (
+    DTYPES,
+    DeviceSettings,
+    autocast,
+    option,
+    ours,
+    refuse_given,
+    run_script,
+)
 from plumbing.base.processes import RANK, WORLD, shard, sum_over_processes
 from plumbing.checkpoint.peft import read_adapter
 from plumbing.checkpoint.tokenizer import Tokenizer
@@ -42,11 +50,14 @@ from plumbing.run.log import describe
 from plumbing.run.record import make_record, read_setting
 from plumbing.run.settings import (
     PAPER,
+    adopt,
     by_stage,
+    counting,
     describe_preset,
     lora_of,
     refuse_misfit,
     settle,
+    unused,
     visits_and_steps,
 )
 
@@ -237,7 +248,7 @@ def batches_of_step(
 def train(s: Settings, run: Run, find_losses: Callable = loss_sums) -> None:
     """A run of either stage: read, begin or go on, take the steps, finish."""
     data = read(s)
-    record = make_record(asdict(s), data)
+    record = make_record(counting(s), data)
     if s.resume and not run.find(record):
         return print(f"{s.out} is finished, there is nothing to resume")
 
@@ -283,7 +294,13 @@ def main(s: Settings, find_losses: Callable = loss_sums) -> None:
     require(os.path.isdir(s.init or "."), f"{s.init}: no such run; {made}")
     if s.preset:
         print(describe_preset(s))
-    _, base = read_adapter(s.init or s.model, s.model)
+    for name, why in unused(s).items():
+        refuse_given(s, [name], why)
+    lora, base = read_adapter(s.init or s.model, s.model)
+    if lora and not s.full:
+        adopt(s, lora)
+    elif s.init and os.path.realpath(s.model or s.init) != os.path.realpath(s.init):
+        refuse_given(s, ["model"], f"{s.init} is a whole model, which has no other base")
     s.template = s.template or read_setting(s.init, "template", "alpaca")
     known = f"prompts.json has no template {s.template}; it has {' '.join(TEMPLATES)}"
     require(s.template in TEMPLATES, known)

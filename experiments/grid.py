@@ -62,7 +62,9 @@ RUNS = {
     "any": Run(f"{STAGE_2} --alpha 0.05 --conflict any"),
     "keep-source": Run(f"{STAGE_2} --alpha 0.05 --conflict keep-source"),
     "sentence": Run(f"{STAGE_2} --alpha 0.05 --loss-reduction sentence"),
-    "one-stage": Run("--stage 1 --alpha 0.05", ""),
+    "one-stage": Run(
+        "--stage 2 --init demo/base --pairs 1200 --batch-size 128 --epochs 1 --alpha 0.05", ""
+    ),
 }
 for penalty in PENALTIES:
     for alpha in ALPHAS:

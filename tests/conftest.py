@@ -137,8 +137,9 @@ def folder(tmp_path):
 
 # A run, and the same run stopped
 
-RUN = ["--data", "train.tsv", "--model", "model", "--pairs", 20, "--batch-size", 8, "--steps", 8]
-RUN += ["--lora-rank", 4, "--device", "cpu", "--save-every", 2, "--lora-dropout", 0.1]
+BARE = ["--data", "train.tsv", "--model", "model", "--pairs", 20, "--batch-size", 8, "--steps", 8]
+BARE += ["--device", "cpu", "--save-every", 2]
+RUN = [*BARE, "--lora-rank", 4, "--lora-dropout", 0.1]
 
 
 @pytest.fixture(scope="session")

@@ -36,12 +36,13 @@ from plumbing.checkpoint import tensors as weights
 from plumbing.run.log import Logs
 
 COMMON = ["--data", "train.tsv", "--model", "model", "--device", "cpu", "--pairs", 20]
-COMMON += ["--batch-size", 8, "--lr", 0.002, "--lora-rank", 4]
+COMMON += ["--batch-size", 8, "--lr", 0.002]
+RANK_4 = ["--lora-rank", 4]
 TWO = ["--stage", 2, "--alpha", 0.3]
 SETTINGS = {
-    "stage 1, LoRA with dropout": ["--lora-dropout", 0.1],
+    "stage 1, LoRA with dropout": [*RANK_4, "--lora-dropout", 0.1],
     "stage 1, full": ["--full"],
-    "stage 2, LoRA": [*TWO, "--init", "first"],
+    "stage 2, LoRA": [*TWO, *RANK_4, "--init", "first"],
     "stage 2, full, fp16": [*TWO, "--init", "model", "--full", "--dtype", "fp16"],
 }
 SHORT = ["--steps", 6, "--save-every", 1]
@@ -65,7 +66,7 @@ def make(folder):
     save_model(tiny(), os.path.join(folder, "model"), BASE)
     with open(os.path.join(folder, "train.tsv"), "w", encoding="utf-8") as f:
         f.write(TSV)
-    code, said = forked(folder, "first", ["--steps", 3])
+    code, said = forked(folder, "first", [*RANK_4, "--steps", 3])
     assert code == 0, said
 
 

@@ -8,7 +8,7 @@ import shutil
 import pytest
 import stress
 import torch
-from conftest import BASE, RUN, TSV, log, one_sentence, same, script, tiny
+from conftest import BARE, BASE, RUN, TSV, log, one_sentence, same, script, tiny
 from safetensors.torch import load_file
 
 import evaluate
@@ -63,7 +63,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(fini
     def limited():  # files may grow to so many bytes: then a checkpoint cannot be written
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
-    args = [*RUN, "--out", tmp_path / "run", "--full"]
+    args = [*BARE, "--out", tmp_path / "run", "--full"]
     result = script("train.py", *args, cwd=finished, preexec_fn=limited)
     one_sentence(result, "step-000002 was not written", "--resume")
     assert not (tmp_path / "run").exists() and not list((tmp_path / "run.partial").glob("step-*"))
@@ -113,7 +113,6 @@ def test_what_may_change_on_the_way_does(stopped):
     [
         (["--batch-size", 4], "batch_size is 4, was 8"),
         (["--seed", 2], "seed is 2, was 1"),
-        (["--full"], "full is True, was False"),
         (["--directions", "en-it,it-en,en-nl"], "directions is en-it,it-en,en-nl, was supervised"),
         (["--lora-rank", 2], "lora_rank is 2"),
         (["--steps", 9], "steps is 9, was 8"),
@@ -269,7 +268,7 @@ def chain(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chain")
     save_model(tiny(), folder / "model", BASE)
     (folder / "train.tsv").write_text(TSV, encoding="utf-8")
-    few = ["--data", "train.tsv", "--pairs", 8, "--steps", 2, "--lora-rank", 2, "--device", "cpu"]
+    few = ["--data", "train.tsv", "--pairs", 8, "--steps", 2, "--device", "cpu"]
     for out, args in [("full", ["--model", "model", "--full"]), ("ad", ["--model", "full"])]:
         run_here(folder, *few, *args, "--out", out)
     os.symlink(folder / "full", folder / "link")
@@ -313,7 +312,7 @@ def test_nothing_of_a_run_that_failed_at_its_end_is_published_with_another(finis
     left = ["adapter_config.json", "adapter_model.safetensors", "generation_config.json"]
     for name in left:
         (tmp_path / "run.partial" / name).write_text("{}")
-    run_here(finished, *RUN, "--full", "--out", tmp_path / "run")
+    run_here(finished, *BARE, "--full", "--out", tmp_path / "run")
     assert load_model(tmp_path / "run").lora is None
     assert not {path.name for path in (tmp_path / "run").iterdir()} & {*left}
 

@@ -26,7 +26,7 @@ from plumbing.compute.decoder import Decoder
 from plumbing.compute.optimizer import Optimizer, learning_rate
 from train import CLIP, Settings, loss_sums, main, train_step
 
-FAST = ["--pairs", 20, "--steps", 3, "--batch-size", 8, "--lora-rank", 4, "--device", "cpu"]
+FAST = ["--pairs", 20, "--steps", 3, "--batch-size", 8, "--device", "cpu"]
 
 
 def train(folder, *args):
@@ -38,7 +38,9 @@ def train(folder, *args):
 
 def train_here(folder, *args):
     """The same in this process, which has imported all already."""
-    usual = ["--data", folder / "train.tsv", "--model", folder / "model", *FAST]
+    usual = ["--data", folder / "train.tsv", *FAST]
+    if not {"--full", "--init"} <= {*args}:
+        usual += ["--model", folder / "model"]
     main(parse(Settings, "", [*map(str, [*usual, *args])]))
 
 
@@ -181,6 +183,72 @@ def test_the_base_is_untouched_and_the_run_says_what_made_it(runs):
     assert settings["alpha"] == 0.5 and settings["stage"] == 2 and len(settings["supervised"]) == 6
     assert "{input}" in settings["prompt"]
     assert "translation" in (runs / "s2" / "README.md").read_text()
+
+
+def test_an_adapter_that_is_continued_is_recorded_as_it_is(folder):
+    args = ["--stage", 1, "--lora-rank", 4, "--lora-alpha", 6, "--lora-targets", "v_proj,q_proj"]
+    train_here(folder, *args, "--out", folder / "s1")
+    train_here(folder, "--stage", 2, "--init", folder / "s1", "--out", folder / "s2")
+    record = json.load(open(folder / "s2" / "settings.json"))
+    assert (record["lora_rank"], record["lora_alpha"]) == (4, 6)
+    assert record["lora_targets"] == "v_proj,q_proj"
+    assert "adapter of rank 4 " in (folder / "s2" / "README.md").read_text()
+    # the same flags again, in another order, are no other adapter
+    train_here(
+        folder, *args[2:-1], "q_proj,v_proj", "--init", folder / "s1", "--out", folder / "s2"
+    )
+
+
+@pytest.mark.parametrize(
+    "args, said",
+    [
+        (["--init", "s1", "--lora-rank", 32], "--lora-rank 32, but the adapter of .*s1 has 64"),
+        (["--init", "s1", "--lora-alpha", 1], "--lora-alpha 1.0, but"),
+        (["--init", "s1", "--lora-dropout", 0.5], "--lora-dropout 0.5, but"),
+        (["--init", "s1", "--lora-targets", "k_proj"], "--lora-targets k_proj, but"),
+        (["--full", "--lora-rank", 4], "--lora-rank 4 would change nothing: every weight"),
+        (["--full", "--lora-dropout", 0.1], "--lora-dropout 0.1 would change nothing"),
+        (["--preset", "paper", "--lora-targets", "q_proj"], "--lora-targets q_proj would"),
+        (["--stage", 1, "--alpha", 0.1], "--alpha 0.1 with --stage 1"),
+        (["--stage", 1, "--conflict", "any"], "--conflict any would change nothing: alpha is 0"),
+        (["--general-share", 0.5], "--general-share 0.5 would change nothing"),
+        (["--init", "model", "--model", "s1"], "--model .*s1 would change nothing: .* whole model"),
+        (["--model", "s1"], "s1, as the base of .*, is an adapter itself"),
+    ],
+)
+def test_a_flag_that_cannot_count_is_refused_and_changes_nothing(runs, args, said):
+    before = sorted(os.listdir(runs))
+    places = [runs / x if (runs / str(x)).exists() else x for x in map(str, args)]
+    with pytest.raises(InputError, match=said):
+        train_here(runs, *places, "--out", runs / "none")
+    assert sorted(os.listdir(runs)) == before
+
+
+def test_what_does_not_count_is_not_recorded(runs):
+    one = json.load(open(runs / "s1" / "settings.json"))
+    assert not {"conflict", "general_share"} & one.keys() and one["lora_rank"] == 64
+
+
+def test_a_run_on_another_base_of_equal_shapes_is_refused_wherever_a_base_is_named(runs, tmp_path):
+    """Evaluation, a merge and a further stage; the run's own base, moved, serves."""
+    save_model(tiny(seed=1), tmp_path / "other", BASE)
+    (tmp_path / "moved").symlink_to(runs / "model")
+    said = "other has other weights .* than the base that .*s1"
+    for place, fits in (("other", False), ("moved", True)):
+        for begin in (
+            lambda base: load_model(runs / "s1", base=base),
+            lambda base: train_here(
+                runs, "--init", runs / "s1", "--model", base, "--out", tmp_path / "run"
+            ),
+        ):
+            if fits:
+                begin(str(tmp_path / place))
+            else:
+                with pytest.raises(InputError, match=said):
+                    begin(str(tmp_path / place))
+    load_model(runs / "s1", base=str(tmp_path / "moved"))
+    with pytest.raises(InputError, match="is an adapter itself; expected a whole model"):
+        load_model(runs / "s2", base=str(runs / "s1"))
 
 
 def test_a_full_run_is_a_whole_folder_that_trains_every_weight(folder):
@@ -444,7 +512,7 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA de
 @pytest.mark.parametrize("full", [[], ["--full"]])
 def test_mixed_precision_agrees_with_fp32_over_fifty_steps_on_cuda(folder, dtype, tolerance, full):
     """Loss of each step, relative, where fp16's scaler skipped none at the start."""
-    args = ["--stage", 1, "--steps", 50, "--lr", 0.002, "--lora-alpha", 8, "--device", "cuda"]
+    args = ["--stage", 1, "--steps", 50, "--lr", 0.002, "--device", "cuda"]
     train(folder, *args, *full, "--dtype", dtype, "--out", folder / "half")
     train(folder, *args, *full, "--dtype", "fp32", "--out", folder / "fp32")
     half, fp32 = log(folder / "half"), log(folder / "fp32")

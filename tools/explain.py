@@ -95,8 +95,8 @@ def main(s: Settings) -> None:
             (target,) = translate(Decoder(model, s.beam), prompter, prompts, None, s.max_new_tokens)
             what = f"the answer of {system.name}"
         instructions = dict.fromkeys(supervised_directions(ckpt) or corpus, 1)
-        conflict = read_setting(ckpt, "conflict", "any")
-        wrong = sorted(CONFLICTS.get(conflict, CONFLICTS["any"])(direction, instructions))
+        conflict = read_setting(ckpt, "conflict", "target")
+        wrong = sorted(CONFLICTS.get(conflict, CONFLICTS["target"])(direction, instructions))
         prompts, _ = encode_prompts(
             prompter, [Sample(d, source, "") for d in (direction, *wrong)], *limits
         )

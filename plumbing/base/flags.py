@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 
@@ -35,6 +35,8 @@ def ours(path: str) -> str:
 class DeviceSettings:
     """Settings of every script that computes."""
 
+    given = frozenset()  # the names of those that the command line gave
+
     dtype: str = option("auto", "auto: bf16 on CUDA, else fp32", "model", choices=["auto", *DTYPES])
     device: str = option("auto", "auto: cuda or cpu; or another of torch's (mps, untried)", "model")
 
@@ -54,10 +56,13 @@ def parse(settings: type, about: str, argv: list[str] | None = None):
         if name not in groups:
             groups[name] = parser.add_argument_group(name)
         groups[name].add_argument(flag(f.name), **arguments_of(f))
-    if presets := getattr(settings, "PRESETS", {}):  # a flag that is given counts all the same
-        chosen, _ = parser.parse_known_args(argv)
-        parser.set_defaults(**presets.get(chosen.preset, {}))
-    s = settings(**vars(parser.parse_args(argv)))
+    # A flag that is not given stays None, whatever its default is.
+    nothing = argparse.Namespace(**dict.fromkeys(f.name for f in fields(settings)))
+    found = vars(parser.parse_args(argv, nothing))
+    given = {name: value for name, value in found.items() if value is not None}
+    presets = getattr(settings, "PRESETS", {})
+    s = settings(**presets.get(given.get("preset"), {}) | given)
+    s.given = frozenset(given)
     for f in fields(s):
         if f.type in (int, float):
             require_bounds(flag(f.name), getattr(s, f.name), **f.metadata)
@@ -65,6 +70,13 @@ def parse(settings: type, about: str, argv: list[str] | None = None):
     if s.dtype == "auto":
         s.dtype = "bf16" if s.device.startswith("cuda") else "fp32"
     return s
+
+
+def refuse_given(s: DeviceSettings, names: Iterable[str], why: str) -> None:
+    """Raise InputError where the command line gave one of these settings, which does not count."""
+    for name in names:
+        found = f"{flag(name)} {getattr(s, name)}"
+        require(name not in s.given, f"{found} would change nothing: {why}; leave it out")
 
 
 def arguments_of(f) -> dict:
@@ -77,7 +89,7 @@ def arguments_of(f) -> dict:
     if f.type is bool:
         return {"action": "store_true"} | extra
     if f.type is list:
-        return {"type": str, "nargs": "+"} | extra
+        return {"type": str, "nargs": "+", "action": "extend"} | extra
     return {"type": f.type} | extra
 
 

@@ -6,7 +6,9 @@ It says what the folder's settings.json and evaluations say, without a path of t
 import json
 import os
 import re
+from contextlib import suppress
 
+from plumbing.base.errors import InputError
 from plumbing.base.files import read_json, write_whole
 from plumbing.base.folders import CARD, CARD_MARK, SETTINGS
 from plumbing.checkpoint.peft import config_path, read_adapter
@@ -52,48 +54,64 @@ def write_card(folder: str, name: str) -> None:
 def make_card(folder: str, name: str) -> str:
     """The text of a card. Raises InputError where the folder has no settings.json."""
     settings = read_json(os.path.join(folder, SETTINGS))
-    adapter = os.path.exists(config_path(folder))
+    path = config_path(folder)
+    adapter = read_json(path) if os.path.exists(path) else None
     parts = [front_matter(settings, adapter), f"# {name}", *description(settings, adapter)]
     for entry in sorted(os.listdir(folder)):
         scores = os.path.join(folder, entry, "scores.json")
         whole = entry.startswith("eval-") and ".train-py-" not in entry  # the marks of folders.py
         if whole and os.path.exists(scores):
-            parts.append(table(entry.removeprefix("eval-"), read_json(scores)))
+            with suppress(
+                InputError, LookupError, TypeError, ValueError, AttributeError
+            ):  # foreign
+                parts.append(table(entry.removeprefix("eval-"), read_json(scores)))
     return "\n\n".join(parts) + "\n"
 
 
-def front_matter(settings: dict, adapter: bool) -> str:
+def stated(settings: dict, name: str, kind: type) -> object:
+    """What settings.json says, if it is of this type, else the type's empty value: the file may be
+    of another version, or edited, and the card is written when all work is done."""
+    value = settings.get(name)
+    return value if isinstance(value, kind) else kind()
+
+
+def supervised_of(settings: dict) -> list[str]:
+    """The directions that a model was tuned on."""
+    return [name for name in stated(settings, "supervised", list) if isinstance(name, str)]
+
+
+def front_matter(settings: dict, adapter: dict | None) -> str:
     """What the Hub reads, as YAML. Every text is quoted, as in JSON: a bare no is false, and not
     Norwegian."""
-    pairs = settings.get("supervised") or []
     fields = {
-        "language": sorted({code for pair in pairs for code in pair.split("-")}),
-        "library_name": "peft" if adapter else "transformers",
+        "language": sorted({code for x in supervised_of(settings) for code in x.split("-")}),
+        "library_name": "transformers" if adapter is None else "peft",
         "pipeline_tag": "translation",
-        "base_model": (settings.get("base") or {}).get("name"),
-        "tags": ["translation", "arxiv:2403.14399"] + ["lora"] * adapter,
+        "base_model": stated(stated(settings, "base", dict), "name", str),
+        "tags": ["translation", "arxiv:2403.14399"] + ["lora"] * (adapter is not None),
         "metrics": ["sacrebleu", "chrf"],
     }
     lines = [f"{name}: {json.dumps(value)}" for name, value in fields.items() if value]
     return "\n".join(["---", ABOUT, *lines, "---"])
 
 
-def description(settings: dict, adapter: bool) -> list[str]:
-    """How the model was made and how it is asked, in paragraphs."""
-    base = settings.get("base") or {}
-    kind = f"A LoRA adapter of rank {settings.get('lora_rank')}" if adapter else "A whole model"
-    origin = base.get("name") or base.get("folder", "its base")
+def description(settings: dict, adapter: dict | None) -> list[str]:
+    """How the model was made and how it is asked, in paragraphs. adapter: adapter_config.json."""
+    base = stated(settings, "base", dict)
+    kind = "A whole model" if adapter is None else f"A LoRA adapter of rank {adapter.get('r')}"
+    origin = stated(base, "name", str) or stated(base, "folder", str) or "its base"
     parts = [f"{kind} tuned from `{origin}` with an implementation of {PAPER}."]
-    if settings.get("supervised"):
-        parts.append(f"Directions of the tuning data: {', '.join(settings['supervised'])}.")
+    if directions := supervised_of(settings):
+        parts.append(f"Directions of the tuning data: {', '.join(directions)}.")
     if "stage" in settings:
         loss = "L_MLE"
-        if settings["alpha"]:
-            loss += f" + {settings['alpha']:g} L_UL (--conflict {settings['conflict']})"
-        how = f"learning rate {settings['lr']:g}, seed {settings['seed']}"
+        if alpha := settings.get("alpha"):
+            loss += f" + {alpha} L_UL (--conflict {settings.get('conflict')})"
+        how = f"learning rate {settings.get('lr')}, seed {settings.get('seed')}"
         parts.append(f"Stage {settings['stage']}: {loss}, {how}.")
-    if isinstance(settings.get("prompt"), list):
-        prompt = "\n".join(settings["prompt"])
+    prompt = stated(settings, "prompt", list)
+    if prompt and all(isinstance(line, str) for line in prompt):
+        prompt = "\n".join(prompt)
         parts.append(f"It is asked, with the languages' names in English:\n\n```\n{prompt}\n```")
     return parts
 
@@ -103,8 +121,10 @@ def table(title: str, report: dict) -> str:
     averages = {f"{kind}, average": scores for kind, scores in report["average"].items()}
     lines = [f"## {title}", "", "| | BLEU | chrF++ | OTR, % |", "|---|---:|---:|---:|"]
     for label, scores in (report["directions"] | averages).items():
+        halves = scores["intervals"]
         figures = [
-            f"{scores[key]:.1f} ± {scores['intervals'][key]:.1f}" for key in ("bleu", "chrf", "otr")
+            f"{scores[key]:.1f} ± {halves[key]:.1f}" if key in halves else "–"
+            for key in ("bleu", "chrf", "otr")
         ]
         lines.append(f"| {label} | {' | '.join(figures)} |")
     about = f"Decoding: {report['decoding']}. ±: 95 % of bootstraps over sentences."

@@ -3,6 +3,7 @@
 Weights are found whole on the disk, in the right shapes, before memory is taken for them.
 """
 
+import functools
 import math
 import os
 import shutil
@@ -11,7 +12,8 @@ import torch
 from torch import nn
 
 from plumbing.base.errors import require
-from plumbing.base.files import require_file
+from plumbing.base.files import read_json, require_file
+from plumbing.base.folders import SETTINGS
 from plumbing.base.processes import RANK
 from plumbing.checkpoint import peft, tensors
 from plumbing.checkpoint.config import Config
@@ -30,6 +32,8 @@ class ModelFolder:
     def __init__(self, folder: str, base: str | None = None):
         self.folder = folder
         self.lora, self.base = peft.read_adapter(folder, base)
+        if self.lora:
+            refuse_other_base(folder, self.base)
         self.config = Config.load(self.base)
         self.source = os.path.abspath(self.base)  # as an adapter's configuration names it
         for name in COMPANIONS:
@@ -78,15 +82,49 @@ class ModelFolder:
             require(torch.equal(own.to(copy.dtype), copy), f"{self.folder}: {sentence}")
 
 
+def weights_of(folder: str) -> list[str]:
+    """The files of the weights of a whole model. Raises InputError where they are not there."""
+    files = tensors.find_files(folder, "model")
+    for path in files:
+        require_file(path, "a whole safetensors file; copy it again")
+    return files
+
+
+def base_checksum(folder: str) -> int:
+    """CRC-32 of the weights of a whole model. Raises InputError."""
+    paths = weights_of(folder)
+    return checksum_once(tuple(paths), tuple(os.stat(path).st_mtime_ns for path in paths))
+
+
+@functools.lru_cache
+def checksum_once(paths: tuple[str, ...], _changed: tuple[int, ...]) -> int:
+    """Files that do not change are read once: a script may build a model several times."""
+    return tensors.checksum_of(list(paths))
+
+
+def refuse_other_base(folder: str, base: str) -> None:
+    """Raise InputError where a run, as its settings.json says, was tuned on other weights than this
+    base has. Its adapter means nothing there, even where all shapes fit."""
+    path = os.path.join(folder, SETTINGS)
+    known = read_json(path).get("base") if os.path.exists(path) else None
+    expected = known.get("crc32") if isinstance(known, dict) else None
+    if isinstance(expected, int):
+        found = base_checksum(base)
+        sentence = f"{base} has other weights (checksum {found:08x}) than the base that {folder}"
+        sentence += f" was tuned on ({expected:08x}); name that one with --model"
+        require(found == expected, sentence)
+
+
 def model_files(folder: str, base: str | None = None) -> list[str]:
     """The files that decide what a model computes of a text: weights, configuration and tokenizer,
     with those of its base if it is an adapter. Raises InputError where weights are not there."""
     lora, source = peft.read_adapter(folder, base)
-    files = tensors.find_files(source, "model")
+    files = weights_of(source)
     if lora:
-        files += tensors.find_files(folder, "adapter_model")
-    for path in files:
-        require_file(path, "a whole safetensors file; copy it again")
+        adapters = tensors.find_files(folder, "adapter_model")
+        for path in adapters:
+            require_file(path, "a whole safetensors file; copy it again")
+        files += adapters
     names = ["config.json", *COMPANIONS[:3]]
     others = [os.path.join(place, name) for place in (source, folder) for name in names]
     return files + list(dict.fromkeys(path for path in others if os.path.exists(path)))

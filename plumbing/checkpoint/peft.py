@@ -92,6 +92,10 @@ def read_adapter(folder: str, base: str | None = None) -> tuple[LoraSettings | N
     source = base or raw.get("base_model_name_or_path")
     sentence = f"{path}: base model {source!r} is no folder here; name the folder with --model"
     require(os.path.isdir(str(source)), sentence)
+    twice = os.path.exists(config_path(source)) and not os.path.samefile(source, folder)
+    alone = not os.path.exists(os.path.join(source, "config.json"))
+    sentence = f"{source}, as the base of {folder}, is an adapter itself; expected a whole model"
+    require(not (twice or alone and os.path.exists(config_path(source))), sentence)
     with errors_of(folder):
         return LoraSettings(**{name: raw[name] for name in known & raw.keys()}), source
 

@@ -25,9 +25,8 @@ class Place(NamedTuple):
     name: str  # in the file
 
 
-def checksum_of(paths: list[str]) -> int:
-    """CRC-32 of the contents of files."""
-    crc = 0
+def checksum_of(paths: list[str], crc: int = 0) -> int:
+    """CRC-32 of the contents of files; crc: that of what comes before them."""
     for path in paths:
         with open(path, "rb") as file:
             while block := file.read(1 << 24):

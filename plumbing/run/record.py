@@ -13,7 +13,8 @@ from plumbing.base.files import ROOT, read_json
 from plumbing.base.folders import SETTINGS
 from plumbing.base.processes import WORLD, require_agreement
 from plumbing.checkpoint.card import base_of
-from plumbing.checkpoint.folder import model_files
+from plumbing.checkpoint.folder import base_checksum, model_files, weights_of
+from plumbing.checkpoint.peft import read_adapter
 from plumbing.checkpoint.tensors import checksum_of
 from plumbing.corpus.languages import LANGUAGES, TEMPLATES
 
@@ -38,15 +39,18 @@ def make_record(settings: dict, data: dict[str, list]) -> dict:
     """What a run is made of: settings, checksums of its samples, {"data": samples, "dev": ...}, and
     of the model that it starts from, versions. Raises InputError where a node has other files."""
     start = settings["init"] or settings["model"]
+    lora, source = read_adapter(start, settings["model"])
     sums = {f"{name}_crc32": checksum(samples) for name, samples in data.items()}
-    sums["start_crc32"] = checksum_of(model_files(start, settings["model"]))
+    of_base, files = base_checksum(source), model_files(start, settings["model"])
+    sums["start_crc32"] = checksum_of([x for x in files if x not in weights_of(source)], of_base)
+    sums |= {"adapter_crc32": checksum(lora)} if lora else {}
     for name, value in sums.items():
         require_agreement(name, value)
     return (
         json.loads(json.dumps(settings))
         | sums
         | {
-            "base": base_of(start, settings["model"]),
+            "base": base_of(start, settings["model"]) | {"crc32": of_base},
             "supervised": list(dict.fromkeys(sample.name for sample in data["data"])),
             "prompt": TEMPLATES[settings["template"]],
             "versions": {

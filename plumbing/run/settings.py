@@ -2,11 +2,14 @@
 
 import math
 import os
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 
 from plumbing.base.errors import require
 from plumbing.base.flags import flag, ours
-from plumbing.checkpoint.peft import LoraSettings
+from plumbing.checkpoint.peft import LoraSettings, errors_of
+
+
+LORA_FLAGS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets")
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,50 @@ def settle(s) -> None:
     s.steps = 0 if by_epochs else s.steps
     for f in fields(s):
         setattr(s, f.name, of_stage(getattr(s, f.name), s.stage))
-    s.init = s.init.rstrip("/") or (ours("runs/stage1") if s.stage == 2 else "")
+    first = f"--alpha {s.alpha:g} with --stage 1, which is MLE alone; expected --stage 2"
+    require(s.stage == 2 or not s.alpha > 0, first)
+    usual = ours("runs/stage1") if s.stage == 2 else ""
+    s.init = os.path.normpath(s.init) if s.init else usual
     s.model = s.model or ("" if s.init else ours("demo/base"))
     s.out = os.path.normpath(s.out or ours(f"runs/stage{s.stage}"))
     require(s.dev or not s.best, "--best needs --dev")
     require(s.save_every or not s.dev, "--dev needs --save-every")
     require(s.steps or s.epochs, "--epochs 0 without --steps: no training")
+
+
+def unused(s) -> dict[str, str]:
+    """{name: why} of train.py's settings that do not count beside the others. Their flags are
+    refused, and settings.json leaves them out."""
+    reasons = {}
+    if s.full:
+        reasons |= dict.fromkeys(LORA_FLAGS, "every weight is tuned (--full)")
+    if not s.alpha:
+        reasons["conflict"] = "alpha is 0, so there are no twins"
+    if not s.general:
+        reasons["general_share"] = "there is no --general"
+    return reasons
+
+
+def counting(s) -> dict[str, object]:
+    """train.py's settings but for those that do not count."""
+    return {name: value for name, value in asdict(s).items() if name not in unused(s)}
+
+
+def adopt(s, lora: LoraSettings) -> None:
+    """Put the LoRA that a run goes on with into train.py's settings. Raises InputError for a flag
+    that asks for another one."""
+    theirs = lora.target_modules
+    targets = theirs if isinstance(theirs, str) else ",".join(theirs)
+    with errors_of(s.init or s.model):
+        values = (int(lora.r), float(lora.lora_alpha), float(lora.lora_dropout), targets)
+    for name, value in zip(LORA_FLAGS, values, strict=True):
+        asked = getattr(s, name)
+        same = asked == value or (name == "lora_targets" and {*asked.split(",")} == {*theirs})
+        sentence = (
+            f"{flag(name)} {asked}, but the adapter of {s.init} has {value}, and is continued"
+        )
+        require(same or name not in s.given, f"{sentence} as it is; leave the flag out")
+        setattr(s, name, value)
 
 
 def visits_and_steps(s, samples: int) -> tuple[int, int]:
