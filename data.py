@@ -26,7 +26,7 @@ from plumbing.checkpoint.folder import ModelFolder
 from plumbing.checkpoint.tokenizer import Tokenizer
 from plumbing.corpus.corpus import draw, read_corpus
 from plumbing.corpus.general import read_general
-from plumbing.corpus.languages import GENERAL_PROMPTS, TEMPLATES, template_of
+from plumbing.corpus.languages import GENERAL_PROMPTS, TEMPLATES, add_languages, template_of
 
 Direction = tuple[str, str]  # codes of source and target language: ("en", "it")
 
@@ -369,6 +369,7 @@ class ShowSettings(DeviceSettings):
     data: list = option((ours("demo/data/train.tsv"),), "translation files (docs/data.md)", "data")
     directions: str = option("supervised", "en-it,it-en, supervised, zero-shot or all", "data")
     template: str = option("alpaca", "prompt", "data", choices=TEMPLATES)
+    languages: str = option("", "file of more languages, {code: name} (docs/data.md)", "data")
     conflict: str = option(
         "target", "twins' instruction, as in train.py", "data", choices=CONFLICTS
     )
@@ -380,6 +381,7 @@ class ShowSettings(DeviceSettings):
 def show(s: ShowSettings) -> None:
     """Print some samples of a tuning set with their twins, read off their Batch: the supervised
     tokens are in brackets. Raises InputError."""
+    add_languages(s.languages)
     folder = ModelFolder(s.model)
     tokenizer = Tokenizer([folder.folder, folder.source], folder.config)
     samples = read_samples(s.data, s.directions, pairs=s.show, seed=s.seed)

@@ -18,13 +18,23 @@ from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from data import Direction, Prompter, Sample, TuningSet, micro_batches
 from loss import mle
 from model import LlamaForCausalLM, build_model, load_model, merge_lora
 from plumbing.base.errors import require
-from plumbing.base.flags import DTYPES, DeviceSettings, autocast, option, ours, run_script
+from plumbing.base.files import read_lines
+from plumbing.base.flags import (
+    DTYPES,
+    DeviceSettings,
+    autocast,
+    option,
+    ours,
+    refuse_given,
+    run_script,
+)
 from plumbing.base.processes import (
     RANK,
     WORLD,
@@ -32,14 +42,15 @@ from plumbing.base.processes import (
     progress_bar,
     sum_over_processes,
 )
+from plumbing.checkpoint.peft import read_adapter
 from plumbing.checkpoint.tokenizer import Tokenizer
 from plumbing.compute.decoder import Decoder
-from plumbing.corpus.corpus import read_corpus
-from plumbing.corpus.languages import TEMPLATES
+from plumbing.corpus.corpus import clean, read_corpus
+from plumbing.corpus.languages import TEMPLATES, add_languages
 from plumbing.run.record import read_setting, supervised_directions
-from plumbing.score.bleu import bleu_metric, compare_texts
+from plumbing.score.bleu import TOKENIZERS, UNSPACED, bleu_metric, compare_texts, script_of
 from plumbing.score.bootstrap import read_seed, resampled_share
-from plumbing.score.files import Results
+from plumbing.score.files import Results, directions_of, group_files
 from plumbing.score.identify import CANDIDATES, LIDS, Identifier, make_identifiers
 from plumbing.score.report import Report
 
@@ -49,12 +60,16 @@ MAX_NEW_TOKENS, BATCH_SIZE = 128, 64
 @dataclass
 class Settings(DeviceSettings):
     ckpt: list = option((), "runs or models, side by side; none: runs/stage2", "data", nargs="*")
+    hypotheses: list = option(
+        (), "files or folders of outputs made elsewhere (docs/evaluation.md)", "data"
+    )
     data: list = option((ours("demo/data/test.tsv"),), "translation files (docs/data.md)", "data")
     directions: str = option(
         "all", "en-it,it-en; supervised (that the first run was tuned on), zero-shot or all", "data"
     )
     rows: int = option(0, "the first so many pairs of each direction; 0: all", "data", least=0)
     skip_unknown: bool = option(False, "leave out rows without a certain direction", "data")
+    languages: str = option("", "file of more languages, {code: name} (docs/data.md)", "data")
 
     model: str = option("", "base of the adapters; left out: the one that each names", "model")
 
@@ -66,8 +81,17 @@ class Settings(DeviceSettings):
     max_new_tokens: int = option(MAX_NEW_TOKENS, "longest output", "decoding", least=1)
     batch_size: int = option(BATCH_SIZE, "sentences decoded together", "decoding", least=1)
 
-    lid: list = option(("langid",), "identifiers, the first for the table", "scores", choices=LIDS)
-    candidates: str = option(CANDIDATES, "what --lid may answer, besides the data's", "scores")
+    lid: list = option(
+        ("langid",), "identifiers, the first for the table; none: no OTR", "scores", choices=LIDS
+    )
+    candidates: str = option(
+        "",
+        f"what --lid may answer, besides the data's; left out: {CANDIDATES}, near ones",
+        "scores",
+    )
+    tokenize: str = option(
+        "", "SacreBLEU's tokenizer; left out: the target's", "scores", choices=TOKENIZERS
+    )
 
     def describe(self) -> str:
         """How a system decodes."""
@@ -90,7 +114,9 @@ def greedy(
     logits = decoder.prefill(prompts, max_new_tokens)  # [B, 1, V]
     outputs, rows = [[] for _ in prompts], list(range(len(prompts)))  # the sentence of a row
     for left in reversed(range(max_new_tokens)):
-        new = logits[:, 0].argmax(-1).tolist()  # B ids
+        best = logits[:, 0].argmax(-1, keepdim=True)  # [B, 1]
+        require_finite(logits[:, 0].gather(1, best))
+        new = best[:, 0].tolist()  # B ids
         for row in reversed(range(len(rows))):
             if new[row] in ends:  # the last row, which has been looked at, takes its place
                 decoder.drop(row, last=len(rows) - 1)
@@ -102,6 +128,14 @@ def greedy(
             break
         logits = decoder.step([[token] for token in new])  # [B, 1, V]
     return outputs
+
+
+def require_finite(best: Tensor) -> None:
+    """Raise InputError unless the best score of each sentence is a finite number: else no token
+    means anything."""
+    sentence = "the model's scores are not finite; expected weights that are well"
+    advice = "with --dtype fp16 they overflow in some models: try bf16 or fp32"
+    require(best.isfinite().all(), f"{sentence}: {advice}")
 
 
 class Beam(NamedTuple):
@@ -135,6 +169,7 @@ def beam_search(
         scores = (scores + scores.new_tensor(so_far)[:, :, None]).flatten(1)  # [B, n V]
         # [B, candidates]: enough of them that n go on even where every end is among the best
         best, index = scores.topk(min(n * max(2, 1 + len(ends)), scores.shape[1]))
+        require_finite(best[:, 0])
         found = list(zip(best.tolist(), index.tolist(), strict=True))
 
         vocabulary, parents = logits.shape[-1], [[] for _ in rows]
@@ -186,12 +221,13 @@ def translate(
     max_new_tokens: int = MAX_NEW_TOKENS,
     batch_size: int = BATCH_SIZE,
     length_penalty: float = 1.0,
-) -> list[str]:
-    """The hypotheses of the prompts in their order, decoded in batches of similar length, with
-    beams where the decoder has them; `bar` counts sentences."""
+) -> tuple[list[str], int]:
+    """(the hypotheses of the prompts in their order; how many of them ended because of
+    max_new_tokens). They are decoded in batches of similar length, with beams where the decoder has
+    them; `bar` counts sentences."""
     ends = {prompter.encoder.end, prompter.tokenizer.eos, *decoder.model.config.eos_token_id}
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    hypotheses = [""] * len(prompts)
+    hypotheses, unfinished = [""] * len(prompts), 0
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         batch = [prompts[i] for i in chosen]
@@ -200,11 +236,12 @@ def translate(
             outputs = [[token for token in beam.ids if token not in ends] for beam in beams]
         else:
             outputs = greedy(decoder, batch, ends, max_new_tokens)
+        unfinished += sum(len(ids) == max_new_tokens for ids in outputs)
         for i, ids in zip(chosen, outputs, strict=True):
             hypotheses[i] = prompter.tokenizer.decode(ids).strip()
         if bar is not None:
             bar.update(len(chosen))
-    return hypotheses
+    return hypotheses, unfinished
 
 
 # Scores
@@ -212,7 +249,8 @@ def translate(
 
 def off_target(texts: list[str], directions: list[Direction], identify: Identifier) -> list[str]:
     """What each text is instead of its target language: "" where it is right, else "empty",
-    "english", "source" or "other". The off-target ratio is the share of those that are not ""."""
+    "english", "source" or "other", as is a text without letters. The off-target ratio is the share
+    of those that are not ""."""
     kinds = []
     for text, (source, target) in zip(texts, directions, strict=True):
         code = identify(text)
@@ -227,32 +265,28 @@ def percentage(flags: list) -> float:
 
 
 def score(
-    hypotheses: list[str], samples: list[Sample], identifiers: list[Identifier], languages: set[str]
+    hypotheses: list[str],
+    samples: list[Sample],
+    identifiers: list[Identifier],
+    languages: set[str],
+    tokenizer: str = "",
 ) -> dict:
-    """The scores of a direction, for scores.json: BLEU, chrF++, OTR with its floor (that of the
-    references), by the first identifier and by each; answered: how many outputs are in which
-    language; mixed: % of all outputs, those that are right as a whole, but have a part in another
-    of the languages. "resampled" is for the report alone: [RESAMPLES] of bootstraps over
-    sentences."""
+    """The scores of a direction, for scores.json: BLEU, chrF++, and what language_scores has, by
+    the first identifier and by each. tokenizer: SacreBLEU's, "" for that of the target.
+    "resampled" is for the report alone: [RESAMPLES] of bootstraps over sentences."""
     hypotheses = [" ".join(text.split()) for text in hypotheses]  # as in the files
-    references = [sample.target for sample in samples]
-    directions, target = [sample.direction for sample in samples], samples[0].direction[1]
-    scores, resampled = compare_texts(hypotheses, references, target)
+    references, target = [sample.target for sample in samples], samples[0].direction[1]
+    scores, resampled = compare_texts(hypotheses, references, target, tokenizer)
+    scores |= {"sentences": len(samples), "otr": None, "floor": None, "off_target": {}}
+    scores |= {"mixed": None, "mixed_floor": None, "answered": {}}
+    if not identifiers:  # --lid none
+        return scores | {"resampled": resampled}
 
-    first = identifiers[0]
-    kinds = off_target(hypotheses, directions, first)
-    scores |= {
-        "otr": percentage(kinds),
-        "floor": percentage(off_target(references, directions, first)),
-    }
-    scores |= {"off_target": dict(Counter(filter(None, kinds))), "sentences": len(samples)}
-    mixed = [first.is_mixed(text, target, languages) for text in hypotheses]
-    mixed_floor = [first.is_mixed(text, target, languages) for text in references]
-    scores |= {"mixed": percentage(mixed), "mixed_floor": percentage(mixed_floor)}
-    scores["answered"] = dict(Counter(first(text) for text in hypotheses))
-    resampled["otr"] = resampled_share([bool(kind) for kind in kinds])
-
+    found, wrong = language_scores(hypotheses, samples, identifiers[0], languages)
+    scores |= found
+    resampled["otr"] = resampled_share(wrong)
     if len(identifiers) > 1:
+        directions = [sample.direction for sample in samples]
         scores["identifiers"] = {
             identify.name: {
                 "otr": percentage(off_target(hypotheses, directions, identify)),
@@ -265,16 +299,48 @@ def score(
     return scores | {"resampled": resampled}
 
 
+def language_scores(
+    hypotheses: list[str], samples: list[Sample], identify: Identifier, languages: set[str]
+) -> tuple[dict, list[bool]]:
+    """({"otr"; "floor": that of the references; "off_target": how many are what instead;
+    "answered": how many are in which language; "mixed": % of all outputs, those that are right as a
+    whole, but have a part in another of the languages; "mixed_floor"}, which of the hypotheses are
+    off target). Mixed is None where a script has no spaces: its windows are of words."""
+    references = [sample.target for sample in samples]
+    directions, target = [sample.direction for sample in samples], samples[0].direction[1]
+    kinds = off_target(hypotheses, directions, identify)
+    scores = {
+        "otr": percentage(kinds),
+        "floor": percentage(off_target(references, directions, identify)),
+        "off_target": dict(Counter(filter(None, kinds))),
+        "answered": dict(Counter(identify(text) for text in hypotheses)),
+    }
+    if script_of(references) not in UNSPACED:
+        for name, texts in (("mixed", hypotheses), ("mixed_floor", references)):
+            scores[name] = percentage(
+                [identify.is_mixed(text, target, languages) for text in texts]
+            )
+    return scores, [bool(kind) for kind in kinds]
+
+
 # A test set becomes a table
 
 
 class System(NamedTuple):
-    """A column of the table."""
+    """A column of the table: a checkpoint, or outputs that something else made."""
 
     name: str
     ckpt: str
     settings: Settings
     suffix: str = ""  # of the folder of its files
+    outputs: dict[Direction | None, str] = {}  # of each direction, or of the only one, the file
+
+    def describe(self) -> str:
+        """How it decodes, or where its outputs are from."""
+        if self.outputs:
+            first, *more = self.outputs.values()
+            return f"outputs of {first}" + (f" and {len(more)} more files" if more else "")
+        return self.settings.describe()
 
 
 class Outputs(NamedTuple):
@@ -282,6 +348,7 @@ class Outputs(NamedTuple):
 
     texts: dict[tuple[Direction, int], str]  # by direction and row
     cut: Counter  # {direction: how many prompts lost the end of their source}
+    unfinished: Counter  # {direction: how many outputs ended because of --max-new-tokens}
     tokens: int  # that passed the network
 
 
@@ -298,6 +365,8 @@ def read_test_set(s: Settings, systems: list[System]) -> tuple[Corpus, list[Dire
         whole = [n for n, row in enumerate(rows, start=1) if all(row)]
         last = whole[s.rows - 1] if 0 < s.rows <= len(whole) else len(rows)
         corpus[direction] = [Sample(direction, *row) for row in rows[:last]]
+    for system in systems:
+        corpus = {d: corpus[d] for d in directions_of(system.outputs, list(corpus))}
     return corpus, tuned
 
 
@@ -322,6 +391,19 @@ def load_for_decoding(system: System) -> LlamaForCausalLM:
     return model
 
 
+def read_outputs(system: System, corpus: Corpus) -> Outputs:
+    """The outputs of a system that came from elsewhere, of which the first process has all. Raises
+    InputError."""
+    texts = {}
+    for direction, samples in corpus.items():
+        path = system.outputs.get(direction) or system.outputs[None]
+        lines = [clean(line) for line in read_lines(path)]
+        found = f"{path}: {len(lines):,} lines, but {len(samples):,} rows of {samples[0].name}"
+        require(len(lines) == len(samples), f"{found}; expected a line for each row, blank or not")
+        texts |= {(direction, n): line for n, line in enumerate(lines)}
+    return Outputs(texts, Counter(), Counter(), 0)
+
+
 def whole_rows(samples: list[Sample]) -> list[int]:
     """The numbers of the rows without a blank side."""
     return [n for n, sample in enumerate(samples) if sample.source and sample.target]
@@ -329,20 +411,21 @@ def whole_rows(samples: list[Sample]) -> list[int]:
 
 def translate_rows(
     decoder: Decoder, prompter: Prompter, samples: list[Sample], s: Settings, bar: tqdm
-) -> tuple[list[str], int]:
-    """(the hypotheses of some rows of a direction; how many prompts lost the end of their
-    source)."""
+) -> tuple[list[str], int, int]:
+    """(the hypotheses of some rows of a direction; how many prompts lost the end of their source;
+    how many hypotheses ended because of --max-new-tokens)."""
     positions = decoder.model.config.max_position_embeddings
     prompts, cut = encode_prompts(prompter, samples, positions, s.max_new_tokens)
     limits = s.max_new_tokens, s.batch_size, s.length_penalty
-    return translate(decoder, prompter, prompts, bar, *limits), cut
+    texts, unfinished = translate(decoder, prompter, prompts, bar, *limits)
+    return texts, cut, unfinished
 
 
 def decode(
     system: System, prompter: Prompter, corpus: Corpus, translate_rows: Callable = translate_rows
 ) -> Outputs:
     """A system's translations of this process's share of each direction's rows."""
-    s, texts, cut = system.settings, {}, Counter()
+    s, texts, cut, unfinished = system.settings, {}, Counter(), Counter()
     decoder = Decoder(load_for_decoding(system), s.beam)
     shares = {}
     for turn, (direction, samples) in enumerate(corpus.items()):
@@ -353,9 +436,10 @@ def decode(
     ) as bar:
         for direction, rows in shares.items():
             samples = [corpus[direction][n] for n in rows]
-            outputs, cut[direction] = translate_rows(decoder, prompter, samples, s, bar)
+            found = translate_rows(decoder, prompter, samples, s, bar)
+            outputs, cut[direction], unfinished[direction] = found
             texts |= {(direction, n): text for n, text in zip(rows, outputs, strict=True)}
-    return Outputs(texts, cut, decoder.computed)
+    return Outputs(texts, cut, unfinished, decoder.computed)
 
 
 def evaluate(s: Settings, systems: list[System], translate_rows: Callable = translate_rows) -> None:
@@ -365,31 +449,34 @@ def evaluate(s: Settings, systems: list[System], translate_rows: Callable = tran
     identifiers = make_identifiers(s.lid, s.candidates, corpus)
     languages = {code for direction in corpus for code in direction}
     read_seed()
-    for _, target in corpus:
-        bleu_metric(target)  # which may lack a package: said before hours of work
-    prompters = [prepare_prompter(system, corpus) for system in systems]
-    places = [Results(x.ckpt, s.data[0], corpus, x.suffix) for x in systems]
+    for (_, target), samples in corpus.items():  # a package may be missing: said before the work
+        bleu_metric(target, [sample.target for sample in samples], s.tokenize)
+    given = [read_outputs(system, corpus) if system.outputs else None for system in systems]
+    prompters = [None if x.outputs else prepare_prompter(x, corpus) for x in systems]
+    places = [None if x.outputs else Results(x.ckpt, s.data[0], corpus, x.suffix) for x in systems]
 
     report = Report(list(corpus), supervised, asdict(s), identifiers)
-    for system, prompter, place in zip(systems, prompters, places, strict=True):
-        started = time.time()
-        shares = gather_from_processes(decode(system, prompter, corpus, translate_rows))
+    for system, outputs, prompter, place in zip(systems, given, prompters, places, strict=True):
+        started = time.perf_counter()
+        made = outputs or decode(system, prompter, corpus, translate_rows)
+        shares = gather_from_processes(made)
         if RANK > 0:
             continue
         texts = ChainMap(*(share.texts for share in shares))
         cost = {"tokens": sum(share.tokens for share in shares)}
-        cost["seconds"] = round(time.time() - started, 1)
+        cost["seconds"] = round(time.perf_counter() - started, 1)
         scores, outputs = {}, {}
         for direction, samples in corpus.items():
             name, rows = "-".join(direction), whole_rows(samples)
             outputs[name] = [texts.get((direction, n), "") for n in range(len(samples))]
             hypotheses, scored = [outputs[name][n] for n in rows], [samples[n] for n in rows]
-            scores[name] = score(hypotheses, scored, identifiers, languages)
+            scores[name] = score(hypotheses, scored, identifiers, languages, s.tokenize)
             scores[name]["sources_cut"] = sum(share.cut[direction] for share in shares)
-        written = place.write(
-            corpus, outputs, report.add(system.name, system.settings, scores, cost)
-        )
-        print(f"hypotheses, sources, references and scores.json: {written}")
+            scores[name]["unfinished"] = sum(share.unfinished[direction] for share in shares)
+        found = report.add(system.name, system.settings, system.describe(), scores, cost)
+        if place:
+            written = place.write(corpus, outputs, found)
+            print(f"hypotheses, sources, references and scores.json: {written}")
     print(report)
 
 
@@ -435,7 +522,7 @@ def measure_dev(model: LlamaForCausalLM, dev: Dev, s) -> dict[str, float]:
 
     bar = progress_bar(total=len(dev.prompts), desc="dev", unit="sentence", leave=False)
     with autocast(s.device, s.dtype), bar:  # by all processes: weights may be sharded
-        texts = translate(Decoder(model), prompter, dev.prompts, bar)
+        texts, _ = translate(Decoder(model), prompter, dev.prompts, bar)
     texts = [" ".join(text.split()) for text in texts]
     kinds = off_target(texts, [sample.direction for sample in dev.samples], dev.identify)
     model.train()
@@ -443,18 +530,38 @@ def measure_dev(model: LlamaForCausalLM, dev: Dev, s) -> dict[str, float]:
 
 
 def main(s: Settings) -> None:
-    """Evaluate the checkpoints of --ckpt. Raises InputError."""
+    """Evaluate the checkpoints of --ckpt, and the outputs of --hypotheses. Raises InputError."""
+    add_languages(s.languages)
     usual = ours("runs/stage2")
     made = "make it with `python train.py --stage 2`, or name another with --ckpt"
-    require(s.ckpt or os.path.isdir(usual), f"{usual}: no such run; {made}")
-    s.ckpt = [os.path.normpath(ckpt) for ckpt in s.ckpt or [usual]]
+    require(s.ckpt or s.hypotheses or os.path.isdir(usual), f"{usual}: no such run; {made}")
+    s.ckpt = [os.path.normpath(ckpt) for ckpt in s.ckpt or [usual] * (not s.hypotheses)]
     names = [os.path.basename(ckpt) for ckpt in s.ckpt]
     for ckpt in s.ckpt:
         expected = "expected a run of train.py or a model in Hugging Face format"
         require(os.path.isdir(ckpt), f"{ckpt}: no such folder; {expected}")
         require(s.ckpt.count(ckpt) == 1, f"--ckpt {ckpt}: it is named twice")
+    refuse_what_cannot_count(s)
     labels = [x if names.count(name) > 1 else name for name, x in zip(names, s.ckpt, strict=True)]
-    evaluate(s, [System(x, ckpt, replace(s)) for x, ckpt in zip(labels, s.ckpt, strict=True)])
+    systems = [System(x, ckpt, replace(s)) for x, ckpt in zip(labels, s.ckpt, strict=True)]
+    for name, files in group_files(s.hypotheses).items():
+        require(name not in labels, f"--hypotheses {name}: a checkpoint has that name too")
+        systems.append(System(name, "", replace(s), outputs=files))
+    evaluate(s, systems)
+
+
+def refuse_what_cannot_count(s: Settings) -> None:
+    """Raise InputError for a flag that changes nothing beside the others."""
+    if not s.ckpt:
+        of_decoding = ("template", "beam", "length_penalty", "max_new_tokens", "batch_size")
+        why = "nothing is decoded, as --hypotheses are given alone"
+        refuse_given(s, ["model", "dtype", "device", *of_decoding], why)
+    elif not any(read_adapter(ckpt, s.model)[0] for ckpt in s.ckpt):
+        refuse_given(s, ["model"], "no --ckpt is an adapter")
+    if s.beam == 1:
+        refuse_given(s, ["length_penalty"], "--beam is 1, which is greedy decoding")
+    if {*s.lid} <= {"none", "lid.176-open"}:
+        refuse_given(s, ["candidates"], f"--lid {' '.join(s.lid)} has none")
 
 
 if __name__ == "__main__":

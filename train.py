@@ -44,7 +44,7 @@ from plumbing.base.processes import RANK, WORLD, shard, sum_over_processes
 from plumbing.checkpoint.peft import read_adapter
 from plumbing.checkpoint.tokenizer import Tokenizer
 from plumbing.compute.optimizer import Optimizer, learning_rate
-from plumbing.corpus.languages import TEMPLATES
+from plumbing.corpus.languages import TEMPLATES, add_languages
 from plumbing.run.folder import Run
 from plumbing.run.log import describe
 from plumbing.run.record import make_record, read_setting
@@ -96,6 +96,7 @@ class Settings(DeviceSettings):
     directions: str = option("supervised", "en-it,it-en, supervised, zero-shot or all", "data")
     pairs: int = option(by_stage(1200, 0), "pairs of each direction, 0: all", "data", least=0)
     skip_unknown: bool = option(False, "leave out rows without a certain direction", "data")
+    languages: str = option("", "file of more languages, {code: name} (docs/data.md)", "data")
     general: list = option((), "files of other instructions, Alpaca JSON: no twins", "data")
     general_share: float = option(
         0.2, "their share of a step, on top of --batch-size", "data", least=1e-4, most=0.95
@@ -291,6 +292,7 @@ def main(s: Settings, find_losses: Callable = loss_sums) -> None:
     """Train in the run's folder, which nobody else writes meanwhile. Raises InputError."""
     how = f"--stage 1 --out {s.init}" if s.stage == 2 else f"--out {s.init}"
     made = f"make it with `python train.py {how}`, or choose another --init"
+    add_languages(s.languages)
     require(os.path.isdir(s.init or "."), f"{s.init}: no such run; {made}")
     if s.preset:
         print(describe_preset(s))

@@ -81,7 +81,7 @@ def main(s: Settings) -> None:
     positions, limit = model.config.max_position_embeddings, s.max_new_tokens
     prompts, _ = encode_prompts(prompter, samples, positions, limit)
     with progress_bar(total=len(samples), desc=system.name, unit="answer") as bar:
-        answers = translate(Decoder(model, s.beam), prompter, prompts, bar, limit, s.batch_size)
+        answers, _ = translate(Decoder(model, s.beam), prompter, prompts, bar, limit, s.batch_size)
     split, _ = os.path.splitext(os.path.basename(path))
     folder = os.path.join(ckpt, f"eval-{split}")
     os.makedirs(folder, exist_ok=True)

@@ -167,14 +167,15 @@ def make_translate_rows(shots: dict[Direction, list[Sample]]):
 
         prompts, cut = encode(samples)
         if not s.contrast_language or not samples:
-            return translate(decoder, prompter, prompts, bar, *limits), cut
+            texts, unfinished = translate(decoder, prompter, prompts, bar, *limits)
+            return texts, cut, unfinished
         columns = [encode(others)[0] for others in undesired(samples)]
         rows = zip(*columns, strict=True)
         variants = {tuple(x): list(row) for x, row in zip(prompts, rows, strict=True)}
         contrasting = Contrasting(decoder.model, s.contrast_language, variants)
-        texts = translate(contrasting, prompter, prompts, bar, *limits)
+        texts, unfinished = translate(contrasting, prompter, prompts, bar, *limits)
         decoder.computed += contrasting.computed
-        return texts, cut
+        return texts, cut, unfinished
 
     return translate_rows
 

@@ -15,7 +15,7 @@ from plumbing.corpus import corpus as corpora
 from plumbing.corpus.corpus import draw, read_corpus
 from plumbing.corpus.general import read_general
 from plumbing.corpus.instructions import read_direction
-from plumbing.corpus.languages import LANGUAGES, TEMPLATES, read_prompts
+from plumbing.corpus.languages import LANGUAGES, TEMPLATES, add_languages, read_prompts
 
 EN, IT = ["open file", "a\u2028b", '"x'], ["apri il file", "c\x85d", "</s>"]
 ROWS = list(zip(EN, IT, strict=True))
@@ -177,6 +177,228 @@ def test_the_direction_of_an_instruction_is_certain_or_none(text, direction):
     assert read_direction(text) == (direction and tuple(direction.split("-")))
 
 
+ENGLISH_TO_GERMAN = "Translate the following text from English to German."
+HINT = "Prices are stable.\n\n### Hint: We prefer to translate it to"
+
+
+@pytest.mark.parametrize(
+    "instruction",
+    [
+        "Score the following translation from English to German.",
+        "Is the following translation from English to German correct? Answer yes or no.",
+        "Mark the errors in this translation from English to German.",
+        "Improve the following translation from English to German.",
+        "Summarize the following text and translate it from English to German.",
+        "Translate the following text from English to German (Austria).",
+        "Translate the following text from Simplified Chinese to German.",
+        "Translate from English to German in a formal tone.",
+        "Translate from English to German with the glossary below.",
+        "Which translation from English to German is better?",
+        "Paraphrase this translation from English to German.",
+        "Translate from English to German, then back to English.",
+        "Translate from English to German and explain the grammar.",
+    ],
+)
+def test_an_instruction_that_asks_for_more_than_a_translation_is_none(
+    tmp_path, capsys, instruction
+):
+    assert read_direction(instruction) is None
+    rows = [{"instruction": x, "input": "a", "output": "b"} for x in (instruction, THERE)]
+    path = put(tmp_path / "a.json", json.dumps(rows))
+    with pytest.raises(InputError, match="entry 1: instruction .* no certain pair .*plain"):
+        read(path)
+    assert counts(path, skip_unknown=True) == {"it-nl": 1}
+    assert "  1 left out: instructions that are no plain" in capsys.readouterr().out
+    assert read_general([path]) == [(instruction, "a", "b")]
+
+
+@pytest.mark.parametrize(
+    "source, target",
+    [
+        (HINT, "<p>Preise sind stabil</p> rather than <p>Preise stehen fest</p>"),
+        (HINT.replace("\n\n", " "), "Preise sind stabil."),
+        ("Hello.", "<v>Hallo</v>."),
+        ("Source: Hello.\nTranslation: Hallo.", "Guten Tag."),
+        ("English: Hello.", "Hallo."),
+        ("Hello.\nHint: be formal", "Guten Tag."),
+    ],
+)
+def test_a_translation_with_hints_or_labels_is_no_pair(tmp_path, capsys, source, target):
+    row = {"instruction": ENGLISH_TO_GERMAN, "input": source, "output": target}
+    path = put(tmp_path / "a.json", json.dumps([row, row | {"input": "Note: b", "output": "W: b"}]))
+    with pytest.raises(InputError, match="entry 1: .*hints or labels"):
+        read(path)
+    assert counts(path, skip_unknown=True) == {"en-de": 1}  # a label on both sides is text
+    assert "1 left out: translations with hints" in capsys.readouterr().out
+    assert len(read_general([path])) == 1
+
+
+@pytest.mark.parametrize(
+    "instruction, output, expected",
+    [
+        ("Translate this from German to English:\nGerman: Guten Tag\nEnglish:", "Hi", "Guten Tag"),
+        ("Translate the following sentence from German to English: Guten Tag", "Hi", "Guten Tag"),
+        ("Translate the German text into English.\nGerman: a\nb\nEnglish:", "c", "a\nb"),
+        ('Translate from German to English: "Guten Tag"', '"Hi"', '"Guten Tag"'),
+        ('Translate from German to English: "Guten Tag"', "Hi", None),
+        ("Translate from German to English:\nGuten Tag\n\nBe formal.", "Hi", None),
+        ("Score this, from German to English: Guten Tag", "3", None),
+    ],
+)
+@pytest.mark.parametrize("blank", ["", None, " "])
+def test_a_sentence_inside_its_instruction_is_read_where_it_is_certain(
+    tmp_path, instruction, output, expected, blank
+):
+    row = {"instruction": instruction, "input": blank, "output": output}
+    path = put(tmp_path / "a.json", json.dumps([row]))
+    if expected:
+        assert read(path) == {"de-en": [(expected, output)]}
+        with pytest.raises(InputError, match="nothing is left; 1 translations"):
+            read_general([path])
+    else:
+        with pytest.raises(InputError, match="entry 1: instruction .*no certain pair"):
+            read(path)
+
+
+@pytest.mark.parametrize("field", ["history", "system", "context", "glossary"])
+def test_a_row_with_more_than_our_prompts_hold_is_named_and_counted(tmp_path, capsys, field):
+    rows = [{"instruction": THERE, "input": "a", "output": "b"} for _ in range(2)]
+    rows[0][field] = [["Hello", "Ciao"]] if field == "history" else "Be formal."
+    rows[1][field] = [] if field == "history" else ""
+    path = put(tmp_path / "a.json", json.dumps(rows))
+    with pytest.raises(InputError, match=f"entry 1: .*instructions with '{field}'"):
+        read(path)
+    assert counts(path, skip_unknown=True) == {"it-nl": 1}
+    assert f"1 left out: instructions with '{field}'" in capsys.readouterr().out
+    rows[1] = {"instruction": "Name a colour.", "output": "Red."}
+    put(tmp_path / "a.json", json.dumps(rows))
+    assert len(read_general([path])) == 1 and f"with '{field}'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("code, here", [("zh-CN", "zh"), ("pt_BR", "pt"), ("en-US", "en")])
+def test_a_code_with_a_region_is_told_what_it_is_called_here(tmp_path, code, here):
+    with pytest.raises(InputError, match=f"{code} is called {here} here"):
+        read(put(tmp_path / "a.tsv", f"it\t{code}\na\tb\n"))
+
+
+@pytest.mark.parametrize("wanted", ["en->it", "en_it", "en→it", "en-it;it-en", "english-italian"])
+def test_what_is_no_direction_is_said_to_be_none(tmp_path, wanted):
+    path = put(tmp_path / "a.tsv", TABLE)
+    with pytest.raises(InputError, match="is no direction; expected .*en-it"):
+        read(path, wanted)
+    assert [*read(path, "en-it, it-en")] == ["en-it", "it-en"]
+
+
+# What is no sentence
+
+
+def iwslt(rows, translator):
+    """A side of IWSLT's train.tags: a talk's tags before its sentences."""
+    tags = ["<url>http://x.org/1</url>", "<keywords>talks</keywords>", "<talkid>1</talkid>"]
+    tags += ["<title>A title</title>", "<description>About it.</description>"]
+    talk = [
+        *tags,
+        f"<translator>{translator}</translator>",
+        *rows,
+        '<reviewer href="x">B</reviewer>',
+    ]
+    return "\n".join(['<doc docid="1" genre="lectures">', *talk, "</doc>", ""])
+
+
+@pytest.mark.parametrize("name", ["train.tags.en-it", "ted.en-it"])
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_the_tags_of_iwslt_are_no_sentences(tmp_path, capsys, name, packed):
+    rows = ["It is <b>so</b>.", "Yes."], ["È <b>così</b>.", "Sì."]
+    path = put(tmp_path / f"{name}.en{packed}", iwslt(rows[0], "A"))
+    more = "<translator>C</translator>\n"  # the tags of two sides need not be as many
+    put(tmp_path / f"{name}.it{packed}", iwslt(rows[1], "B") + more)
+    assert read(path)["en-it"] == [*zip(*rows, strict=True)]
+    assert "without IWSLT's tags, 2 rows" in capsys.readouterr().out
+
+
+SGM = '<srcset setid="x" srclang="any">\n<doc docid="1">\n<seg id="1">a</seg>\n</doc>\n</srcset>\n'
+XML = '<?xml version="1.0" encoding="UTF-8"?>\n<mteval><seg id="1">a</seg></mteval>\n'
+
+
+@pytest.mark.parametrize("text", [SGM, XML])
+@pytest.mark.parametrize("name", ["newstest-src.en.sgm", "tst2017.en-it.en", "t.en-it.en.xml"])
+def test_xml_is_refused_with_how_it_becomes_lines(tmp_path, name, text):
+    path = put(tmp_path / name, text)
+    put(tmp_path / "tst2017.en-it.it", text)
+    with pytest.raises(InputError, match=f"{name}.* is XML; expected a sentence a line.*sed -n"):
+        read(path)
+
+
+@pytest.mark.parametrize("headed", ["en\tit", '"en"\t"it"'])
+def test_a_spreadsheets_quotes_are_no_text(tmp_path, capsys, headed):
+    text = headed + '\n"He said ""no"" twice."\tDisse no.\n"Yes, please"\t"""Sì"""\nplain\t#N/A\n'
+    rows = [('He said "no" twice.', "Disse no."), ("Yes, please", '"Sì"')]
+    assert read(put(tmp_path / "a.tsv", text))["en-it"] == rows
+    said = capsys.readouterr().out
+    assert "TSV of a spreadsheet" in said and "2 pairs; 1 with a blank side" in said
+    # quotes that somebody wrote stay
+    rows = [('"Yes"', '"Sì"'), ('say "x" twice', 'dire "x"'), ('"a" and "b"', '"a" e "b"')]
+    text = "en\tit\n" + "".join(f"{en}\t{it}\n" for en, it in rows)
+    assert read(put(tmp_path / "b.tsv", text))["en-it"] == rows
+
+
+def test_a_line_break_in_a_cell_is_said_to_be_none(tmp_path):
+    with pytest.raises(InputError, match="line 3: 1 columns, .*no line break"):
+        read(put(tmp_path / "a.tsv", 'en\tit\n"a\nb"\tc\n'.replace('"a\n', '"x ""y"""\tz\n"a\n')))
+
+
+def test_files_that_were_joined_leave_no_marks_and_no_headers(tmp_path):
+    bom = "\ufeff"
+    joined = f"{bom}en\tit\na\tb\n{bom}en\tit\nc\t{bom}d\n"
+    assert read(put(tmp_path / "a.tsv", joined))["en-it"] == [("a", "b"), ("c", "d")]
+    with pytest.raises(InputError, match="line 3: found it en again, in another order"):
+        read(put(tmp_path / "b.tsv", "en\tit\na\tb\nit\ten\nc\td\n"))
+    text = f'{bom}{{"en": "a", "it": "b"}}\n{bom}{{"en": "c{bom}", "it": "d"}}\n'
+    assert read(put(tmp_path / "c.jsonl", text))["en-it"] == [("a", "b"), ("c", "d")]
+    put(tmp_path / "d.en-it.it", f"b\n{bom}d\n")
+    assert read(put(tmp_path / "d.en-it.en", f"{bom}a\n{bom}c\n"))["en-it"] == [
+        ("a", "b"),
+        ("c", "d"),
+    ]
+
+
+# Languages of one's own
+
+
+def test_a_language_of_ones_own_is_read_asked_for_and_named(tmp_path):
+    before = dict(LANGUAGES)
+    path = put(tmp_path / "more.json", '{"my": "Burmese", "ceb": "Cebuano"}')
+    try:
+        add_languages(path)
+        add_languages(path)  # twice is once
+        rows = [{"instruction": "Translate from Burmese to English.", "input": "a", "output": "b"}]
+        assert read(put(tmp_path / "a.json", json.dumps(rows))) == {"my-en": [("a", "b")]}
+        put(tmp_path / "t.en-ceb.ceb", "b\n")
+        assert counts(put(tmp_path / "t.en-ceb.en", "a\n")) == {"en-ceb": 1, "ceb-en": 1}
+        assert counts(put(tmp_path / "b-en-my.tsv", "en\tmy\na\tb\n")) == {"en-my": 1, "my-en": 1}
+        assert "to Burmese." in write_prompt("alpaca", Sample(("en", "my"), "a", "b"))
+    finally:
+        LANGUAGES.clear()
+        LANGUAGES.update(before)
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ('{"my": 3}', "'my': 3; expected"),
+        ('{"zh-CN": "Chinese"}', "'zh-CN'.*expected"),
+        ('{"it": "Sicilian"}', "it is Italian"),
+        ('{"xx": "Italian"}', "Italian is it in prompts.json"),
+        ('["my"]', "holds list; expected"),
+    ],
+)
+def test_a_file_of_languages_that_cannot_be_is_refused(tmp_path, text, said):
+    before = dict(LANGUAGES)
+    with pytest.raises(InputError, match=f"m.json.*{said}"):
+        add_languages(put(tmp_path / "m.json", text))
+    assert LANGUAGES == before
+
+
 # Counts, blank rows, rows that are left out
 
 
@@ -208,7 +430,7 @@ def test_rows_without_a_certain_direction_are_refused_or_left_out_aloud(tmp_path
     found = counts([path, table], skip_unknown=True, pairs=pairs)
     assert found == {"it-nl": 2, "en-it": 1, "it-en": 1}
     said = capsys.readouterr().out  # once, though they are read twice
-    assert said.count("  1 left out: rows without") == said.count("  1 left out: texts in xx") == 1
+    assert said.count("  1 left out: instructions") == said.count("  1 left out: texts in xx") == 1
 
 
 # Drawing
@@ -284,8 +506,14 @@ DAMAGED = [
     ("a.tsv", "en\ten\na\tb\n", "line 1: 'en.ten'; .*different"),
     ("a.tsv", "en\txx\na\tb\n", "line 2: found en xx; expected some of ar bg"),
     ("a.json", '[{"translation": {"en": "a"}}]', "entry 1: found en; expected some of"),
-    ("a.json", '[{"en": "a", "it": null}]', "entry 1: the it side is None"),
+    ("a.json", '[{"en": "a", "it": null}]', "entry 1: the it side is null or missing"),
     ("a.json", '[{"en": "a", "it": "b", "score": "c"}]', "found en it score"),
+    ("a.json", '[{"en": "a", "it": NaN}]', "the it side is nan; expected text"),
+    ("a.json", asking(3), "instruction is 3; expected text"),
+    ("a.arrow", b"\xff\xff\xff\xff\x10\0\0\0", "a table of Arrow or Parquet; .*JSON lines"),
+    ("a.parquet", b"PAR1\x15\x04", "a table of Arrow or Parquet"),
+    ("a.xlsx", b"PK\x03\x04\x14\0", "a spreadsheet; .* save it as TSV"),
+    ("a.tsv", "en\tit\na\tb\n".encode("utf-16"), "UTF-16; expected UTF-8"),
     ("a.json", '[{"id": 17, "en": "a", "it": "b"}]', "is id 17 Indonesian"),
     ("a.json", '[{"en":\n "a",\n "it": "b"}', "a.json, line 3: not valid JSON"),
     ("a.json", "[" * 100_000, "line 1: not valid JSON"),

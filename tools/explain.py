@@ -20,6 +20,7 @@ from evaluate import (
     encode_prompts,
     load_for_decoding,
     prepare_prompter,
+    require_finite,
     translate,
 )
 from loss import log_not_p, log_p
@@ -28,7 +29,7 @@ from plumbing.base.errors import require
 from plumbing.base.flags import DeviceSettings, option, ours, run_script
 from plumbing.compute.decoder import Decoder
 from plumbing.corpus.corpus import read_corpus
-from plumbing.corpus.languages import TEMPLATES
+from plumbing.corpus.languages import TEMPLATES, add_languages
 from plumbing.run.record import read_setting, supervised_directions
 from plumbing.score.report import align
 from tools.translate import parse_direction
@@ -41,6 +42,7 @@ class Settings(DeviceSettings):
     source: str = option("", "the sentence", "data")
     target: str = option("", "its translation; left out: the reference, or an answer", "data")
     data: list = option((ours("demo/data/test.tsv"),), "files with references", "data")
+    languages: str = option("", "file of more languages, {code: name} (docs/data.md)", "data")
     model: str = option("", "base of the adapters; left out: the one that each names", "model")
     template: str = option("", "prompt; left out: the run's", "decoding", choices=TEMPLATES)
     max_new_tokens: int = option(MAX_NEW_TOKENS, "longest answer", "decoding", least=1)
@@ -78,6 +80,7 @@ def terms_table(tokens: list[str], names: list[str], mle: Tensor, ul: Tensor) ->
 def main(s: Settings) -> None:
     """Print the table of each model. Raises InputError."""
     require(s.ckpt, "nothing to explain: expected --ckpt RUN ...")
+    add_languages(s.languages)
     direction, source = parse_direction(s.direction), " ".join(s.source.split())
     require(source, "--source is blank; expected a sentence")
     corpus, _ = read_corpus(s.data)
@@ -92,7 +95,8 @@ def main(s: Settings) -> None:
         limits = model.config.max_position_embeddings, s.max_new_tokens
         if not target:
             prompts, _ = encode_prompts(prompter, [Sample(direction, source, "")], *limits)
-            (target,) = translate(Decoder(model, s.beam), prompter, prompts, None, s.max_new_tokens)
+            decoder = Decoder(model, s.beam)
+            (target,), _ = translate(decoder, prompter, prompts, None, s.max_new_tokens)
             what = f"the answer of {system.name}"
         instructions = dict.fromkeys(supervised_directions(ckpt) or corpus, 1)
         conflict = read_setting(ckpt, "conflict", "target")
@@ -102,6 +106,7 @@ def main(s: Settings) -> None:
         )
         response = prompter.encode_response(target)[: s.max_new_tokens]
         terms = response_terms(model, prompts, response)
+        require_finite(terms[0])
         tokens = prompter.tokenizer.texts_of(response, prompter.encoder.end)
         print(f"\n{system.name}: {source} → {target or '(empty)'} ({what})\n")
         print(terms_table(tokens, ["→".join(d) for d in (direction, *wrong)], *terms))

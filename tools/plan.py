@@ -24,6 +24,7 @@ from model import LlamaForCausalLM, add_lora
 from plumbing.base.flags import DTYPES, autocast, option, ours, run_script
 from plumbing.checkpoint.folder import ModelFolder
 from plumbing.checkpoint.tokenizer import Tokenizer
+from plumbing.corpus.languages import add_languages
 from plumbing.run.log import PEAK
 from plumbing.run.record import read_setting
 from plumbing.run.settings import lora_of, refuse_misfit, visits_and_steps
@@ -122,6 +123,7 @@ def measure(folder: ModelFolder, batch: Batch, s: Settings) -> dict[str, float]:
 
 def main(s: Settings) -> None:
     """Print the plan. Raises InputError."""
+    add_languages(s.languages)
     start = s.init or s.model
     if s.init == ours("runs/stage1") and not os.path.isdir(s.init):
         start = s.model or ours("demo/base")  # a plan of stage 2 comes before stage 1

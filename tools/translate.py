@@ -21,13 +21,14 @@ from plumbing.base.errors import InputError, require
 from plumbing.base.flags import DeviceSettings, option, ours, run_script
 from plumbing.base.processes import WORLD, progress_bar
 from plumbing.compute.decoder import Decoder
-from plumbing.corpus.languages import LANGUAGES, TEMPLATES
+from plumbing.corpus.languages import LANGUAGES, TEMPLATES, add_languages
 
 
 @dataclass
 class Settings(DeviceSettings):
     ckpt: str = option("", "run or model; left out: runs/stage2", "data")
     direction: str = option("", "of the lines, as in it-nl", "data")
+    languages: str = option("", "file of more languages, {code: name} (docs/data.md)", "data")
     model: str = option("", "base of the adapter; left out: the one that it names", "model")
     template: str = option("", "prompt; left out: the run's", "decoding", choices=TEMPLATES)
     beam: int = option(1, "beams of beam search; 1: greedy", "decoding", least=1, most=100)
@@ -57,6 +58,7 @@ def read_lines(file: BinaryIO) -> Iterator[str]:
 
 def main(s: Settings) -> None:
     """Translate standard input to standard output. Raises InputError."""
+    add_languages(s.languages)
     direction = parse_direction(s.direction)
     s.ckpt = s.ckpt or ours("runs/stage2")
     require(os.path.isdir(s.ckpt), f"{s.ckpt}: no such folder; expected a run or a model")
@@ -66,19 +68,24 @@ def main(s: Settings) -> None:
     with contextlib.redirect_stdout(sys.stderr):
         prompter = evaluate.prepare_prompter(system, {direction: []})
         model = load_for_decoding(system)
-    decoder, lines, cut = Decoder(model, s.beam), read_lines(sys.stdin.buffer), 0
+    decoder, lines = Decoder(model, s.beam), read_lines(sys.stdin.buffer)
+    cut = unfinished = 0
     positions = model.config.max_position_embeddings
     with progress_bar(desc=system.name, unit="line") as bar:
         while batch := list(itertools.islice(lines, s.batch_size)):
             samples = [Sample(direction, text.strip(), "") for text in batch if text.strip()]
             prompts, more = encode_prompts(prompter, samples, positions, s.max_new_tokens)
             limits = s.max_new_tokens, s.batch_size, s.length_penalty
-            texts = iter(evaluate.translate(decoder, prompter, prompts, bar, *limits))
+            texts, ended = evaluate.translate(decoder, prompter, prompts, bar, *limits)
+            texts = iter(texts)
             for line in batch:
                 print(" ".join(next(texts).split()) if line.strip() else "", flush=True)
-            cut += more
+            cut, unfinished = cut + more, unfinished + ended
     if cut:
         print(f"{cut:,} lines lost their end, to fit", file=sys.stderr)
+    if unfinished:
+        limit = f"--max-new-tokens {s.max_new_tokens}"
+        print(f"{unfinished:,} outputs ended because of {limit}", file=sys.stderr)
 
 
 if __name__ == "__main__":

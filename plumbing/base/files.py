@@ -15,6 +15,15 @@ ROOT = os.path.dirname(
 NEW = ".train-py-new"  # ends the name of what is not whole yet
 MODEL_JSON = "a JSON object of a model folder in Hugging Face format"
 GZIP = b"\x1f\x8b"
+TABLE = "a table of Arrow or Parquet; expected text: datasets' to_json writes it as JSON lines"
+NO_TEXT = {
+    b"\xff\xff\xff\xff": TABLE,
+    b"ARROW1": TABLE,
+    b"PAR1": TABLE,
+    b"PK\x03\x04": "a zip archive or a spreadsheet; expected text: unpack it, or save it as TSV",
+    b"\xff\xfe": "UTF-16; expected UTF-8: convert it, as with iconv -f UTF-16 -t UTF-8",
+    b"\xfe\xff": "UTF-16; expected UTF-8: convert it, as with iconv -f UTF-16 -t UTF-8",
+}
 
 
 def require_file(path: str, expected: str) -> None:
@@ -62,13 +71,16 @@ def read_lines(path: str) -> Iterator[str]:
     """The lines of a UTF-8 file, perhaps of a gzip-compressed one, one at a time. Only \\n ends a
     line: U+2028 and U+0085 are text. Raises InputError."""
     require_file(path, "a file of translations")
-    number, encoding = 1, "utf-8-sig"
+    number = 1
     try:
         with open(path, "rb") as file:
-            packed = file.peek(2)[:2] == GZIP
-            for line in gzip.GzipFile(fileobj=file) if packed else file:
-                yield line.decode(encoding).removesuffix("\n").removesuffix("\r")
-                number, encoding = number + 1, "utf-8"
+            first = file.peek(6)
+            for magic, what in NO_TEXT.items():
+                require(not first.startswith(magic), f"{path}: {what}")
+            for line in gzip.GzipFile(fileobj=file) if first.startswith(GZIP) else file:
+                # A byte-order mark begins a file, or a line where files were joined.
+                yield line.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
+                number += 1
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         sentence = f"{path}: damaged gzip, near line {number} ({error})"
         raise InputError(f"{sentence}; copy the file again") from None

@@ -16,8 +16,7 @@ from plumbing.corpus.formats import PAIR_NAME, Row, TranslationFile, read_files
 from plumbing.corpus.languages import LANGUAGES
 
 UNREADABLE = re.compile("[\0\ud800-\udfff]")
-CODE = "|".join(code for code in LANGUAGES if len(code) == 2)
-NAMED = re.compile(rf"(?<![A-Za-z])(?:{CODE})(?:-(?:{CODE}))+(?![A-Za-z])")  # it-nl, en-it-nl
+SPREADSHEET_ERROR = re.compile(r"#(?:N/A|NAME\?|REF!|VALUE!|DIV/0!|NUM!|NULL!)")
 
 Direction = tuple[str, str]  # codes of source and target
 Corpus = dict[Direction, list[tuple[str, str]]]  # (source, target) of each sample
@@ -85,9 +84,16 @@ def named_direction(file: TranslationFile) -> Direction | None:
     name = os.path.basename(file.paths[0])
     if pair := PAIR_NAME.search(name):
         return pair[1], pair[2]
-    found = set(NAMED.findall(name))
+    found = set(in_names(tuple(LANGUAGES)).findall(name))
     codes = found.pop().split("-") if len(found) == 1 else []
     return (codes[0], codes[1]) if len(codes) == 2 else None
+
+
+@functools.lru_cache
+def in_names(codes: tuple[str, ...]) -> re.Pattern:
+    """What it-nl and en-it-nl are in a file's name, of these languages."""
+    code = "|".join(codes)
+    return re.compile(rf"(?<![A-Za-z])(?:{code})(?:-(?:{code}))+(?![A-Za-z])")
 
 
 def count_samples(
@@ -143,7 +149,7 @@ def read_pairs(
         samples = []
         if known:
             check_row(file.paths[0], known)
-            texts = {code: text.strip() for code, text in known.texts.items()}
+            texts = {code: clean(text) for code, text in known.texts.items()}
             codes = tuple(texts)
             directions = [codes] if known.directed else orders(codes)
             samples = [
@@ -152,6 +158,13 @@ def read_pairs(
                 if direction != of_another or known.directed
             ]
         yield row, samples
+
+
+def clean(text: str) -> str:
+    """A text without blanks around it, and without the byte-order marks that stay where files are
+    joined; "" where a spreadsheet could not compute the cell."""
+    text = text.replace("\ufeff", "").strip()
+    return "" if SPREADSHEET_ERROR.fullmatch(text) else text
 
 
 @functools.lru_cache
@@ -165,7 +178,7 @@ def known_part(row: Row, unknown: Counter) -> Row | None:
     strange = sorted(row.texts.keys() - LANGUAGES.keys())
     row = row._replace(texts={c: text for c, text in row.texts.items() if c not in strange})
     if row.unknown or len(row.texts) < 2:
-        unknown["rows without a certain direction"] += 1
+        unknown[row.unknown or "rows without two known languages"] += 1
         return None
     for code in strange:
         unknown[f"texts in {code}, which prompts.json does not have"] += 1
@@ -176,19 +189,31 @@ def check_row(path: str, row: Row) -> None:
     """Raise InputError unless a row has texts in two or more of the known languages."""
     skip = "or leave such rows out with --skip-unknown"
     if row.unknown:
-        sentence = f"{path}, {row.where}: {row.unknown} names no certain direction"
-        raise InputError(f"{sentence}; expected '... from English to Italian ...', {skip}")
+        sentence = f"{path}, {row.where}: {row.found} is no certain pair ({row.unknown})"
+        expected = "'Translate the following sentences from English to Italian.'"
+        raise InputError(f"{sentence}; expected the like of {expected}, {skip}")
     if len(row.texts) < 2 or not row.texts.keys() <= LANGUAGES.keys():
         found, expected = " ".join(row.texts), " ".join(LANGUAGES)
+        for code in row.texts.keys() - LANGUAGES.keys():
+            general = re.split("[-_]", code)[0].lower()
+            if general in LANGUAGES and general != code:
+                found += f" ({code} is called {general} here)"
         raise InputError(f"{path}, {row.where}: found {found}; expected some of {expected}, {skip}")
     for code, text in row.texts.items():
-        if not isinstance(text, str) or (not text.isprintable() and UNREADABLE.search(text)):
-            found = f"the {code} side is {text!r:.60}"
-            raise InputError(f"{path}, {row.where}: {found}; expected text without NUL")
+        place = f"{path}, {row.where}: the {code} side"
+        require(text is not None, f"{place} is null or missing; expected text, perhaps blank")
+        require(isinstance(text, str), f"{place} is {text!r:.60}; expected text")
+        if not text.isprintable() and UNREADABLE.search(text):
+            raise InputError(f"{place} is {text!r:.60}; expected text without NUL")
 
 
 def is_supervised(direction: Direction, supervised: list[Direction] | None) -> bool:
     return direction in supervised if supervised else "en" in direction
+
+
+def is_direction(codes: tuple[str, ...]) -> bool:
+    """Whether they could be two languages."""
+    return len(codes) == 2 and all(re.fullmatch("[a-z]{2,3}", code) for code in codes)
 
 
 def choose_directions(
@@ -201,15 +226,19 @@ def choose_directions(
         "supervised": supervised,
         "zero-shot": [pair for pair in counts if pair not in supervised],
     }
+    found = ", ".join(f"{s}-{t} {n:,}" for (s, t), n in counts.items()) or "none"
+    found = f"pairs found in {' '.join(map(str, paths))}: {found}"
     if wanted in keywords:
         chosen = keywords[wanted]
         there = any(counts[pair] for pair in chosen)
     else:
-        chosen = [tuple(pair.split("-")) for pair in wanted.split(",")]
+        chosen = [tuple(pair.strip().split("-")) for pair in wanted.split(",")]
+        strange = next((pair for pair in chosen if not is_direction(pair)), None)
+        expected = f"expected the like of en-it,it-en, or {', '.join(keywords)}"
+        sentence = f"--directions {wanted}: {'-'.join(strange or ())!r} is no direction; {expected}"
+        require(strange is None, f"{sentence}; {found}")
         there = all(counts.get(pair) for pair in chosen)
-    found = ", ".join(f"{s}-{t} {n:,}" for (s, t), n in counts.items())
-    files = " ".join(map(str, paths))
-    require(there, f"--directions {wanted}: pairs found in {files}: {found or 'none'}")
+    require(there, f"--directions {wanted}: {found}")
     return chosen
 
 

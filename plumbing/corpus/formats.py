@@ -11,11 +11,23 @@ from typing import NamedTuple
 
 from plumbing.base.errors import InputError, plain, require
 from plumbing.base.files import read_lines
-from plumbing.corpus.instructions import read_direction
+from plumbing.corpus.instructions import read_direction, read_translation, what_else
 from plumbing.corpus.languages import LANGUAGES
 
 JSON = "translation JSON"
-PAIR_NAME = re.compile(r"([a-z]{2})-([a-z]{2})(\.src|\.ref(?:\.\w+)?)?\.(\1|\2)(?:\.gz)?$")
+NO_TRANSLATION = "instructions that are no plain translations"
+# Lines of IWSLT's train.tags files that are no sentences.
+IWSLT_TAGS = re.compile(
+    r"\s*</?(?:doc|url|speaker|talkid|title|description|keywords|reviewer|translator)\b"
+)
+XML = re.compile(
+    r"\s*<(?:[?!]|/?(?:srcset|refset|tstset|mteval|dataset|doc|seg|tmx|xliff)\b)", re.I
+)
+# A cell as a spreadsheet writes it, and one that nobody else would write.
+QUOTED = re.compile(r'"(?:[^"]|"")*"')
+OF_SPREADSHEET = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*""(?:[^"\t]|"")*"(?:\t|$)')
+CODE = r"((?<![a-z])[a-z]{3}|[a-z]{2})"
+PAIR_NAME = re.compile(rf"{CODE}-([a-z]{{2,3}})(\.src|\.ref(?:\.\w+)?)?\.(\1|\2)(?:\.gz)?$")
 
 
 class Row(NamedTuple):
@@ -24,7 +36,8 @@ class Row(NamedTuple):
     where: str  # "line 3"
     texts: dict[str, str]  # by language
     directed: bool  # it may be used in the order of its texts only
-    unknown: str = ""  # what it is, where its languages are not certain
+    unknown: str = ""  # what such rows are, where they are no certain translations
+    found: str = ""  # what shows it
 
 
 class TranslationFile(NamedTuple):
@@ -80,11 +93,28 @@ def read_file(path: str) -> TranslationFile:
     """A data file, its format recognised from its name and first character. Raises InputError."""
     if PAIR_NAME.search(path):
         return read_paired(path)
-    first = next((line.strip() for line in read_lines(path) if line.strip()), "")
+    first = first_text(path)
     if first[:1] in ("[", "{"):
         return TranslationFile(JSON, (path,), functools.partial(json_rows, path, first))
-    rows = functools.partial(tsv_rows, path, first[:60])
-    return TranslationFile("multi-parallel TSV", (path,), rows)
+    refuse_xml(path, first)
+    quoted = all(map(QUOTED.fullmatch, first.split("\t"))) or any(
+        '""' in line and OF_SPREADSHEET.search(line) for line in read_lines(path)
+    )
+    rows = functools.partial(tsv_rows, path, first[:60], quoted)
+    form = "multi-parallel TSV"
+    return TranslationFile(f"{form} of a spreadsheet" if quoted else form, (path,), rows)
+
+
+def first_text(path: str) -> str:
+    """The first line that is not blank."""
+    return next((line.strip() for line in read_lines(path) if line.strip()), "")
+
+
+def refuse_xml(path: str, first: str) -> None:
+    """Raise InputError where a file, of this first line, is XML or SGML."""
+    convert = r"sed -n 's/.*<seg[^>]*>\(.*\)<\/seg>.*/\1/p' FILE > NAME.en-it.en"
+    sentence = f"{path}: {plain(first, 40)!r} is XML; expected a sentence a line: the texts of "
+    require(not XML.match(first), f"{sentence}its <seg> elements, as {convert} writes them")
 
 
 def read_paired(path: str) -> TranslationFile:
@@ -93,11 +123,14 @@ def read_paired(path: str) -> TranslationFile:
     there = target if here == source else source
     other = find_other_side(path, there)
     sides = {here: path, there: other}
-    rows = functools.partial(
-        paired_rows, {code: sides[code] for code in (source, target)}, bool(kind)
-    )
+    tagged = ".tags." in os.path.basename(path) or bool(IWSLT_TAGS.match(first_text(path)))
+    for side in () if tagged else (path, other):
+        refuse_xml(side, first_text(side))
+    ordered = {code: sides[code] for code in (source, target)}
+    rows = functools.partial(paired_rows, ordered, bool(kind), tagged)
     paths = (other, path) if kind else tuple(sorted([path, other]))
-    return TranslationFile("paired files", paths, rows)
+    form = "paired files, without IWSLT's tags" if tagged else "paired files"
+    return TranslationFile(form, paths, rows)
 
 
 def find_other_side(path: str, there: str) -> str:
@@ -116,9 +149,12 @@ def find_other_side(path: str, there: str) -> str:
     raise InputError(f"{path}: its other side is missing; expected {' or '.join(names)}")
 
 
-def paired_rows(paths: dict[str, str], directed: bool) -> Iterator[Row]:
-    """The rows of two files, {language: path}."""
+def paired_rows(paths: dict[str, str], directed: bool, tagged: bool) -> Iterator[Row]:
+    """The rows of two files, {language: path}. tagged: they are IWSLT's train.tags, whose lines of
+    tags are no sentences."""
     lines = [read_lines(path) for path in paths.values()]
+    if tagged:
+        lines = [itertools.filterfalse(IWSLT_TAGS.match, texts) for texts in lines]
     for n, texts in enumerate(itertools.zip_longest(*lines), start=1):
         if None in texts:
             counts = [
@@ -179,27 +215,55 @@ def read_record(path: str, where: str, record: object) -> Row:
         f"{path}, {where}: {plain(str(record), 100)}; expected {{'translation': {{code: text}}}}, "
         "{code: text}, or an instruction '... from English to Italian ...' with input and output",
     )
-    instruction = fields["instruction"]
-    direction = read_direction(instruction)
-    if not direction:
-        return Row(where, {}, True, unknown=f"instruction {plain(str(instruction), 100)!r}")
-    source, target = direction
-    return Row(where, {source: fields.get("input"), target: fields.get("output")}, directed=True)
+    return read_instruction_row(path, where, fields)
 
 
-def tsv_rows(path: str, first: str) -> Iterator[Row]:
+def read_instruction_row(path: str, where: str, fields: dict) -> Row:
+    """A row of Alpaca's instruction, input and output."""
+    texts = [fields.get(name) or "" for name in ("instruction", "input", "output")]
+    for name, text in zip(("instruction", "input", "output"), texts, strict=True):
+        found = f"{path}, {where}: {name} is {plain(repr(text), 60)}"
+        require(isinstance(text, str), f"{found}; expected text")
+    if more := what_else(fields):
+        shown = plain(str(fields[more]), 100)
+        return Row(where, {}, True, f"instructions with {more!r} beside them", shown)
+    found = read_translation(*texts)
+    if not found:
+        unknown, shown = NO_TRANSLATION, f"instruction {plain(texts[0], 100)!r}"
+        if read_direction(texts[0]):
+            unknown = "translations with hints or labels"
+            shown += f", input {plain(texts[1], 60)!r}, output {plain(texts[2], 60)!r}"
+        return Row(where, {}, True, unknown, shown)
+    (source, target), text = found
+    return Row(where, {source: text, target: texts[-1]}, directed=True)
+
+
+def tsv_rows(path: str, first: str, quoted: bool) -> Iterator[Row]:
     """A multi-parallel table: language codes in the first line, then a sentence a cell. first: how
-    its text begins, for the sentence on what is no table."""
+    its text begins, for the sentence on what is no table. quoted: a spreadsheet wrote it."""
     lines = read_lines(path)
-    header = next(lines, "").split("\t")
+    header = [cell.strip() for cell in split_cells(next(lines, ""), quoted)]
     require(
         len(set(header)) >= max(2, len(header)),
         f"{path}, line 1: {first!r}; expected JSON, a TSV whose first line is different "
         "language codes, or paired files named like train.en-it.en and train.en-it.it",
     )
     for n, line in enumerate(lines, start=2):
-        cells = line.split("\t")
+        cells = split_cells(line, quoted)
         if len(cells) != len(header):
             counts = f"{len(cells)} columns, expected {len(header)}: {' '.join(header)}"
-            raise InputError(f"{path}, line {n}: {counts}")
+            advice = "; a cell holds no line break" if line.count('"') % 2 else ""
+            raise InputError(f"{path}, line {n}: {counts}{advice}")
+        if {*cells} == {*header}:  # another table begins
+            again = f"{path}, line {n}: found {' '.join(cells)} again, in another order"
+            require(cells == header, f"{again}; expected one table in a file")
+            continue
         yield Row(f"line {n}", dict(zip(header, cells, strict=True)), False)
+
+
+def split_cells(line: str, quoted: bool) -> list[str]:
+    """The cells of a line. quoted: a spreadsheet put some into quotes, and doubled their own."""
+    cells = line.split("\t")
+    if not quoted:
+        return cells
+    return [cell[1:-1].replace('""', '"') if QUOTED.fullmatch(cell) else cell for cell in cells]

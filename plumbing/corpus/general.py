@@ -4,16 +4,16 @@ from collections import Counter
 
 from plumbing.base.errors import InputError, plain, require
 from plumbing.base.files import read_lines
-from plumbing.corpus.corpus import UNREADABLE
+from plumbing.corpus.corpus import UNREADABLE, clean
 from plumbing.corpus.formats import read_records
-from plumbing.corpus.instructions import read_direction
+from plumbing.corpus.instructions import read_translation, what_else
 
 EXPECTED = 'expected JSON of {"instruction": text, "input": text or "", "output": text}'
 
 
 def read_general(paths: list[str]) -> list[tuple[str, str, str]]:
     """(instruction, input or "", response) of each entry of files, counted aloud. Entries without a
-    response are left out, and those that name a direction: translations belong to --data, which
+    response are left out, and those that are plain translations: they belong to --data, which
     gives them twins. Raises InputError."""
     samples, left_out = [], Counter()
     for path in paths:
@@ -24,7 +24,9 @@ def read_general(paths: list[str]) -> list[tuple[str, str, str]]:
             instruction, source, target = read_entry(f"{path}, {where}", record)
             if not (instruction and target):
                 left_out["without an instruction or a response"] += 1
-            elif read_direction(instruction):
+            elif more := what_else(record):
+                left_out[f"with {more!r}, for which the prompt has no place"] += 1
+            elif read_translation(instruction, source, target):
                 left_out["translations, which belong to --data"] += 1
             else:
                 samples.append((instruction, source, target))
@@ -46,5 +48,5 @@ def read_entry(where: str, record: object) -> tuple[str, str, str]:
         text = "" if fields.get(name) is None else fields[name]
         if not isinstance(text, str) or (not text.isprintable() and UNREADABLE.search(text)):
             raise InputError(f"{where}: {name} is {text!r:.60}; expected text, without NUL")
-        texts.append(text.strip())
+        texts.append(clean(text))
     return tuple(texts)

@@ -1,45 +1,125 @@
-"""The direction that an instruction in English asks for, where that is certain."""
+"""Rows of instruction data: which of them are plain translations, and in which direction.
 
+An instruction that names a direction need not ask for a translation of its input: it may ask for a
+score, a correction, a summary, or bring hints along. So a plain translation is what has one of a
+few forms, in words of a closed list; anything else is another instruction.
+"""
+
+import functools
 import re
 
 from plumbing.corpus.languages import LANGUAGES
 
-CODES = {name: code for code, name in LANGUAGES.items()}
-NAMES = "|".join(map(re.escape, CODES))
-NAME = rf"(?:the )?({NAMES})(?![\w'])"
-ANY = re.compile(rf"(?<![\w-])(?:{NAMES})(?![\w'])")
-AFTER = rf"(?!(?:,|/|,? (?:or|and|to|into|then))? ?(?:the )?(?:{NAMES}))"  # no second target
-# "from German to Czech", "German into Czech", "to Czech from German"
-BEGIN = r"(?:^|[.:;!?(\"] ?|\b(?:from|[Tt]ranslat(?:e|ing)) )"
-FORWARD = re.compile(rf"{BEGIN}{NAME}(?: language)?(?:-| )(?:in)?to(?:-| ){NAME}{AFTER}")
-BACKWARD = re.compile(rf"\b(?:in)?to {NAME} from {NAME}{AFTER}")
-INTO = re.compile(rf"\binto {NAME}{AFTER}")
+# Every word of a plain instruction, besides the names of its languages.
+WORDS = set(
+    "translate translating translation please kindly accurately can could would you your me us "
+    "for provide give produce perform do make write a an the this these that it following given "
+    "below above provided next of from to into in language languages sentence sentences text texts "
+    "phrase phrases passage passages paragraph paragraphs word words input source document "
+    "documents article articles line lines segment segments content message messages excerpt "
+    "piece".split()
+)
 # What is translated: "the following English sentence", "this English", "English text"
 NOUN = r"(?:sentence|text|phrase|passage|paragraph|word|input|source|document|article|line)s?\b"
-SOURCE = re.compile(
-    rf"(?:\b(?:[Tt]ranslate|this|these|following|given) ({NAMES})\b|\b({NAMES}) {NOUN})"
-)
-DOUBT = re.compile(
-    r"\b(?:not|never|instead|rather|except|reverse|back|via|was|were|been|or|than)\b|n't\b",
-    re.IGNORECASE,
-)
+# Fields beside an instruction that a prompt of ours has no place for.
+MORE_FIELDS = ("history", "system", "context", "hint", "hints", "glossary", "examples")
+MARKER = re.compile(r"#{3,} ?\w")  # "### Hint: ..."
+TAG = re.compile(r"</?[A-Za-z]+>")
+HEAD = re.compile(r"^\s*[^\s:：][^:：\n]{0,30}[:：]", re.MULTILINE)  # a line that begins "Note:"
+
+
+class Patterns:
+    """Regular expressions with the names of the languages, which a user may add to."""
+
+    def __init__(self, languages: tuple[str, ...]):
+        names = "|".join(map(re.escape, sorted(languages, key=len, reverse=True)))
+        name = rf"(?:the )?({names})(?![\w'])"
+        begin = r"(?:^|[.:;!?(\"] ?|\b(?:from|[Tt]ranslat(?:e|ing)) )"
+        after = rf"(?!(?:,|/|,? (?:or|and|to|into|then))? ?(?:the )?(?:{names}))"  # a second target
+        self.any = re.compile(rf"(?<!\w)(?:{names})(?![\w'])")
+        # "from German to Czech", "German into Czech", "to Czech from German"
+        self.forward = re.compile(
+            rf"{begin}{name}(?: language)?(?:-| )(?:in)?to(?:-| ){name}{after}"
+        )
+        self.backward = re.compile(rf"\b(?:in)?to {name} from {name}{after}")
+        self.into = re.compile(rf"\binto {name}{after}")
+        self.source = re.compile(
+            rf"(?:\b(?:[Tt]ranslate|this|these|following|given) ({names})\b|\b({names}) {NOUN})"
+        )
+        labels = (
+            f"hint|note|source|target|reference|translation|error|score|question|answer|{names}"
+        )
+        self.label = re.compile(rf"^\s*(?:{labels})s?[\w -]*[:：]", re.MULTILINE | re.IGNORECASE)
+
+
+@functools.lru_cache
+def patterns_of(languages: tuple[str, ...]) -> Patterns:
+    return Patterns(languages)
+
+
+def patterns() -> Patterns:
+    """Those of the languages that are known now."""
+    return patterns_of(tuple(LANGUAGES.values()))
 
 
 def read_direction(instruction: object) -> tuple[str, str] | None:
-    """(source, target) as codes, of "from X to Y", "X to Y", "X into Y", "to Y from X", or of "into
-    Y" where what is translated is named as the text of one other language; None where that leaves
-    doubt: two directions, another target, a sentence that negates or reverses it."""
-    text = " ".join(instruction.split()) if isinstance(instruction, str) else ""
-    found = {match.groups() for match in FORWARD.finditer(text)}
-    found |= {match.groups()[::-1] for match in BACKWARD.finditer(text)}
-    targets = set(INTO.findall(text))
-    if not found and len(targets) == 1 and len(ANY.findall(text)) == 2:
-        sources = {match[1] or match[2] for match in SOURCE.finditer(text)}
+    """(source, target) as codes of an instruction that asks for a plain translation: "from X to Y",
+    "X to Y", "X into Y", "to Y from X", or "into Y" where what is translated is named as the text
+    of one other language. None where there is doubt: another word than those of plain instructions,
+    two directions, another target."""
+    p, text = patterns(), " ".join(instruction.split()) if isinstance(instruction, str) else ""
+    words = re.findall(r"\w+", p.any.sub(" ", text).lower())
+    if not (text and {*words} <= WORDS and any(word.startswith("translat") for word in words)):
+        return None
+    found = {match.groups() for match in p.forward.finditer(text)}
+    found |= {match.groups()[::-1] for match in p.backward.finditer(text)}
+    targets = set(p.into.findall(text))
+    if not found and len(targets) == 1 and len(p.any.findall(text)) == 2:
+        sources = {match[1] or match[2] for match in p.source.finditer(text)}
         found = {(source, target) for source in sources for target in targets}
     if len(found) != 1:
         return None
     source, target = found.pop()
-    about = [part for part in re.split(r"[.!?]", text) if target in part]
-    if source == target or targets - {target} or any(map(DOUBT.search, about)):
+    if source == target or targets - {target} or {*p.any.findall(text)} != {source, target}:
         return None
-    return CODES[source], CODES[target]
+    codes = {name: code for code, name in LANGUAGES.items()}
+    return codes[source], codes[target]
+
+
+def read_translation(
+    instruction: str, source: str, target: str
+) -> tuple[tuple[str, str], str] | None:
+    """(direction, source sentence) of a row that is a plain translation, else None. The sentence is
+    the input; where that is blank it may stand in the instruction, behind its first line or
+    colon."""
+    direction = read_direction(instruction)
+    if not source.strip() and not direction:
+        direction, source = split_instruction(instruction.strip(), target)
+    if not direction or MARKER.search(source) or MARKER.search(target):
+        return None
+    if {*TAG.findall(target)} - {*TAG.findall(source)}:  # "<p>this</p> rather than <p>that</p>"
+        return None
+    if len(patterns().label.findall(source)) > len(HEAD.findall(target)):
+        return None
+    return direction, source
+
+
+def split_instruction(text: str, target: str) -> tuple[tuple[str, str] | None, str]:
+    """(direction, sentence) of "Translate this from German to English: ...", where the sentence is
+    one line, or stands between "German:" and "English:"; (None, "") where that is not certain."""
+    for end in re.finditer(r":\s|\n", text):
+        head, rest = text[: end.start()], text[end.end() :].strip()
+        if direction := read_direction(head):
+            first, last = (re.escape(LANGUAGES[code]) for code in direction)
+            framed = re.fullmatch(rf"{first}:(.+)\n\s*{last}:", rest, re.DOTALL)
+            sentence = framed[1].strip() if framed else rest
+            quoted = sentence[:1] in "\"'“«„" and sentence[:1] != target.strip()[:1]
+            if quoted or not sentence or (not framed and "\n" in sentence):
+                return None, ""
+            return direction, sentence
+    return None, ""
+
+
+def what_else(fields: dict) -> str:
+    """The first field of a row that belongs to its prompt, and for which ours have no place."""
+    return next((name for name in MORE_FIELDS if fields.get(name)), "")

@@ -1,9 +1,10 @@
 """prompts.json: the names of the languages, and the templates of the prompts."""
 
 import os
+import re
 import sys
 
-from plumbing.base.errors import InputError, require
+from plumbing.base.errors import InputError, plain, require
 from plumbing.base.files import ROOT, read_json
 
 SLOTS = ["source", "target", "input"]
@@ -44,6 +45,24 @@ def read_general_prompts(path: str) -> dict[str, list[str]]:
         lines = general.get(name) if isinstance(general, dict) else None
         require(is_template(lines, needed, needed), sentence)
     return general
+
+
+def add_languages(path: str) -> None:
+    """Add the languages of a user's own file, {code: name in English}, to those of prompts.json; ""
+    is no file. Raises InputError."""
+    if not path:
+        return
+    expected = 'JSON like {"my": "Burmese"}, codes of two or three letters and English names'
+    more = read_json(path, expected)
+    for code, name in more.items():
+        found = f"{path}: {plain(repr(code), 40)}: {plain(repr(name), 60)}"
+        fits = re.fullmatch("[a-z]{2,3}", code) and isinstance(name, str) and name.strip() == name
+        require(fits and name.isprintable() and name, f"{found}; expected {expected}")
+        codes = {known: code for code, known in LANGUAGES.items()}
+        free = LANGUAGES.get(code, name) == name and codes.get(name, code) == code
+        taken = f"{code} is {LANGUAGES.get(code)}, {name} is {codes.get(name)} in prompts.json"
+        require(free, f"{found}: {taken}; choose another code and name")
+        LANGUAGES[code] = name
 
 
 def is_texts(value: object) -> bool:

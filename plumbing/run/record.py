@@ -22,7 +22,7 @@ from plumbing.corpus.languages import LANGUAGES, TEMPLATES
 MAY_CHANGE = {"resume", "save_every", "device", "recompute", "micro_batch_tokens"}
 MAY_CHANGE |= {"lr", "dtype", "versions"}
 # ... and where things lie: what lies there is compared.
-MAY_CHANGE |= {"out", "model", "init", "data", "dev", "general", "base"}
+MAY_CHANGE |= {"out", "model", "init", "data", "dev", "general", "base", "languages"}
 
 
 def read_setting(folder: str, name: str, default: object) -> object:
@@ -51,6 +51,7 @@ def make_record(settings: dict, data: dict[str, list]) -> dict:
         | sums
         | {
             "base": base_of(start, settings["model"]) | {"crc32": of_base},
+            "names": names_of(data),
             "supervised": list(dict.fromkeys(sample.name for sample in data["data"])),
             "prompt": TEMPLATES[settings["template"]],
             "versions": {
@@ -61,6 +62,12 @@ def make_record(settings: dict, data: dict[str, list]) -> dict:
             },
         }
     )
+
+
+def names_of(data: dict[str, list]) -> dict[str, str]:
+    """{code: name} of the languages of some samples, as the prompts have them."""
+    directions = (sample.direction or () for samples in data.values() for sample in samples)
+    return {code: LANGUAGES[code] for code in sorted({x for pair in directions for x in pair})}
 
 
 def checksum(value: object) -> int:

