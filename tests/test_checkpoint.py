@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from data import Prompter, Sample, write_prompt
 from evaluate import greedy
-from model import add_lora, build_model, load_model, save_model
+from model import add_lora, build_model, load_model, merge_lora, save_model
 from plumbing.base.errors import InputError
 from plumbing.checkpoint import tensors
 from plumbing.checkpoint.folder import model_files
@@ -96,6 +96,50 @@ def test_config_json_means_what_it_means_to_transformers(tmp_path, family, chang
     change_config(tmp_path, **changes)
     ids = torch.randint(97, (1500,))
     require_same(tmp_path, ids, in_transformers(tmp_path)(ids[None]).logits[0], 1e-4)
+
+
+@pytest.mark.parametrize("at", [5, [5, 3], None])
+@torch.no_grad()
+def test_decoding_ends_where_generation_config_json_says(tmp_path, at):
+    """Chat models name the end of a turn there alone. at: which of the new tokens are ends."""
+    theirs, ids = theirs_of("LLaMA-2-7B"), torch.arange(20, 32)
+    theirs.save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "generation_config.json"
+
+    def generate(ends):
+        path.write_text(json.dumps({"eos_token_id": ends, "max_new_tokens": 12}))
+        peer = in_transformers(tmp_path / "model")
+        new = peer.generate(ids[None], attention_mask=torch.ones(1, 12), pad_token_id=0)
+        return new[0, 12:].tolist()
+
+    free = generate(None)
+    ends = [free[i] for i in at] if isinstance(at, list) else at and free[at]
+    expected = generate(ends)
+    assert (len(expected) < 12) == (at is not None)
+    save_model(load_model(tmp_path / "model"), tmp_path / "again", tmp_path / "model")
+    for name in ("model", "again"):
+        ours = load_model(tmp_path / name).eval()
+        found = greedy(Decoder(ours), [ids.tolist()], set(ours.config.eos_token_id), 12)[0]
+        assert found == (expected if at is None else expected[:-1])
+
+
+def test_an_adapter_ends_where_its_bases_generation_config_json_says(tmp_path):
+    save_model(tiny(), tmp_path / "base")
+    path = tmp_path / "base" / "generation_config.json"
+    path.write_text('{"eos_token_id": [7, 2]}')
+    model = load_model(tmp_path / "base")
+    add_lora(model, LoraSettings(2, 4.0, ["q_proj"]))
+    save_model(model, tmp_path / "run")
+    model = load_model(tmp_path / "run")
+    assert model.config.eos_token_id == [2, 7]
+    merge_lora(model)
+    save_model(model, tmp_path / "merged")
+    assert load_model(tmp_path / "merged").config.eos_token_id == [2, 7]
+    assert str(path) in model_files(str(tmp_path / "run"))  # --resume sees where it has changed
+    for bad in ('{"eos_token_id": "x"}', '{"eos_token_id": [true]}', "{"):
+        path.write_text(bad)
+        with pytest.raises(InputError, match="base/generation_config.json: "):
+            load_model(tmp_path / "run")
 
 
 def test_what_config_json_says_beyond_the_network_is_kept(tmp_path):

@@ -57,8 +57,6 @@ class Config:
         if self.rope_scaling:
             for name in LLAMA3_ROPE:
                 require_positive(f"RoPE's {name}", self.rope_scaling[name], float)
-        ids = all(type(i) is int for i in self.eos_token_id)
-        require(ids, f"eos_token_id = {self.eos_token_id!r}; expected id(s)")
         self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
         self.head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
         grouped = self.num_attention_heads % self.num_key_value_heads == 0
@@ -81,11 +79,8 @@ class Config:
         in_file = raw | {"sliding_window": None}  # LLaMA has none
         if raw["model_type"] == "mistral":
             in_file = MISTRAL | raw
-        eos = raw.get("eos_token_id", 2)
-        if not isinstance(eos, list):
-            eos = [] if eos is None else [eos]
         known = {f.name: in_file[f.name] for f in fields(cls) if f.name in in_file}
-        known |= read_rope(path, raw) | {"eos_token_id": eos, "rest": raw}
+        known |= read_rope(path, raw) | {"eos_token_id": read_ends(folder, raw), "rest": raw}
         try:
             return cls(**known)
         except (InputError, TypeError) as error:  # TypeError: a required field is missing
@@ -108,6 +103,22 @@ class Config:
             "rope_parameters": rope,
         }
         write_json(os.path.join(folder, "config.json"), rest | ours | extra)
+
+
+def read_ends(folder: str, raw: dict) -> list[int]:
+    """Every id that ends a text, config.json's first. Chat models may name the end of a turn in
+    generation_config.json alone, as transformers' generate() takes it from there."""
+    path = os.path.join(folder, "generation_config.json")
+    stated = {os.path.join(folder, "config.json"): raw.get("eos_token_id", 2)}
+    if os.path.exists(path):
+        stated[path] = read_json(path).get("eos_token_id")
+    ends = []
+    for path, ids in stated.items():
+        if not isinstance(ids, list):
+            ids = [] if ids is None else [ids]
+        require(all(type(i) is int for i in ids), f"{path}: eos_token_id = {ids}; expected ids")
+        ends += ids
+    return list(dict.fromkeys(ends))
 
 
 def read_rope(path: str, raw: dict) -> dict:

@@ -116,7 +116,7 @@ def refuse_other_base(folder: str, base: str) -> None:
 
 
 def model_files(folder: str, base: str | None = None) -> list[str]:
-    """The files that decide what a model computes of a text: weights, configuration and tokenizer,
+    """The files that decide what a model makes of a text: weights, configuration and tokenizer,
     with those of its base if it is an adapter. Raises InputError where weights are not there."""
     lora, source = peft.read_adapter(folder, base)
     files = weights_of(source)
@@ -125,7 +125,7 @@ def model_files(folder: str, base: str | None = None) -> list[str]:
         for path in adapters:
             require_file(path, "a whole safetensors file; copy it again")
         files += adapters
-    names = ["config.json", *COMPANIONS[:3]]
+    names = ["config.json", *COMPANIONS]
     others = [os.path.join(place, name) for place in (source, folder) for name in names]
     return files + list(dict.fromkeys(path for path in others if os.path.exists(path)))
 
