@@ -88,6 +88,14 @@ ROPE = {"rope_type": "llama3"} | LLAMA3
         # as old conversions have it
         ("LLaMA-1-7B", {"rope_parameters": "absent", "rope_scaling": None, "head_dim": None}),
         ("LLaMA-1-7B", {"num_key_value_heads": "absent", "tie_word_embeddings": "absent"}),
+        ("LLaMA-2-7B", {"rms_norm_eps": "absent", "hidden_act": "swish", "pretraining_tp": 2}),
+        ("LLaMA-2-7B", {"sliding_window": 8, "layer_types": ["full_attention"] * 2}),
+        ("Mistral-7B-v0.1", {"layer_types": ["sliding_attention"] * 2}),
+        ("Mistral-7B-v0.1", {"layer_types": ["full_attention"] * 2}),
+        ("Mistral-7B-v0.1", {"layer_types": None, "use_sliding_window": False}),
+        ("Mistral-7B-v0.1", {"attention_bias": True, "max_position_embeddings": "absent"}),
+        ("Mistral-7B-v0.3", {"rope_scaling": ROPE | {"factor": 0.5}}),
+        ("Mistral-7B-v0.3", {"rope_scaling": ROPE, "original_max_position_embeddings": 64}),
     ],
 )
 @torch.no_grad()
@@ -142,6 +150,16 @@ def test_an_adapter_ends_where_its_bases_generation_config_json_says(tmp_path):
             load_model(tmp_path / "run")
 
 
+@torch.no_grad()
+def test_a_mistral_whose_file_is_silent_about_its_window_has_4096_tokens(tmp_path):
+    theirs_of("Mistral-7B-v0.1").save_pretrained(tmp_path)
+    change_config(tmp_path, sliding_window="absent")
+    ids, ours, theirs = torch.randint(97, (4100,)), load_model(tmp_path), in_transformers(tmp_path)
+    assert ours.config.sliding_window == theirs.config.sliding_window == 4096
+    last = ours.eval()(ids, [4100], at=torch.tensor([4099]))
+    torch.testing.assert_close(last, theirs(ids[None]).logits[0, -1:], rtol=1e-4, atol=1e-4)
+
+
 def test_what_config_json_says_beyond_the_network_is_kept(tmp_path):
     theirs_of("SmolLM2-135M").save_pretrained(tmp_path / "theirs")
     change_config(tmp_path / "theirs", pretraining_tp=1, is_llama_config=True)
@@ -165,6 +183,11 @@ def rope(kind, **more):
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "RoPE type 'linear'"),
         (rope("llama3", factor=8.0), "RoPE's low_freq_factor = None"),
         (rope("default", partial_rotary_factor=0.5), "partial_rotary_factor"),
+        (rope("default", full_attention={"rope_theta": 1e4}), "RoPE of its own for full_attention"),
+        ({"model_type": "mistral", "layer_types": ["full_attention", "sliding_attention"]}, "same"),
+        ({"layer_types": ["sliding_attention"] * 2, "sliding_window": 8}, "layer_types"),
+        ({"layer_types": "full_attention"}, "layer_types"),
+        ({"per_layer_config": {"1": {"sliding_window": 8}}}, "per_layer_config"),
         ({"hidden_size": "big"}, "hidden_size = 'big'"),
         ({"hidden_size": "absent"}, "'hidden_size'"),
         ({"num_attention_heads": 3}, "3 heads"),

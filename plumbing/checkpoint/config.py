@@ -7,6 +7,7 @@ import torch
 
 from plumbing.base.errors import (
     InputError,
+    plain,
     require,
     require_positive,
     require_supported,
@@ -74,11 +75,13 @@ class Config:
         path = os.path.join(folder, "config.json")
         raw = read_json(path)
         require_supported(path, "model_type", raw.get("model_type"), list(ARCHITECTURES))
-        require_supported(path, "hidden_act", raw.get("hidden_act", "silu"), ["silu"])
+        require_supported(path, "hidden_act", raw.get("hidden_act", "silu"), ["silu", "swish"])
         require_supported(path, "quantization_config", raw.get("quantization_config"), [None])
-        in_file = raw | {"sliding_window": None}  # LLaMA has none
-        if raw["model_type"] == "mistral":
-            in_file = MISTRAL | raw
+        require_supported(path, "per_layer_config", raw.get("per_layer_config"), [None, {}])
+        in_file = raw
+        if raw["model_type"] == "mistral":  # which has no biases
+            in_file = MISTRAL | raw | {"attention_bias": False, "mlp_bias": False}
+        in_file = in_file | {"sliding_window": read_window(path, in_file)}
         known = {f.name: in_file[f.name] for f in fields(cls) if f.name in in_file}
         known |= read_rope(path, raw) | {"eos_token_id": read_ends(folder, raw), "rest": raw}
         try:
@@ -91,6 +94,7 @@ class Config:
         """Write config.json so that transformers reads the same network, RoPE in both schemas."""
         ours, eos = asdict(self), self.eos_token_id
         rest, name = ours.pop("rest"), str(dtype).removeprefix("torch.")
+        rest.pop("layer_types", None)  # all alike, as sliding_window says
         scaling = self.rope_scaling and {"rope_type": "llama3"} | self.rope_scaling
         rope = (scaling or {"rope_type": "default"}) | {"rope_theta": self.rope_theta}
         extra = {
@@ -121,18 +125,34 @@ def read_ends(folder: str, raw: dict) -> list[int]:
     return list(dict.fromkeys(ends))
 
 
+def read_window(path: str, in_file: dict) -> int | None:
+    """Config's sliding_window: Mistral's, unless layer_types says that no layer has it. Raises
+    InputError where layers differ."""
+    mistral, kinds = in_file["model_type"] == "mistral", in_file.get("layer_types") or []
+    names = ["full_attention", "sliding_attention"] if mistral else ["full_attention"]
+    alike = isinstance(kinds, list) and any(kinds == [name] * len(kinds) for name in names)
+    sentence = f"{path}: layer_types {plain(repr(kinds), 200)} is not supported"
+    require(alike, f"{sentence}; expected the same for every layer, {' or '.join(names)}")
+    return in_file["sliding_window"] if mistral and kinds[:1] != names[:1] else None
+
+
 def read_rope(path: str, raw: dict) -> dict:
     """Config's rope_theta and rope_scaling, from the newer schema or the older one. As transformers
     has it, the older one counts where a file has both: people add it by hand."""
     rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
     if not isinstance(rope, dict):
         rope = {"type": rope}
+    of_kinds = [name for name, value in rope.items() if isinstance(value, dict)]
+    sentence = f"{path}: RoPE of its own for {', '.join(of_kinds)} is not supported"
+    require(not of_kinds, f"{sentence}; expected one RoPE for all layers")
     kind = rope.get("rope_type", rope.get("type", "default"))
     partial = (raw | rope).get("partial_rotary_factor")
     require_supported(path, "RoPE type", kind, ["default", "llama3"])
     require_supported(path, "partial_rotary_factor", partial, [None, 1, 1.0])
     scaling = None
     if kind == "llama3":
-        trained = {LLAMA3_ROPE[-1]: raw.get("max_position_embeddings")} | rope
-        scaling = {name: trained.get(name) for name in LLAMA3_ROPE}
+        trained = LLAMA3_ROPE[-1]  # as transformers has it, outside RoPE's fields it counts first
+        rope = {trained: raw.get("max_position_embeddings")} | rope
+        rope |= {trained: raw[trained]} if trained in raw else {}
+        scaling = {name: rope.get(name) for name in LLAMA3_ROPE}
     return {"rope_theta": (raw | rope).get("rope_theta", 10000.0), "rope_scaling": scaling}

@@ -127,7 +127,10 @@ def model_files(folder: str, base: str | None = None) -> list[str]:
         files += adapters
     names = ["config.json", *COMPANIONS]
     others = [os.path.join(place, name) for place in (source, folder) for name in names]
-    return files + list(dict.fromkeys(path for path in others if os.path.exists(path)))
+    others = list(dict.fromkeys(path for path in others if os.path.exists(path)))
+    for path in others:  # a pipe would never end
+        require_file(path, "a file that goes with the weights")
+    return files + others
 
 
 def write_model(
