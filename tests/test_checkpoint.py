@@ -169,8 +169,11 @@ def test_what_config_json_says_beyond_the_network_is_kept(tmp_path):
     assert saved["eos_token_id"] == 0 and saved["dtype"] == saved["torch_dtype"] == "bfloat16"
 
 
-def rope(kind, **more):
-    return {"rope_parameters": {"rope_type": kind, "rope_theta": 5e5} | more}
+BIG = 2**31 - 1
+
+
+def rope(rope_type, **more):
+    return {"rope_parameters": {"rope_type": rope_type, "rope_theta": 5e5} | more}
 
 
 @pytest.mark.parametrize(
@@ -178,10 +181,15 @@ def rope(kind, **more):
     [
         ({"model_type": "gpt2"}, "model_type 'gpt2'"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config .*before it was quantised"),
         (rope("yarn"), "RoPE type 'yarn'"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "RoPE type 'linear'"),
         (rope("llama3", factor=8.0), "RoPE's low_freq_factor = None"),
+        (
+            rope(**ROPE | {"low_freq_factor": 4.0, "high_freq_factor": 1}),
+            "low_freq_factor = 4.0 is",
+        ),
+        (rope(**ROPE | {"low_freq_factor": 4.0}), "low_freq_factor = 4.0 is"),
         (rope("default", partial_rotary_factor=0.5), "partial_rotary_factor"),
         (rope("default", full_attention={"rope_theta": 1e4}), "RoPE of its own for full_attention"),
         ({"model_type": "mistral", "layer_types": ["full_attention", "sliding_attention"]}, "same"),
@@ -191,6 +199,10 @@ def rope(kind, **more):
         ({"hidden_size": "big"}, "hidden_size = 'big'"),
         ({"hidden_size": "absent"}, "'hidden_size'"),
         ({"num_attention_heads": 3}, "3 heads"),
+        ({"hidden_size": BIG, "vocab_size": BIG, "head_dim": 2}, "a weight of"),
+        ({"hidden_size": BIG, "intermediate_size": BIG, "head_dim": 2}, "a weight of"),
+        ({"hidden_size": BIG, "num_attention_heads": 2**30, "head_dim": BIG - 1}, "a weight of"),
+        ({"num_hidden_layers": BIG}, "layers"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps = nan"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings = 1"),
         ({"eos_token_id": "x"}, "eos_token_id"),

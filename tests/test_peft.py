@@ -65,7 +65,7 @@ def adapter(tmp_path):
     "changes, said",
     [
         ({"use_dora": True}, "use_dora True"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"modules_to_save": ["lm_head"]}, r"modules_to_save .*merge_and_unload\(\)"),
         ({"bias": "all"}, "bias 'all'"),
         ({"fan_in_fan_out": True}, "fan_in_fan_out True"),
         ({"layers_to_transform": 0}, "layers_to_transform 0"),
@@ -90,6 +90,19 @@ def test_an_adapter_that_would_be_computed_wrongly_is_refused_by_name(adapter, c
     (adapter / "adapter_config.json").write_text(json.dumps(raw))
     with pytest.raises(InputError, match=f"adapter.*{said}"):
         load_model(adapter)
+
+
+@torch.no_grad()
+def test_what_is_refused_is_taken_once_peft_has_merged_it(tmp_path):
+    """As the sentence says."""
+    theirs_of("LLaMA-2-7B").save_pretrained(tmp_path / "base")
+    settings = {"modules_to_save": ["embed_tokens", "lm_head"], "use_dora": True}
+    theirs, ids = peft_adapter(tmp_path / "base", tmp_path / "run", **settings), torch.arange(20)
+    expected = theirs(ids[None]).logits[0]
+    with pytest.raises(InputError, match="merge_and_unload"):
+        load_model(tmp_path / "run")
+    theirs.merge_and_unload().save_pretrained(tmp_path / "merged")
+    require_logits(load_model(tmp_path / "merged").eval(), ids, expected)
 
 
 def test_an_adapter_moved_away_from_its_base_takes_the_base_by_name(adapter):

@@ -37,10 +37,11 @@ def require_positive(name: str, value: object, kind: type) -> None:
     require(fits, sentence)
 
 
-def require_supported(path: str, name: str, value: object, values: list) -> None:
+def require_supported(path: str, name: str, value: object, values: list, advice: str = "") -> None:
     """Raise InputError unless the field `name` of the file `path` has one of the values, and its
-    type: 0 is not False."""
+    type: 0 is not False. advice: a way out."""
     known = any(value == other and type(value) is type(other) for other in values)
     expected = " or ".join(map(repr, values))
     found = plain(repr(value), 200)
-    require(known, f"{path}: {name} {found} is not supported; expected {expected}")
+    sentence = f"{path}: {name} {found} is not supported; expected {expected}"
+    require(known, f"{sentence}; {advice}" if advice else sentence)

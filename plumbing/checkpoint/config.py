@@ -18,6 +18,9 @@ from plumbing.base.files import read_json, write_json
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
 # What transformers takes where a Mistral's file is silent.
 MISTRAL = {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096}
+UNQUANTISED = "take the model's folder before it was quantised; of bitsandbytes' weights "
+UNQUANTISED += "transformers makes one with model.dequantize() and model.save_pretrained()"
+LARGEST = 2**50  # numbers in a weight; torch fails at 2^63 bytes
 LLAMA3_ROPE = ["factor", "low_freq_factor", "high_freq_factor"]
 LLAMA3_ROPE += ["original_max_position_embeddings"]
 
@@ -58,6 +61,9 @@ class Config:
         if self.rope_scaling:
             for name in LLAMA3_ROPE:
                 require_positive(f"RoPE's {name}", self.rope_scaling[name], float)
+            low, high = (self.rope_scaling[name] for name in LLAMA3_ROPE[1:3])
+            sentence = f"RoPE's low_freq_factor = {low} is not below its high_freq_factor = {high}"
+            require(low < high, f"{sentence}; expected a smaller one")
         self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
         self.head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
         grouped = self.num_attention_heads % self.num_key_value_heads == 0
@@ -68,6 +74,10 @@ class Config:
             f"wide, {self.num_key_value_heads} for keys; expected under 1,000, an even width, "
             "whole groups",
         )
+        heads = self.num_attention_heads * self.head_dim
+        largest = self.hidden_size * max(self.vocab_size, self.intermediate_size, heads)
+        sentence = f"a weight of {largest:,} numbers; expected fewer than {LARGEST:,}"
+        require(largest < LARGEST, sentence)
 
     @classmethod
     def load(cls, folder: str) -> "Config":
@@ -76,7 +86,8 @@ class Config:
         raw = read_json(path)
         require_supported(path, "model_type", raw.get("model_type"), list(ARCHITECTURES))
         require_supported(path, "hidden_act", raw.get("hidden_act", "silu"), ["silu", "swish"])
-        require_supported(path, "quantization_config", raw.get("quantization_config"), [None])
+        quantised = raw.get("quantization_config")
+        require_supported(path, "quantization_config", quantised, [None], UNQUANTISED)
         require_supported(path, "per_layer_config", raw.get("per_layer_config"), [None, {}])
         in_file = raw
         if raw["model_type"] == "mistral":  # which has no biases

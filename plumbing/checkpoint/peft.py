@@ -27,6 +27,8 @@ SUPPORTED_VALUES = {
     "init_lora_weights": [True, False, "gaussian"],
 }
 NEEDED_FIELDS = ("r", "lora_alpha", "target_modules")
+MERGED = "PEFT's merge_and_unload() and save_pretrained(), of the model and of its tokenizer, make "
+MERGED += "a whole model's folder: name that one"
 EMPTY = [None, False, "", [], {}]
 
 
@@ -86,7 +88,8 @@ def read_adapter(folder: str, base: str | None = None) -> tuple[LoraSettings | N
     raw = {"peft_type": None} | read_json(path)
     strange = sorted(raw.keys() - known - UNUSED_FIELDS, key=lambda name: name != "peft_type")
     for name in strange:  # another kind of adapter is said before its fields
-        require_supported(path, name, raw[name], SUPPORTED_VALUES.get(name, EMPTY))
+        advice = MERGED if name != "peft_type" else ""
+        require_supported(path, name, raw[name], SUPPORTED_VALUES.get(name, EMPTY), advice)
     for name in NEEDED_FIELDS:
         require(name in raw, f"{path}: {name} is missing; expected a LoRA adapter in PEFT's format")
     source = base or raw.get("base_model_name_or_path")
