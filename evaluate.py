@@ -25,7 +25,7 @@ from data import Direction, Prompter, Sample, TuningSet, micro_batches
 from loss import mle
 from model import LlamaForCausalLM, build_model, load_model, merge_lora
 from plumbing.base.errors import require
-from plumbing.base.files import read_lines
+from plumbing.base.files import read_lines, require_folder
 from plumbing.base.flags import (
     DTYPES,
     DeviceSettings,
@@ -538,8 +538,7 @@ def main(s: Settings) -> None:
     s.ckpt = [os.path.normpath(ckpt) for ckpt in s.ckpt or [usual] * (not s.hypotheses)]
     names = [os.path.basename(ckpt) for ckpt in s.ckpt]
     for ckpt in s.ckpt:
-        expected = "expected a run of train.py or a model in Hugging Face format"
-        require(os.path.isdir(ckpt), f"{ckpt}: no such folder; {expected}")
+        require_folder(ckpt, "a run of train.py or a model in Hugging Face format")
         require(s.ckpt.count(ckpt) == 1, f"--ckpt {ckpt}: it is named twice")
     refuse_what_cannot_count(s)
     labels = [x if names.count(name) > 1 else name for name, x in zip(names, s.ckpt, strict=True)]

@@ -31,6 +31,7 @@ from evaluate import measure_dev, prepare_dev
 from loss import language_aware, mle, unlikelihood
 from model import LlamaForCausalLM, add_lora, build_model, save_model
 from plumbing.base.errors import require
+from plumbing.base.files import FROM_HUB
 from plumbing.base.flags import (
     DTYPES,
     DeviceSettings,
@@ -293,7 +294,7 @@ def main(s: Settings, find_losses: Callable = loss_sums) -> None:
     how = f"--stage 1 --out {s.init}" if s.stage == 2 else f"--out {s.init}"
     made = f"make it with `python train.py {how}`, or choose another --init"
     add_languages(s.languages)
-    require(os.path.isdir(s.init or "."), f"{s.init}: no such run; {made}")
+    require(os.path.isdir(s.init or "."), f"{s.init}: no such run; {made}; {FROM_HUB}")
     if s.preset:
         print(describe_preset(s))
     for name, why in unused(s).items():

@@ -284,6 +284,8 @@ def test_shards_that_do_not_fit_their_index_are_named(tmp_path):
 
 
 def test_what_is_no_file_of_weights_is_named(tmp_path):
+    with pytest.raises(InputError, match="no such folder.*hf download NAME --local-dir"):
+        load_model("meta-llama/Llama-2-7b-hf")
     with pytest.raises(InputError, match="config.json: no such file"):
         load_model(tmp_path)
     save_model(tiny(), tmp_path)

@@ -190,7 +190,7 @@ def test_a_full_disk_leaves_the_scores_of_before(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "args, words",
     [
-        (["--ckpt", "nowhere"], ["nowhere: no such folder"]),
+        (["--ckpt", "nowhere"], ["nowhere: no such folder", "hf download"]),
         (["--candidates", "en,it,nl,ro"], ["at least one more"]),
         (["--candidates", "en,it,nl,ro,qq"], ["langid has no qq"]),
         (["--max-new-tokens", "600"], ["no room for the prompt"]),

@@ -71,7 +71,7 @@ def adapter(tmp_path):
         ({"layers_to_transform": 0}, "layers_to_transform 0"),
         ({"something_new": 3}, "something_new 3"),
         ({"peft_type": "IA3", "feedforward_modules": ["x"]}, "peft_type 'IA3'"),
-        ({"base_model_name_or_path": "haoranxu/ALMA-7B"}, "no folder here; .*--model"),
+        ({"base_model_name_or_path": "haoranxu/ALMA-7B"}, "no folder here; .*--model.*hf download"),
         ({"r": "absent"}, "r is missing"),
         ({"r": 0}, "= 0; expected a positive int"),
         ({"r": 3}, r"lora_A.weight has shape \(4, ..\), expected \(3, ..\)"),

@@ -398,7 +398,12 @@ def swap(f):
         (corpus("en\txx\na\tb\n"), [], "line 2: found en xx; expected some of"),
         (corpus("en\tit\tnl\tro\na\tb\n"), [], "line 2: 2 columns, expected 4"),
         (None, ["--directions", "en-de"], "--directions en-de: pairs found in"),
-        (None, ["--stage", "2", "--init", "no"], "no: no such run.*train.py --stage 1 --out no"),
+        (
+            None,
+            ["--stage", "2", "--init", "no"],
+            "no: no such run.*--stage 1 --out no.*hf download",
+        ),
+        (None, ["--model", "owner/no"], "owner/no: no such folder.*hf download"),
         (None, ["--max-length", "513"], "--max-length 513: the model has 512 positions"),
         (None, ["--alpha", "-1"], "--alpha -1.0: expected at least 0"),
         (None, ["--lr", "nan"], "--lr nan: expected"),

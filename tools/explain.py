@@ -26,6 +26,7 @@ from evaluate import (
 from loss import log_not_p, log_p
 from model import LlamaForCausalLM
 from plumbing.base.errors import require
+from plumbing.base.files import require_folder
 from plumbing.base.flags import DeviceSettings, option, ours, run_script
 from plumbing.compute.decoder import Decoder
 from plumbing.corpus.corpus import read_corpus
@@ -88,7 +89,7 @@ def main(s: Settings) -> None:
     reference = next(known, "")
     target, what = (s.target, "given") if s.target else (reference, "the reference")
     for ckpt in s.ckpt:
-        require(os.path.isdir(ckpt), f"{ckpt}: no such folder; expected a run or a model")
+        require_folder(ckpt, "a run or a model")
         system = System(os.path.basename(os.path.normpath(ckpt)), ckpt, replace(s))
         prompter = prepare_prompter(system, {direction: []})
         model = load_for_decoding(system)

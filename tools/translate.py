@@ -18,6 +18,7 @@ import evaluate
 from data import Direction, Sample
 from evaluate import BATCH_SIZE, MAX_NEW_TOKENS, System, encode_prompts, load_for_decoding
 from plumbing.base.errors import InputError, require
+from plumbing.base.files import require_folder
 from plumbing.base.flags import DeviceSettings, option, ours, run_script
 from plumbing.base.processes import WORLD, progress_bar
 from plumbing.compute.decoder import Decoder
@@ -61,7 +62,7 @@ def main(s: Settings) -> None:
     add_languages(s.languages)
     direction = parse_direction(s.direction)
     s.ckpt = s.ckpt or ours("runs/stage2")
-    require(os.path.isdir(s.ckpt), f"{s.ckpt}: no such folder; expected a run or a model")
+    require_folder(s.ckpt, "a run or a model")
     require(WORLD == 1, "tools.translate is the work of one process; start it without torchrun")
     sys.stdout.reconfigure(encoding="utf-8")  # whatever the terminal has
     system = System(os.path.basename(s.ckpt), s.ckpt, s)

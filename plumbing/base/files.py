@@ -14,6 +14,7 @@ ROOT = os.path.dirname(
 )  # of the project
 NEW = ".train-py-new"  # ends the name of what is not whole yet
 MODEL_JSON = "a JSON object of a model folder in Hugging Face format"
+FROM_HUB = "`hf download NAME --local-dir FOLDER` copies a model from Hugging Face's Hub"
 GZIP = b"\x1f\x8b"
 TABLE = "a table of Arrow or Parquet; expected text: datasets' to_json writes it as JSON lines"
 NO_TEXT = {
@@ -32,6 +33,11 @@ def require_file(path: str, expected: str) -> None:
     if os.path.exists(path):
         found = "is a directory" if os.path.isdir(path) else "is a pipe or a device"
     require(os.path.isfile(path), f"{path}: {found}; expected {expected}")
+
+
+def require_folder(folder: str, expected: str) -> None:
+    """Raise InputError unless a folder is there."""
+    require(os.path.isdir(folder), f"{folder}: no such folder; expected {expected}; {FROM_HUB}")
 
 
 def read_json(path: str, expected: str = MODEL_JSON) -> dict:

@@ -14,7 +14,7 @@ from plumbing.base.errors import (
     require_supported,
     require_type,
 )
-from plumbing.base.files import read_json, write_json
+from plumbing.base.files import FROM_HUB, read_json, require_folder, write_json
 
 PREFIX = "base_model.model."  # of every tensor name in the files
 # Fields of adapter_config.json that do not change what is computed ...
@@ -78,6 +78,7 @@ def read_adapter(folder: str, base: str | None = None) -> tuple[LoraSettings | N
     """(the settings, the folder of the base) of an adapter; (None, folder) of a whole model. `base`
     replaces the folder that the adapter names. What would change the computation in another way is
     refused by name. Raises InputError."""
+    require_folder(folder, "a model in Hugging Face format, an adapter or a run")
     if not os.path.exists(config_path(folder)):
         whole = os.path.exists(os.path.join(folder, "config.json"))
         weights = os.path.exists(os.path.join(folder, "adapter_model.safetensors"))
@@ -94,7 +95,7 @@ def read_adapter(folder: str, base: str | None = None) -> tuple[LoraSettings | N
         require(name in raw, f"{path}: {name} is missing; expected a LoRA adapter in PEFT's format")
     source = base or raw.get("base_model_name_or_path")
     sentence = f"{path}: base model {source!r} is no folder here; name the folder with --model"
-    require(os.path.isdir(str(source)), sentence)
+    require(os.path.isdir(str(source)), f"{sentence}; {FROM_HUB}")
     twice = os.path.exists(config_path(source)) and not os.path.samefile(source, folder)
     alone = not os.path.exists(os.path.join(source, "config.json"))
     sentence = f"{source}, as the base of {folder}, is an adapter itself; expected a whole model"
