@@ -141,6 +141,21 @@ def test_a_prompt_of_a_sample_is_the_message_and_is_cut_where_it_must(tmp_path):
     assert prompter.encode(general, 500)[0] == encode(["Count the words.\n\na b c"])
 
 
+def test_a_template_whose_special_token_the_model_lacks_is_refused_before_any_text(tmp_path):
+    """It once was an IndexError in the middle of a run."""
+    turns = "<|new|>{% for m in messages %}{{ m.content }}{% endfor %}"
+    make(tmp_path, "byte-level", "none", chat_template=turns)
+    raw = json.loads((tmp_path / "tokenizer.json").read_text())
+    new = len(raw["model"]["vocab"])
+    raw["added_tokens"].append(raw["added_tokens"][-1] | {"id": new, "content": "<|new|>"})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(raw))
+    tokenizer = Tokenizer([str(tmp_path)], Config(new + 1, 8, 8, 1, 1))
+    assert tokenizer.chat.encode_turns(["open"]) == [new, *tokenizer.encode("open")]
+    tokenizer = Tokenizer([str(tmp_path)], Config(new, 8, 8, 1, 1))  # harmless without a template
+    with pytest.raises(InputError, match=rf"<\|new\|>', whose id {new} .* vocabulary of {new}"):
+        tokenizer.chat.encode_turns(["open"])
+
+
 @pytest.mark.parametrize(
     "template, said",
     [

@@ -244,6 +244,21 @@ def test_an_end_that_tokenizer_json_does_not_call_special_stays_text(tmp_path, l
     assert tokenizer.eos == 128009 not in ids and tokenizer.decode(ids) == "a<|eot_id|>b"
 
 
+@pytest.mark.parametrize("special", [True, False])
+def test_an_added_token_that_the_model_has_no_row_for_stays_text(tmp_path, llama3, special):
+    raw = json.loads((llama3[0] / "tokenizer.json").read_text())
+    last = max(token["id"] for token in raw["added_tokens"])
+    new = raw["added_tokens"][-1] | {"id": last + 1, "content": "[PAD]", "special": special}
+    raw["added_tokens"].append(new)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(raw))
+    shutil.copy(llama3[0] / "tokenizer_config.json", tmp_path)
+    tokenizer = Tokenizer([str(tmp_path)], Config(last + 1, 8, 8, 1, 1, eos_token_id=[128001]))
+    ids = tokenizer.encode("a[PAD]b")
+    assert max(ids) <= last and tokenizer.decode(ids) == "a[PAD]b"
+    tokenizer = Tokenizer([str(tmp_path)], Config(last + 2, 8, 8, 1, 1, eos_token_id=[128001]))
+    assert (last + 1 in tokenizer.encode("a[PAD]b")) == (not special)
+
+
 # Refusals
 
 

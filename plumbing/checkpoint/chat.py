@@ -52,6 +52,12 @@ class ChatTemplate:
         found = [int(n) for n in MARKED.findall(text)]
         expected = "expected that each turn of the conversation is there once, in order"
         require(found == [*range(turns)], f"{self.path}: found turns {found}; {expected}")
+        for part in self.any_special.split(text):
+            token, rows = self.find_special(part), self.tokenizer.rows
+            sentence = f"{self.path}: the chat template has {part!r}, whose id {token and token.id}"
+            sentence += f" lies beyond the model's vocabulary of {rows:,}"
+            advice = "take the model that belongs to this tokenizer, or choose another --template"
+            require(not token or token.id < rows, f"{sentence}; {advice}")
         return text
 
     def encode_turns(self, texts: list[str]) -> list[int]:

@@ -25,7 +25,8 @@ class Tokenizer:
     behind a special token of a chat template. decode(ids): the text.
     bos: the ids that the folder's own configuration puts before a text, perhaps none. eos: the id
     that ends a response. special: {text: Special}, for chat templates. names: {"bos_token": text,
-    ...}, as these may name them. Raises InputError."""
+    ...}, as these may name them. rows: ids that the model knows; an added token beyond them stays
+    text. Raises InputError."""
 
     def __init__(self, folders: list[str], config: Config):
         path = find_tokenizer(folders)
@@ -45,7 +46,7 @@ class Tokenizer:
             if isinstance(error, ImportError):
                 hint = "pip install tokenizers"
             raise InputError(f"{path}: no tokenizer can be read ({found}); {hint}") from None
-        used = [self.size - 1, *self.bos, self.eos]
+        self.rows, used = config.vocab_size, [self.size - 1, *self.bos, self.eos]
         require(
             all(0 <= i < config.vocab_size for i in used),
             f"{path}: {self.size:,} pieces, BOS {self.bos}, EOS {self.eos} do not belong to a "
@@ -88,14 +89,15 @@ class Tokenizer:
         import tokenizers  # optional: only for a folder without tokenizer.model
 
         bpe, eos = tokenizers.Tokenizer.from_file(path), self.names.get("eos_token")
-        ends = {eos, *(bpe.id_to_token(i) for i in config.eos_token_id if i >= 0)}
-        added = bpe.get_added_tokens_decoder().values()
-        if any(token.content in ends and not token.special for token in added):
-            bpe = tokenizers.Tokenizer.from_str(with_special(read_json(path), ends))
+        stays_text = {eos, *(bpe.id_to_token(i) for i in config.eos_token_id if i >= 0)}
+        added = bpe.get_added_tokens_decoder()
+        stays_text |= {token.content for i, token in added.items() if i >= config.vocab_size}
+        if any(token.content in stays_text and not token.special for token in added.values()):
+            bpe = tokenizers.Tokenizer.from_str(with_special(read_json(path), stays_text))
         bpe.no_truncation()  # whatever the file is set to
         bpe.no_padding()
         bpe.encode_special_tokens = True
-        self.size = bpe.get_vocab_size(with_added_tokens=False)
+        self.size = 1 + max(bpe.get_vocab(with_added_tokens=False).values())
         self.longest = max(map(len, bpe.get_vocab()))
         self.encode = lambda text: bpe.encode(text, add_special_tokens=False).ids
         self.decode = bpe.decode
