@@ -160,6 +160,49 @@ def test_bos_and_eos_of_sentencepiece_are_what_the_folder_says(tmp_path, stated,
     assert (tokenizer.bos, tokenizer.eos) == (bos, eos)
 
 
+@pytest.mark.parametrize("kind", ["tokenizer.model", "tokenizer.json"])
+@pytest.mark.parametrize(
+    "stated, special, added",
+    [
+        ({"eos_token": "</s>"}, {"eos_token": {"content": "<unk>"}}, {}),
+        ({"eos_token": "</s>", "added_tokens_decoder": {}}, {"eos_token": "<unk>"}, {}),
+        ({}, {"eos_token": "<unk>", "bos_token": "</s>"}, {}),
+        ({"eos_token": "</s>", "bos_token": "<unk>"}, {"pad_token": "<unk>"}, {"[PAD]": 4000}),
+        ({"eos_token": "<end>"}, {}, {"[PAD]": 4000, "<end>": 4001}),
+        (None, {"eos_token": "<end>"}, {"<end>": 4000}),
+    ],
+)
+def test_older_folders_name_tokens_in_two_other_files(tmp_path, kind, stated, special, added):
+    """special_tokens_map.json and added_tokens.json, as transformers takes them."""
+    shutil.copy(f"{BASE}/tokenizer.model", tmp_path)
+    if kind == "tokenizer.json":
+        theirs = transformers.LlamaTokenizer.from_pretrained(str(tmp_path))
+        theirs.add_tokens(list(added))
+        theirs.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
+        (tmp_path / "tokenizer.model").unlink()
+    files = {"tokenizer_config": stated, "special_tokens_map": special, "added_tokens": added}
+    for name, content in files.items():
+        if content is not None:
+            (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    theirs = transformers.LlamaTokenizer.from_pretrained(str(tmp_path))
+    ours = Tokenizer([str(tmp_path)], Config(5000, 8, 8, 1, 1))
+    assert ours.eos == theirs.eos_token_id
+    if kind == "tokenizer.model":  # tokenizer.json's own post-processor says what BOS is
+        assert ours.bos == [theirs.bos_token_id]
+
+
+def test_no_space_is_put_before_a_text_where_the_folder_says_so(tmp_path):
+    shutil.copy(f"{BASE}/tokenizer.model", tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"add_prefix_space": false}')
+    theirs = transformers.LlamaTokenizer.from_pretrained(str(tmp_path), add_bos_token=False)
+    ours = Tokenizer([str(tmp_path)], Config(5000, 8, 8, 1, 1))
+    assert ours.encode("Apri") != Tokenizer([BASE], Config(5000, 8, 8, 1, 1)).encode("Apri")
+    for text in TEXTS:
+        assert (
+            ours.encode(text) == theirs(text).input_ids and ours.decode(ours.encode(text)) == text
+        )
+
+
 def test_a_tokenizer_json_without_bos_has_none_and_takes_eos_from_config_json(tmp_path, llama3):
     """SmolLM2's way."""
     raw = json.loads((llama3[0] / "tokenizer.json").read_text())

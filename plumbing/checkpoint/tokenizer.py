@@ -31,8 +31,7 @@ class Tokenizer:
     def __init__(self, folders: list[str], config: Config):
         path = find_tokenizer(folders)
         self.folder = os.path.dirname(path)
-        stated = os.path.join(self.folder, "tokenizer_config.json")
-        self.stated = read_json(stated) if os.path.exists(stated) else {}
+        self.stated = read_stated(self.folder)
         try:
             self.names = special_names(self.stated)
             if path.endswith(".model"):
@@ -42,7 +41,7 @@ class Tokenizer:
             self.continued = without_prefix(self.encode)
         except Exception as error:  # both libraries raise bare Exceptions
             found = " ".join(str(error).split())[:200]
-            hint = "copy it and tokenizer_config.json again"
+            hint = "copy it and the JSON files beside it again"
             if isinstance(error, ImportError):
                 hint = "pip install tokenizers"
             raise InputError(f"{path}: no tokenizer can be read ({found}); {hint}") from None
@@ -54,7 +53,7 @@ class Tokenizer:
         )
 
     def load_sentencepiece(self, path: str, config: Config) -> None:
-        """Read tokenizer.model. The model's own BOS and EOS count where tokenizer_config.json names
+        """Read tokenizer.model. The model's own BOS and EOS count where the files beside it name
         none."""
         pieces = sentencepiece.SentencePieceProcessor(model_file=path)
         texts = [pieces.id_to_piece(i) for i in range(pieces.vocab_size())]
@@ -78,14 +77,17 @@ class Tokenizer:
         stays_text = {token["content"] for _, token in tokens if token.get("special")} | {bos, eos}
         stays_text |= {text_of.get(i) for i in (self.eos, *config.eos_token_id)}
         stays_text |= {text for text in texts if re.fullmatch(r"<\|.*\|>", text)}
-        self.encode = self.behind_special = without_special(pieces, stays_text & {*texts})
+        self.encode = without_special(pieces, stays_text & {*texts})
+        if self.stated.get("add_prefix_space") is False:
+            self.encode = without_prefix(self.encode)
+        self.behind_special = self.encode
         # As transformers does, where the file does not ask for its older behaviour.
         if not self.stated.get("legacy", False):
             self.behind_special = without_prefix(self.encode)
 
     def load_tokenizers(self, path: str, config: Config) -> None:
         """Read tokenizer.json. What its post-processor puts before a text is BOS; EOS is
-        config.json's where tokenizer_config.json names none."""
+        config.json's where the files beside it name none."""
         import tokenizers  # optional: only for a folder without tokenizer.model
 
         bpe, eos = tokenizers.Tokenizer.from_file(path), self.names.get("eos_token")
@@ -105,7 +107,7 @@ class Tokenizer:
         framed = bpe.encode("a").ids
         self.bos = framed[: framed.index(self.encode("a")[0])]
         self.eos = bpe.token_to_id(eos) if eos else (config.eos_token_id or [-1])[0]
-        require(self.eos is not None, f"tokenizer_config.json's eos_token {eos} is not in it")
+        require(self.eos is not None, f"eos_token {eos} is not in it")
         bos_text = bpe.id_to_token(self.bos[0]) if self.bos else ""
         eos_text = bpe.id_to_token(self.eos) if self.eos >= 0 else ""
         self.names = {"bos_token": bos_text, "eos_token": eos_text} | self.names
@@ -183,6 +185,19 @@ def find_tokenizer(folders: list[str]) -> str:
             return bpe
     sentence = "no tokenizer.model and no tokenizer.json; expected the model's tokenizer"
     raise InputError(f"{folders[0]}: {sentence}")
+
+
+def read_stated(folder: str) -> dict:
+    """What tokenizer_config.json says, if there is one. Where it lists no added tokens, as in older
+    folders, special_tokens_map.json counts before it, and added_tokens.json lists them. Raises
+    InputError."""
+    names = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
+    paths = [os.path.join(folder, name) for name in names]
+    stated, special, added = (read_json(path) if os.path.exists(path) else {} for path in paths)
+    if "added_tokens_decoder" in stated:
+        return stated
+    listed = {str(i): {"content": text} for text, i in added.items()}
+    return stated | special | {"added_tokens_decoder": listed}
 
 
 def without_special(
