@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 
 import pytest
 import torch
@@ -93,6 +94,22 @@ def test_merging_keeps_the_function(place):
     assert os.path.exists(place / "merged" / "tokenizer.model")
     with pytest.raises(InputError, match="is no run of train.py"):
         merge(MergeSettings(ckpt=str(place / "run"), out=str(place / "model")))
+
+
+def test_a_merged_model_has_the_tokenizer_of_its_adapter_and_the_ends_of_its_base(place):
+    """Files of both once lay in one folder, and those of the base were read."""
+    transformers = pytest.importorskip("transformers")
+    run, base, out = (place / name for name in ("json", "ends", "json-merged"))
+    shutil.copytree(place / "model", base)
+    (base / "generation_config.json").write_text('{"eos_token_id": [2, 7]}')
+    shutil.copytree(place / "run", run)
+    (run / "generation_config.json").write_text('{"eos_token_id": 9}')
+    transformers.AutoTokenizer.from_pretrained(base).save_pretrained(run)
+    (run / "tokenizer.model").unlink()
+    merge(MergeSettings(ckpt=str(run), model=str(base), out=str(out)))
+    assert (out / "tokenizer.json").exists() and not (out / "tokenizer.model").exists()
+    for folder in (run, out):
+        assert load_model(folder, base=str(base)).config.eos_token_id == [2, 7]
 
 
 def test_the_plan_counts_what_a_step_holds_and_computes(place, capsys):

@@ -18,6 +18,7 @@ from plumbing.base.files import read_json, write_json
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
 # What transformers takes where a Mistral's file is silent.
 MISTRAL = {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096}
+GENERATION = "generation_config.json"
 UNQUANTISED = "take the model's folder before it was quantised; of bitsandbytes' weights "
 UNQUANTISED += "transformers makes one with model.dequantize() and model.save_pretrained()"
 LARGEST = 2**50  # numbers in a weight; torch fails at 2^63 bytes
@@ -123,7 +124,7 @@ class Config:
 def read_ends(folder: str, raw: dict) -> list[int]:
     """Every id that ends a text, config.json's first. Chat models may name the end of a turn in
     generation_config.json alone, as transformers' generate() takes it from there."""
-    path = os.path.join(folder, "generation_config.json")
+    path = os.path.join(folder, GENERATION)
     stated = {os.path.join(folder, "config.json"): raw.get("eos_token_id", 2)}
     if os.path.exists(path):
         stated[path] = read_json(path).get("eos_token_id")

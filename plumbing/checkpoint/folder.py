@@ -16,13 +16,13 @@ from plumbing.base.files import read_json, require_file
 from plumbing.base.folders import SETTINGS
 from plumbing.base.processes import RANK
 from plumbing.checkpoint import peft, tensors
-from plumbing.checkpoint.config import Config
+from plumbing.checkpoint.config import GENERATION, Config
 from plumbing.checkpoint.peft import LoraSettings
 
 HEAD, TABLE = "lm_head.weight", "model.embed_tokens.weight"
 # Files that go with the weights.
 COMPANIONS = ["tokenizer.model", "tokenizer.json", "tokenizer_config.json", "added_tokens.json"]
-COMPANIONS += ["special_tokens_map.json", "chat_template.jinja", "generation_config.json"]
+COMPANIONS += ["special_tokens_map.json", "chat_template.jinja", GENERATION]
 
 
 class ModelFolder:
@@ -156,10 +156,11 @@ def write_model(
 
 
 def copy_companions(sources: list[str | None], folder: str) -> None:
-    """Copy the files that go with the weights; of two sources the later one counts."""
-    for source in filter(None, sources):
-        for file in COMPANIONS if RANK == 0 else ():
-            path = os.path.join(source, file)
-            at_home = os.path.dirname(os.path.realpath(path)) == os.path.realpath(folder)
-            if os.path.exists(path) and not at_home:
-                shutil.copy(path, folder)
+    """Copy the files that go with the weights: generation_config.json of the first source, all
+    others of the last one alone, since files of two tokenizers do not fit each other."""
+    sources = list(filter(None, sources))
+    for file in COMPANIONS if RANK == 0 and sources else ():
+        path = os.path.join(sources[0 if file == GENERATION else -1], file)
+        at_home = os.path.dirname(os.path.realpath(path)) == os.path.realpath(folder)
+        if os.path.exists(path) and not at_home:
+            shutil.copy(path, folder)
