@@ -70,6 +70,7 @@ def test_flags_named_in_the_text_exist_somewhere(page):
     others |= {
         "--chrf-word-order",
         "--compile",
+        "--local-dir",
         "--nproc-per-node",
         "--nnodes",
         "--node-rank",
