@@ -25,7 +25,7 @@ REPORT = {"directions": {"en-no": ROW, "no-en": ROW}, "average": {"supervised": 
 def run(tmp_path):
     (tmp_path / "run" / "eval-test").mkdir(parents=True)
     write_json(tmp_path / "run" / "settings.json", SETTINGS)
-    write_json(tmp_path / "run" / "adapter_config.json", {})
+    write_json(tmp_path / "run" / "adapter_config.json", {"r": 2})
     write_json(tmp_path / "run" / "eval-test" / "scores.json", REPORT | {"decoding": "greedy"})
     return tmp_path / "run"
 
@@ -41,6 +41,27 @@ def test_the_hub_reads_every_field_as_it_was_meant(run, adapter):
     assert card.data.pipeline_tag == "translation" and ("lora" in card.data.tags) == adapter
     assert "0.05 L_UL" in card.text and "Translate.\n{input}" in card.text
     assert "/home/" not in card.text and str(run) not in card.text
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"base": "a text"},
+        {"base": {"name": 3, "folder": None}},
+        {"lr": "5e-4"},
+        {"lr": None, "alpha": "much", "seed": None},
+        {"supervised": ["en-no", 3, None]},
+        {"supervised": "en-no"},
+        {"prompt": [3]},
+        {"prompt": None, "stage": None},
+    ],
+)
+def test_a_card_is_written_whatever_settings_another_version_left(run, odd):
+    write_json(run / "settings.json", SETTINGS | odd)
+    write_json(run / "eval-test" / "scores.json", {"of": "another program"})
+    write_card(str(run), "run")
+    card = hub.ModelCard.load(run / "README.md")
+    assert card.data.pipeline_tag == "translation" and "adapter of rank 2 " in card.text
 
 
 def test_each_whole_evaluation_is_a_table(run):

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import zlib
 from contextlib import nullcontext
 
@@ -243,6 +244,34 @@ def test_a_missing_unknown_misshapen_or_damaged_tensor_is_named(tmp_path, damage
     save_file(weights, tmp_path / "model.safetensors")
     with pytest.raises(InputError, match=said) if said else nullcontext():
         load_model(tmp_path)
+
+
+def test_others_may_read_what_is_written_as_the_umask_says(tmp_path):
+    """safetensors itself writes for its user alone; a companion may come from a read-only place."""
+    shutil.copytree(BASE, tmp_path / "base", ignore=shutil.ignore_patterns("eval-*"))
+    os.chmod(tmp_path / "base" / "tokenizer.model", 0o400)
+    model = load_model(tmp_path / "base")
+    (tmp_path / "plain").touch()
+    expected = (tmp_path / "plain").stat().st_mode & 0o777
+    save_model(model, tmp_path / "model", tmp_path / "base", limit=1e7)
+    files = list((tmp_path / "model").iterdir())
+    assert len([f for f in files if f.suffix == ".safetensors"]) > 1
+    assert {f.stat().st_mode & 0o777 for f in files} == {expected}
+
+
+@pytest.mark.parametrize("depth", [450, 900, 950, 980, 3000])
+def test_a_config_that_cannot_be_written_back_is_said_when_it_is_read(tmp_path, depth):
+    save_model(tiny(), tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    deep = f', "deep": {"[" * depth}{"]" * depth}}}'
+    path.write_text(path.read_text().rstrip().removesuffix("}") + deep)
+    try:
+        model = load_model(tmp_path / "model")
+    except InputError as error:
+        assert "config.json: " in str(error) and depth > 450
+    else:
+        save_model(model, tmp_path / "again")
+        assert read_json(tmp_path / "again" / "config.json")["deep"]
 
 
 @pytest.mark.parametrize("cut", [0, 4, 100, 30_000, -1])

@@ -1,12 +1,16 @@
 """Greedy decoding and beam search against transformers' generate, batched against alone."""
 
+import math
+
 import pytest
 import torch
 from conftest import ids_of, tiny
 from oracles import in_transformers
 
-from evaluate import beam_search, greedy
+from data import Prompter
+from evaluate import beam_search, greedy, translate
 from model import save_model
+from plumbing.base.errors import InputError
 from plumbing.compute.decoder import Decoder
 
 LENGTHS = [4, 17, 9, 1, 12, 5, 26]
@@ -15,6 +19,30 @@ VOCABULARY = 40  # small, so that outputs end early by chance
 
 def prompts_of(seed, lengths=LENGTHS):
     return [part.tolist() for part in ids_of(lengths, seed).split(lengths)]
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("damage", [math.nan, math.inf])
+def test_scores_that_are_not_finite_are_said_to_be_so(beams, damage):
+    """In fp16 a model may overflow: its outputs would be the first token again and again."""
+    model = tiny()
+    with torch.no_grad():
+        model.model.norm.weight[3] = damage
+    with pytest.raises(InputError, match="scores are not finite.*fp16"):
+        if beams == 1:
+            greedy(Decoder(model), [[3, 4], [5]], {2}, 4)
+        else:
+            beam_search(Decoder(model, beams), [[3, 4], [5]], {2}, 4)
+
+
+def test_outputs_that_end_at_the_limit_are_counted(tokenizer):
+    model, prompter = tiny(seed=3), Prompter(tokenizer, "alpaca")
+    prompts = prompts_of(1, [4, 17, 9, 1])
+    for beams in (1, 2):
+        free = translate(Decoder(model, beams), prompter, prompts, None, 40)
+        ids = [len(x) for x in greedy(Decoder(model), prompts, {prompter.encoder.end}, 40)]
+        assert beams > 1 or free[1] == sum(n == 40 for n in ids)
+        assert translate(Decoder(model, beams), prompter, prompts, None, 1)[1] == 4
 
 
 def test_batched_greedy_decoding_equals_single_and_uncached():

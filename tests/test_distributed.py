@@ -7,10 +7,15 @@ import shutil
 
 import pytest
 import torch
-from conftest import BASE, ROOT, RUN, TSV, log, nodes, same, script, tiny
+from conftest import BASE, ROOT, RUN, TSV, log, nodes, one_sentence, same, script, tiny
 from safetensors.torch import load_file
 
 from model import save_model
+from plumbing.base.errors import InputError
+from plumbing.base.processes import LAUNCHED as NAMES
+from plumbing.base.processes import read_launcher
+
+LAUNCHED = dict(zip(NAMES, ["1", "2", "1", "127.0.0.1", "29500"], strict=True))
 
 RAGGED = "\n".join(
     line.replace(" adesso", " adesso il file" * (i % 9)).replace(" acum", " acum" * (i % 7))
@@ -240,6 +245,35 @@ def main(s):
         raise InputError("and no further")
 run_script(main, Settings, "")
 """
+
+
+@pytest.mark.parametrize(
+    "variables, rank",
+    [
+        ({}, (0, 1)),
+        ({"RANK": "0"}, (0, 1)),
+        ({"RANK": "1"}, None),
+        ({"RANK": ""}, None),
+        ({"WORLD_SIZE": "2"}, None),
+        ({"RANK": "1", "WORLD_SIZE": "4"}, None),
+        (LAUNCHED, (1, 2)),
+        (LAUNCHED | {"RANK": "2"}, None),
+        (LAUNCHED | {"RANK": "-1"}, None),
+        (LAUNCHED | {"MASTER_ADDR": ""}, None),
+    ],
+)
+def test_what_a_launcher_left_over_is_said(variables, rank):
+    if rank:
+        assert read_launcher(variables) == rank
+    else:
+        with pytest.raises(InputError, match="left over from a launcher.*torchrun"):
+            read_launcher(variables)
+
+
+def test_a_script_with_half_a_launcher_around_it_is_one_sentence(tmp_path):
+    result = script("train.py", "--out", tmp_path / "run", env=os.environ | {"RANK": "1"})
+    one_sentence(result, "RANK=1: left over")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("fails", [False, True])

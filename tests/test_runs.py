@@ -16,6 +16,7 @@ from model import load_model, save_model
 from plumbing.base.errors import InputError
 from plumbing.base.files import NEW, read_json, write_json
 from plumbing.base.flags import parse
+from plumbing.base.folders import strange_files
 from plumbing.compute.optimizer import Optimizer
 from train import Settings, main
 
@@ -226,6 +227,30 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_serves(stopped, fil
     shutil.rmtree(path.parent)  # what the sentence advises
     resume(stopped)
     assert same(stopped)
+
+
+@pytest.mark.parametrize("odd", [{"base": "a text"}, {"lr": None}, {"supervised": 3, "lr": "x"}])
+def test_a_run_that_is_continued_may_have_odd_settings(stopped, odd):
+    own_copies(stopped)
+    shutil.copytree(stopped / "whole", stopped / "first")
+    path = stopped / "first" / "settings.json"
+    write_json(path, read_json(path) | odd)
+    run_here(stopped, "--stage", 2, "--init", "first", *BARE, "--steps", 1, "--out", "second")
+    assert (stopped / "second" / "README.md").exists()
+
+
+def test_a_name_without_room_for_a_mark_is_refused_before_the_first_step(stopped):
+    with pytest.raises(InputError, match="no room for the marks"):
+        run_here(stopped, *BARE, "--out", "x" * 245)
+
+
+def test_what_a_kill_within_safetensors_leaves_is_not_published(stopped):
+    for place in ("run.partial", f"run.partial/step-000008{NEW}"):
+        (stopped / place).mkdir(exist_ok=True)
+        (stopped / place / ".tmpAb3dEf").write_bytes(b"half")
+    resume(stopped)
+    assert same(stopped) and not strange_files(stopped / "run")
+    assert not list(stopped.rglob(".tmp*"))
 
 
 # What is not ours, and what another run needs

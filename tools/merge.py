@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from model import load_model, merge_lora, save_model
 from plumbing.base.errors import require
-from plumbing.base.files import read_json, write_json
+from plumbing.base.files import read_json, to_text, write_json
 from plumbing.base.flags import DeviceSettings, option, ours, run_script
 from plumbing.base.folders import SETTINGS
 from plumbing.base.processes import WORLD
@@ -33,12 +33,13 @@ def main(s: Settings) -> None:
     lora, base = read_adapter(s.ckpt, s.model)
     require(lora, f"{s.ckpt} is a whole model; expected a LoRA adapter to merge")
     run = Run(s.out, save_every=0)
+    path = os.path.join(s.ckpt, SETTINGS)
+    tuned = read_json(path) if os.path.exists(path) else {}
+    to_text(path, tuned)
     with run.held([s.ckpt, base], resume=False):
         model = load_model(s.ckpt, base=s.model)
         tokenizer = Tokenizer([s.ckpt, model.source], model.config)
         merge_lora(model)
-        path = os.path.join(s.ckpt, SETTINGS)
-        tuned = read_json(path) if os.path.exists(path) else {}
         write_json(os.path.join(run.partial, SETTINGS), tuned | {"merged": True})
         save_model(model, run.partial, tokenizer.folder)
         publish(run.partial, run.out)

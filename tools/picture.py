@@ -17,6 +17,7 @@ from plumbing.base.errors import require
 from plumbing.base.files import read_json
 from plumbing.base.flags import DeviceSettings, option, run_script
 
+os.environ.pop("MPLBACKEND", None)  # a file is written, whatever the terminal's user looks at
 try:
     import matplotlib
     from matplotlib.figure import Figure

@@ -65,7 +65,16 @@ def write_whole(path: str, text: str) -> None:
 
 def write_json(path: str, value: dict | list) -> None:
     """Write JSON, one field a line."""
-    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_whole(path, to_text(path, value))
+
+
+def to_text(path: str, value: dict | list) -> str:
+    """JSON, one field a line. Raises InputError for what a user's file nests more deeply than
+    Python can write."""
+    try:
+        return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    except RecursionError:
+        raise InputError(f"{path}: nested too deeply to be written; expected plain JSON") from None
 
 
 def write_lines(path: str, lines: list[str]) -> None:

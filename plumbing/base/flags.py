@@ -1,6 +1,7 @@
 """A script's flags from a dataclass, its device and dtype, and how it begins and ends."""
 
 import argparse
+import errno
 import os
 import sys
 import time
@@ -13,10 +14,11 @@ from safetensors import SafetensorError
 
 from plumbing.base.errors import InputError, plain, require
 from plumbing.base.files import ROOT
-from plumbing.base.processes import RANK, end_process, join_processes, leave_processes
+from plumbing.base.processes import RANK, WORLD, end_process, join_processes, leave_processes
 
 BOUNDS = ("least", "most")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 USERS_ERRORS = (InputError, ImportError, OSError, SafetensorError, KeyboardInterrupt)
 
 
@@ -112,7 +114,7 @@ def resolve_device(device: str) -> str:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        device = f"cuda:{os.environ['LOCAL_RANK'] if WORLD > 1 else 0}"
     try:
         torch.empty(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
@@ -169,6 +171,7 @@ def users_sentence(error: BaseException) -> str:
     if not isinstance(error, USERS_ERRORS):
         return ""
     advice = ""
-    if isinstance(error, OSError | SafetensorError):
+    full = getattr(error, "errno", None) in FULL or isinstance(error, SafetensorError)
+    if full:
         advice = "; nothing that was whole is lost: make room or allow writing there, then repeat"
     return plain(words or "interrupted") + advice

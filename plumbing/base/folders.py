@@ -25,6 +25,7 @@ FILES = re.compile(
     r"|(model|adapter_model|optimizer)(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?"
     r"|(log|speed)\.jsonl|README\.md|train-py\.lock|[a-z]{2}-[a-z]{2}(\.src|\.ref)?\.txt"
     rf"|events\.out\.tfevents\..+){MARKED}"
+    r"|\.tmp\w{6}"  # of safetensors, until a file is whole
 )
 FOLDERS = re.compile(rf"(step-\d{{6,}}|eval-.+?){MARKED}")
 

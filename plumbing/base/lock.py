@@ -27,9 +27,11 @@ def locked(folder: str) -> Iterator[None]:
     path = os.path.join(folder, LOCK)
     if fcntl is None:
         print("this system has no file locks: do not start a second run with the same --out")
-        yield
-        with suppress(OSError):  # not empty
-            os.rmdir(folder)
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # not empty
+                os.rmdir(folder)
         return
     handle = None
     while handle is None:

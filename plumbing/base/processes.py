@@ -5,14 +5,37 @@ One process that was started by hand is rank 0 of 1; what would talk to others d
 
 import os
 import sys
+from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from plumbing.base.errors import plain, require
+from plumbing.base.errors import InputError, plain, require
 
-RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def read_launcher(variables: Mapping[str, str]) -> tuple[int, int]:
+    """(rank, number of processes) as torchrun says them in the environment; (0, 1) where the script
+    was started by hand. Raises InputError for variables that are left over from a launcher."""
+    rank, world = variables.get("RANK", "0"), variables.get("WORLD_SIZE", "1")
+    if (rank, world) == ("0", "1"):
+        return 0, 1
+    given = all(variables.get(name) for name in LAUNCHED)
+    fits = given and all(x.isdecimal() and len(x) < 9 for x in (rank, world))
+    found = ", ".join(f"{x}={variables[x]}" for x in LAUNCHED if x in variables)
+    sentence = f"{found}: left over from a launcher, since torchrun sets {', '.join(LAUNCHED)}"
+    advice = "unset RANK and WORLD_SIZE, or start the script with torchrun"
+    require(fits and int(rank) < int(world), f"{sentence}; {advice}")
+    return int(rank), int(world)
+
+
+LEFT_OVER = ""  # what is wrong with the environment, for join_processes
+try:
+    RANK, WORLD = read_launcher(os.environ)
+except InputError as error:  # while a script is imported
+    RANK, WORLD, LEFT_OVER = 0, 1, str(error)
 if WORLD > 1:  # these imports take seconds
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor, distribute_tensor, init_device_mesh
@@ -24,7 +47,8 @@ def progress_bar(*args, **options) -> tqdm:
 
 
 def join_processes(device: str) -> None:
-    """Meet the other processes of torchrun."""
+    """Meet the other processes of torchrun. Raises InputError."""
+    require(not LEFT_OVER, LEFT_OVER)
     if WORLD > 1:
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
 

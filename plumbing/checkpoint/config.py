@@ -1,7 +1,7 @@
 """config.json of a LLaMA or a Mistral: our fields, read and written, RoPE in both schemas."""
 
 import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 
 import torch
 
@@ -13,7 +13,7 @@ from plumbing.base.errors import (
     require_supported,
     require_type,
 )
-from plumbing.base.files import read_json, write_json
+from plumbing.base.files import read_json, to_text, write_json
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
 # What transformers takes where a Mistral's file is silent.
@@ -85,6 +85,7 @@ class Config:
         """Read folder/config.json. Raises InputError for what would silently be wrong."""
         path = os.path.join(folder, "config.json")
         raw = read_json(path)
+        to_text(path, raw)  # what is read is written again when all work is done
         require_supported(path, "model_type", raw.get("model_type"), list(ARCHITECTURES))
         require_supported(path, "hidden_act", raw.get("hidden_act", "silu"), ["silu", "swish"])
         quantised = raw.get("quantization_config")
@@ -104,8 +105,8 @@ class Config:
 
     def save(self, folder: str, dtype: torch.dtype) -> None:
         """Write config.json so that transformers reads the same network, RoPE in both schemas."""
-        ours, eos = asdict(self), self.eos_token_id
-        rest, name = ours.pop("rest"), str(dtype).removeprefix("torch.")
+        ours, eos = {f.name: getattr(self, f.name) for f in fields(self)}, self.eos_token_id
+        rest, name = dict(ours.pop("rest")), str(dtype).removeprefix("torch.")
         rest.pop("layer_types", None)  # all alike, as sliding_window says
         scaling = self.rope_scaling and {"rope_type": "llama3"} | self.rope_scaling
         rope = (scaling or {"rope_type": "default"}) | {"rope_theta": self.rope_theta}

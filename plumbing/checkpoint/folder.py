@@ -163,4 +163,5 @@ def copy_companions(sources: list[str | None], folder: str) -> None:
         path = os.path.join(sources[0 if file == GENERATION else -1], file)
         at_home = os.path.dirname(os.path.realpath(path)) == os.path.realpath(folder)
         if os.path.exists(path) and not at_home:
-            shutil.copy(path, folder)
+            # Without its mode: what may only be read there can be replaced here.
+            shutil.copyfile(path, os.path.join(folder, file))

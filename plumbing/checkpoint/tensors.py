@@ -15,6 +15,8 @@ from plumbing.base.errors import InputError, require
 from plumbing.base.files import read_json, require_file, write_json
 from plumbing.base.processes import RANK, progress_bar, shard_like, whole
 
+UMASK = os.umask(0o022)  # reading it is setting it
+os.umask(UMASK)
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -151,6 +153,7 @@ def write_tensors(
                 gathered[name] = tensor.cpu().contiguous()
         if RANK == 0:
             save_file(gathered, os.path.join(folder, file), {"format": "pt"})
+            os.chmod(os.path.join(folder, file), 0o666 & ~UMASK)  # safetensors: for its user alone
         weight_map |= dict.fromkeys(part, file)
     if RANK == 0 and len(parts) > 1:
         total = sum(tensor.nbytes for tensor in tensors.values())

@@ -20,6 +20,7 @@ from plumbing.base.errors import InputError, require
 from plumbing.base.files import NEW, read_json, write_json
 from plumbing.base.folders import (
     LOCK,
+    MARKS,
     NOT_FINITE,
     SETTINGS,
     clear_folder,
@@ -51,6 +52,9 @@ class Run:
         which the checkpoint is chosen that the run ends with."""
         name = os.path.basename(out)
         require(not name.endswith(".partial"), f"--out {out}: .partial is for runs on their way")
+        longest = len(os.fsencode(f"{name}{max(MARKS, key=len)}"))
+        sentence = f"--out {out}: its name has no room for the marks of a folder on its way"
+        require(longest <= 255, f"{sentence}; choose a shorter one")
         linked = os.path.islink(out) or name in (".", "..")
         self.out = os.path.realpath(out) if linked else out
         self.partial, self.save_every, self.best_by = self.out + ".partial", save_every, best_by

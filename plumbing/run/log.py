@@ -99,16 +99,16 @@ class SpeedMeter:
         gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else ""
         peaks = [flops * WORLD for name, flops in PEAK.items() if name in gpu]
         self.peak = peaks[0] if peaks else None
-        self.started = time.time()
+        self.started = time.perf_counter()  # no clock that somebody may set back
 
     def start(self) -> None:
         """A step begins."""
-        self.started = time.time()
+        self.started = time.perf_counter()
 
     def stop(self, step: int, tokens: int, responses: int, computed: int) -> dict:
         """The row of speed.jsonl for a step with so many tokens, so many of them of responses. MFU
         is of those that were computed: what sequences share, once."""
-        seconds = time.time() - self.started
+        seconds = max(time.perf_counter() - self.started, 1e-9)
         flops = self.flops * (self.body * computed + self.head * responses)
         return {
             "step": step,

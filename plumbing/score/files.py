@@ -5,6 +5,7 @@ import os
 import re
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 
 from plumbing.base.errors import InputError, require
 from plumbing.base.files import NEW, read_json, write_json, write_lines
@@ -98,8 +99,10 @@ class Results:
             scores = os.path.join(folder, "scores.json")
             if not os.path.exists(scores):
                 return folder
-            found = read_json(scores)
-            if all(found.get(name, value) == value for name, value in self.of.items()):
+            found = {}
+            with suppress(InputError):  # a damaged one stays, and is no test set's
+                found = read_json(scores)
+            if found and all(found.get(name, value) == value for name, value in self.of.items()):
                 return folder
 
     def write(self, corpus: Corpus, hypotheses: dict[str, list[str]], report: dict) -> str:
