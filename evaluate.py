@@ -51,7 +51,7 @@ from plumbing.run.record import read_setting, supervised_directions
 from plumbing.score.bleu import TOKENIZERS, UNSPACED, bleu_metric, compare_texts, script_of
 from plumbing.score.bootstrap import read_seed, resampled_share
 from plumbing.score.files import Results, directions_of, group_files
-from plumbing.score.identify import CANDIDATES, LIDS, Identifier, make_identifiers
+from plumbing.score.identify import CANDIDATES, LIDS, Identifier, make_identifiers, possible
 from plumbing.score.report import Report
 
 MAX_NEW_TOKENS, BATCH_SIZE = 128, 64
@@ -489,17 +489,22 @@ class Dev(NamedTuple):
     tuning_set: TuningSet
     samples: list[Sample]
     prompts: list[list[int]]
-    identify: Identifier
+    identify: Identifier | None  # None: langid lacks a language
 
 
 def prepare_dev(
     model: LlamaForCausalLM, samples: list[Sample], prompter: Prompter, max_length: int
 ) -> Dev:
-    """--dev, made ready before the first step: what is wrong with it is said then, a language that
-    langid lacks or too few positions. Raises InputError."""
+    """--dev, made ready before the first step: what is wrong with it is said then. Where langid
+    lacks a language the loss alone is measured. Raises InputError."""
     tuning_set = TuningSet(samples, prompter, max_length)
     samples = [encoded.sample for encoded in tuning_set.encode(tuning_set.samples)]
-    (identify,) = make_identifiers(["langid"], CANDIDATES, {x.direction for x in samples})
+    directions = {sample.direction for sample in samples}
+    unknown = sorted({code for pair in directions for code in pair} - possible("langid"))
+    if unknown:
+        print(f"langid has no {' '.join(unknown)}: --dev measures the loss alone")
+        return Dev(tuning_set, samples, [], None)
+    (identify,) = make_identifiers(["langid"], "", directions)
     positions = model.config.max_position_embeddings
     prompts, _ = encode_prompts(prompter, samples, positions, MAX_NEW_TOKENS)
     return Dev(tuning_set, samples, prompts, identify)
@@ -519,6 +524,10 @@ def measure_dev(model: LlamaForCausalLM, dev: Dev, s) -> dict[str, float]:
         y, w = batch.y.to(s.device), batch.weight.to(s.device)
         sums += torch.stack([*mle(logits, y, w)]).double()
     mle_sum, mle_weight = sum_over_processes(sums).tolist()
+    figures = {"dev_mle": mle_sum / mle_weight}
+    if dev.identify is None:
+        model.train()
+        return figures
 
     bar = progress_bar(total=len(dev.prompts), desc="dev", unit="sentence", leave=False)
     with autocast(s.device, s.dtype), bar:  # by all processes: weights may be sharded
@@ -526,7 +535,7 @@ def measure_dev(model: LlamaForCausalLM, dev: Dev, s) -> dict[str, float]:
     texts = [" ".join(text.split()) for text in texts]
     kinds = off_target(texts, [sample.direction for sample in dev.samples], dev.identify)
     model.train()
-    return {"dev_mle": mle_sum / mle_weight, "dev_otr": percentage(kinds)}
+    return figures | {"dev_otr": percentage(kinds)}
 
 
 def main(s: Settings) -> None:

@@ -262,6 +262,8 @@ def train(s: Settings, run: Run, find_losses: Callable = loss_sums) -> None:
     if s.alpha:
         tuning_set.require_conflicts(s.conflict)
     dev = prepare_dev(model, data["dev"], prompter, s.max_length) if s.dev else None
+    measured = s.best != "otr" or dev.identify
+    require(measured, "--best otr: langid lacks a language of --dev; expected --best mle")
 
     optimizer = Optimizer(model.named_parameters(), s.dtype, s.device)
     print(describe(s, model, len(tuning_set.samples), len(tuning_set.general), steps))

@@ -93,6 +93,12 @@ def test_a_packed_copy_is_not_read_twice_and_members_of_gzip_are_one_text(tmp_pa
     assert read([plain, plain + ".gz"]) == read(plain + ".gz") == BOTH
 
 
+def test_a_file_under_several_names_is_read_once(tmp_path):
+    path = put(tmp_path / "a.tsv", TABLE)
+    os.symlink(path, tmp_path / "b.tsv")
+    assert read([path, str(tmp_path / "b.tsv"), os.path.relpath(path)]) == BOTH
+
+
 def test_of_several_references_the_first_is_used_aloud_and_another_can_be_named(tmp_path, capsys):
     for name, text in [("src.en", "one\n"), ("ref.A.cs", "jedna\n"), ("ref.B.cs", "1\n")]:
         put(tmp_path / f"wmt.en-cs.{name}", text)

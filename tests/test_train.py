@@ -339,6 +339,22 @@ def test_other_instructions_are_mixed_in_without_twins(folder):
     assert all(0 < row["general_tokens"] < row["response_tokens"] for row in rows)
 
 
+def test_a_flag_of_several_texts_may_come_twice():
+    s = parse(Settings, "", ["--data", "a", "b", "--data", "c", "--device", "cpu"])
+    assert s.data == ["a", "b", "c"] and s.given == {"data", "device"} and s.general == ()
+
+
+def test_dev_in_a_language_that_langid_lacks_measures_the_loss_alone(folder, capsys):
+    (folder / "dev.tsv").write_text("en\tha\nopen the file\tbuɗe fayil\n", encoding="utf-8")
+    args = ["--dev", folder / "dev.tsv", "--save-every", 2, "--out", folder / "run"]
+    train_here(folder, *args, "--best", "mle")
+    assert "langid has no ha: --dev measures the loss alone" in capsys.readouterr().out
+    rows = [row for row in log(folder / "run") if "dev_mle" in row]
+    assert [row["step"] for row in rows] == [2, 3] and not any("dev_otr" in row for row in rows)
+    with pytest.raises(InputError, match="--best otr: langid lacks"):
+        train_here(folder, *args[:-1], folder / "other", "--best", "otr")
+
+
 def test_the_presets_values_count_unless_a_flag_says_otherwise():
     one = parse(Settings, "", ["--preset", "paper"])
     two = parse(Settings, "", ["--stage", "2", "--preset", "paper", "--no-full", "--lr", "1e-4"])

@@ -21,7 +21,7 @@ import train
 from data import Batch, Prompter, TuningSet
 from loss import language_aware
 from model import LlamaForCausalLM, add_lora
-from plumbing.base.flags import DTYPES, autocast, option, ours, run_script
+from plumbing.base.flags import DTYPES, autocast, option, ours, refuse_given, run_script
 from plumbing.checkpoint.folder import ModelFolder
 from plumbing.checkpoint.tokenizer import Tokenizer
 from plumbing.corpus.languages import add_languages
@@ -124,6 +124,8 @@ def measure(folder: ModelFolder, batch: Batch, s: Settings) -> dict[str, float]:
 def main(s: Settings) -> None:
     """Print the plan. Raises InputError."""
     add_languages(s.languages)
+    if not s.gpu:
+        refuse_given(s, ["mfu"], "there is no --gpu")
     start = s.init or s.model
     if s.init == ours("runs/stage1") and not os.path.isdir(s.init):
         start = s.model or ours("demo/base")  # a plan of stage 2 comes before stage 1

@@ -19,7 +19,7 @@ from data import Direction, Sample
 from evaluate import BATCH_SIZE, MAX_NEW_TOKENS, System, encode_prompts, load_for_decoding
 from plumbing.base.errors import InputError, require
 from plumbing.base.files import require_folder
-from plumbing.base.flags import DeviceSettings, option, ours, run_script
+from plumbing.base.flags import DeviceSettings, option, ours, refuse_given, run_script
 from plumbing.base.processes import WORLD, progress_bar
 from plumbing.compute.decoder import Decoder
 from plumbing.corpus.languages import LANGUAGES, TEMPLATES, add_languages
@@ -60,6 +60,8 @@ def read_lines(file: BinaryIO) -> Iterator[str]:
 def main(s: Settings) -> None:
     """Translate standard input to standard output. Raises InputError."""
     add_languages(s.languages)
+    if s.beam == 1:
+        refuse_given(s, ["length_penalty"], "--beam is 1, which is greedy decoding")
     direction = parse_direction(s.direction)
     s.ckpt = s.ckpt or ours("runs/stage2")
     require_folder(s.ckpt, "a run or a model")

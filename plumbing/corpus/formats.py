@@ -71,8 +71,8 @@ def read_files(paths: list[str]) -> list[TranslationFile]:
 
 
 def unpacked(file: TranslationFile) -> tuple[str, ...]:
-    """The names of its files without .gz: a packed copy is the same file."""
-    return tuple(path.removesuffix(".gz") for path in file.paths)
+    """The places of its files without .gz: a packed copy is the same file, and so is a link."""
+    return tuple(os.path.realpath(path).removesuffix(".gz") for path in file.paths)
 
 
 def first_reference(path: str) -> str:
