@@ -27,7 +27,7 @@ from loss import log_not_p, log_p
 from model import LlamaForCausalLM
 from plumbing.base.errors import require
 from plumbing.base.files import require_folder
-from plumbing.base.flags import DeviceSettings, option, ours, run_script
+from plumbing.base.flags import DeviceSettings, option, ours, refuse_given, run_script
 from plumbing.compute.decoder import Decoder
 from plumbing.corpus.corpus import read_corpus
 from plumbing.corpus.languages import TEMPLATES, add_languages
@@ -88,6 +88,8 @@ def main(s: Settings) -> None:
     known = (y for x, y in corpus.get(direction, []) if " ".join(x.split()) == source)
     reference = next(known, "")
     target, what = (s.target, "given") if s.target else (reference, "the reference")
+    if target:
+        refuse_given(s, ["beam"], f"nothing is decoded, as the response is {what}")
     for ckpt in s.ckpt:
         require_folder(ckpt, "a run or a model")
         system = System(os.path.basename(os.path.normpath(ckpt)), ckpt, replace(s))

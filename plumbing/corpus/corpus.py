@@ -198,7 +198,8 @@ def check_row(path: str, row: Row) -> None:
             general = re.split("[-_]", code)[0].lower()
             if general in LANGUAGES and general != code:
                 found += f" ({code} is called {general} here)"
-        raise InputError(f"{path}, {row.where}: found {found}; expected some of {expected}, {skip}")
+        more = f"a file of --languages with others, {skip}"
+        raise InputError(f"{path}, {row.where}: found {found}; expected some of {expected}, {more}")
     for code, text in row.texts.items():
         place = f"{path}, {row.where}: the {code} side"
         require(text is not None, f"{place} is null or missing; expected text, perhaps blank")
