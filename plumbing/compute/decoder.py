@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from plumbing.compute.cache import Paths
+from plumbing.compute.threads import threads
 
 
 class Decoder:
@@ -20,6 +21,7 @@ class Decoder:
     def prefill(self, prompts: list[list[int]], max_new_tokens: int) -> Tensor:
         """Logits [B, 1, V] of the token after each of B prompts."""
         lengths = [len(prompt) for prompt in prompts]
+        threads.fit(self.model.lm_head.weight.device)
         slots = max(lengths) + self.n * max_new_tokens
         self.cache = self.model.new_cache(len(prompts), slots)
         ids = torch.tensor([i for prompt in prompts for i in prompt])  # [T]
