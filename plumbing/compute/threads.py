@@ -35,7 +35,9 @@ class Threads:
         seconds, busy, own = (b - a for a, b in zip(self.before, now, strict=True))
         self.before = now
         cpus = len(os.sched_getaffinity(0))
-        torch.set_num_threads(threads_beside((busy - own) / seconds, cpus, self.most))
+        wanted = threads_beside((busy - own) / seconds, cpus, self.most)
+        if wanted != torch.get_num_threads():
+            torch.set_num_threads(wanted)
 
 
 def threads_beside(others: float, cpus: int, most: int) -> int:
@@ -59,4 +61,4 @@ def look() -> tuple[float, float, float] | None:
     return time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), time.process_time()
 
 
-threads = Threads()  # it looks for the first time when a script begins
+THREADS = Threads()  # it looks for the first time when a script begins
