@@ -31,9 +31,10 @@ class Threads:
             return
         if time.monotonic() - self.before[0] < PERIOD:
             return
-        now = look()
-        seconds, busy, own = (b - a for a, b in zip(self.before, now, strict=True))
-        self.before = now
+        before, self.before = self.before, look()
+        if not self.before:
+            return
+        seconds, busy, own = (b - a for a, b in zip(before, self.before, strict=True))
         cpus = len(os.sched_getaffinity(0))
         wanted = threads_beside((busy - own) / seconds, cpus, self.most)
         if wanted != torch.get_num_threads():
