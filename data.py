@@ -385,10 +385,8 @@ def show(s: ShowSettings) -> None:
     folder = ModelFolder(s.model)
     tokenizer = Tokenizer([folder.folder, folder.source], folder.config)
     samples = read_samples(s.data, s.directions, pairs=s.show, seed=s.seed)
-    tuning_set, rng = (
-        TuningSet(samples, Prompter(tokenizer, s.template), s.max_length),
-        Random(s.seed),
-    )
+    tuning_set = TuningSet(samples, Prompter(tokenizer, s.template), s.max_length)
+    rng = Random(s.seed)
     chosen = rng.sample(tuning_set.samples, min(s.show, len(tuning_set.samples)))
     for number, pair in enumerate(tuning_set.with_twins(chosen, s.conflict, rng), start=1):
         print(f"\n=== {number}")

@@ -25,7 +25,7 @@ from data import Direction, Prompter, Sample, TuningSet, micro_batches
 from loss import mle
 from model import LlamaForCausalLM, build_model, load_model, merge_lora
 from plumbing.base.errors import require
-from plumbing.base.files import read_lines, require_folder
+from plumbing.base.files import require_folder
 from plumbing.base.flags import (
     DTYPES,
     DeviceSettings,
@@ -45,12 +45,12 @@ from plumbing.base.processes import (
 from plumbing.checkpoint.peft import read_adapter
 from plumbing.checkpoint.tokenizer import Tokenizer
 from plumbing.compute.decoder import Decoder
-from plumbing.corpus.corpus import clean, read_corpus
+from plumbing.corpus.corpus import read_corpus
 from plumbing.corpus.languages import TEMPLATES, add_languages
 from plumbing.run.record import read_setting, supervised_directions
 from plumbing.score.bleu import TOKENIZERS, UNSPACED, bleu_metric, compare_texts, script_of
 from plumbing.score.bootstrap import read_seed, resampled_share
-from plumbing.score.files import Results, directions_of, group_files
+from plumbing.score.files import Results, directions_of, group_files, read_outputs
 from plumbing.score.identify import CANDIDATES, LIDS, Identifier, make_identifiers, possible
 from plumbing.score.report import Report
 
@@ -133,9 +133,8 @@ def greedy(
 def require_finite(best: Tensor) -> None:
     """Raise InputError unless the best score of each sentence is a finite number: else no token
     means anything."""
-    sentence = "the model's scores are not finite; expected weights that are well"
-    advice = "with --dtype fp16 they overflow in some models: try bf16 or fp32"
-    require(best.isfinite().all(), f"{sentence}: {advice}")
+    sentence = "the model's scores are not finite: its weights are damaged, or --dtype fp16"
+    require(best.isfinite().all(), f"{sentence} overflows; try bf16 or fp32, or copy it again")
 
 
 class Beam(NamedTuple):
@@ -333,13 +332,13 @@ class System(NamedTuple):
     ckpt: str
     settings: Settings
     suffix: str = ""  # of the folder of its files
-    outputs: dict[Direction | None, str] = {}  # of each direction, or of the only one, the file
+    outputs: dict[Direction | None, str] | None = None  # their files; None: of the only direction
 
     def describe(self) -> str:
         """How it decodes, or where its outputs are from."""
         if self.outputs:
             first, *more = self.outputs.values()
-            return f"outputs of {first}" + (f" and {len(more)} more files" if more else "")
+            return f"outputs of {first}" + (f" and {len(more)} more" if more else "")
         return self.settings.describe()
 
 
@@ -365,8 +364,10 @@ def read_test_set(s: Settings, systems: list[System]) -> tuple[Corpus, list[Dire
         whole = [n for n, row in enumerate(rows, start=1) if all(row)]
         last = whole[s.rows - 1] if 0 < s.rows <= len(whole) else len(rows)
         corpus[direction] = [Sample(direction, *row) for row in rows[:last]]
-    for system in systems:
-        corpus = {d: corpus[d] for d in directions_of(system.outputs, list(corpus))}
+    there = list(corpus)
+    chosen = [directions_of(system.outputs or {}, there) for system in systems]
+    corpus = {d: corpus[d] for d in there if all(d in some for some in chosen)}
+    require(corpus, "--hypotheses: no direction is common to all systems; name files of one")
     return corpus, tuned
 
 
@@ -389,19 +390,6 @@ def load_for_decoding(system: System) -> LlamaForCausalLM:
     if s.dtype == "fp32":  # 16 bits would round much of the adapter's small change away
         merge_lora(model)
     return model
-
-
-def read_outputs(system: System, corpus: Corpus) -> Outputs:
-    """The outputs of a system that came from elsewhere, of which the first process has all. Raises
-    InputError."""
-    texts = {}
-    for direction, samples in corpus.items():
-        path = system.outputs.get(direction) or system.outputs[None]
-        lines = [clean(line) for line in read_lines(path)]
-        found = f"{path}: {len(lines):,} lines, but {len(samples):,} rows of {samples[0].name}"
-        require(len(lines) == len(samples), f"{found}; expected a line for each row, blank or not")
-        texts |= {(direction, n): line for n, line in enumerate(lines)}
-    return Outputs(texts, Counter(), Counter(), 0)
 
 
 def whole_rows(samples: list[Sample]) -> list[int]:
@@ -451,14 +439,17 @@ def evaluate(s: Settings, systems: list[System], translate_rows: Callable = tran
     read_seed()
     for (_, target), samples in corpus.items():  # a package may be missing: said before the work
         bleu_metric(target, [sample.target for sample in samples], s.tokenize)
-    given = [read_outputs(system, corpus) if system.outputs else None for system in systems]
+    given = [x.outputs and read_outputs(x.outputs, corpus, s.rows > 0) for x in systems]
     prompters = [None if x.outputs else prepare_prompter(x, corpus) for x in systems]
     places = [None if x.outputs else Results(x.ckpt, s.data[0], corpus, x.suffix) for x in systems]
 
     report = Report(list(corpus), supervised, asdict(s), identifiers)
-    for system, outputs, prompter, place in zip(systems, given, prompters, places, strict=True):
+    for system, ready, prompter, place in zip(systems, given, prompters, places, strict=True):
         started = time.perf_counter()
-        made = outputs or decode(system, prompter, corpus, translate_rows)
+        if place is None:
+            made = Outputs(ready, Counter(), Counter(), 0)
+        else:
+            made = decode(system, prompter, corpus, translate_rows)
         shares = gather_from_processes(made)
         if RANK > 0:
             continue
@@ -489,21 +480,20 @@ class Dev(NamedTuple):
     tuning_set: TuningSet
     samples: list[Sample]
     prompts: list[list[int]]
-    identify: Identifier | None  # None: langid lacks a language
+    identify: Identifier
 
 
 def prepare_dev(
     model: LlamaForCausalLM, samples: list[Sample], prompter: Prompter, max_length: int
 ) -> Dev:
-    """--dev, made ready before the first step: what is wrong with it is said then. Where langid
-    lacks a language the loss alone is measured. Raises InputError."""
+    """--dev, made ready before the first step: what is wrong with it is said then, a
+    language that langid lacks or too few positions. Raises InputError."""
     tuning_set = TuningSet(samples, prompter, max_length)
     samples = [encoded.sample for encoded in tuning_set.encode(tuning_set.samples)]
     directions = {sample.direction for sample in samples}
     unknown = sorted({code for pair in directions for code in pair} - possible("langid"))
-    if unknown:
-        print(f"langid has no {' '.join(unknown)}: --dev measures the loss alone")
-        return Dev(tuning_set, samples, [], None)
+    sentence = f"--dev: langid has no {' '.join(unknown)}, so OTR cannot be measured"
+    require(not unknown, f"{sentence}; expected files of other languages, or no --dev")
     (identify,) = make_identifiers(["langid"], "", directions)
     positions = model.config.max_position_embeddings
     prompts, _ = encode_prompts(prompter, samples, positions, MAX_NEW_TOKENS)
@@ -515,7 +505,6 @@ def measure_dev(model: LlamaForCausalLM, dev: Dev, s) -> dict[str, float]:
     """{"dev_mle": nats per response token, "dev_otr": % of greedy translations}. s: the settings
     device, dtype and micro_batch_tokens of train.py. Every process must call this."""
     model.eval()
-    prompter = dev.tuning_set.prompter
     pairs = dev.tuning_set.with_twins(dev.samples)
     sums = torch.zeros(2, dtype=torch.float64, device=s.device)
     for batch in micro_batches(pairs, s.micro_batch_tokens, world=WORLD)[RANK]:
@@ -524,18 +513,14 @@ def measure_dev(model: LlamaForCausalLM, dev: Dev, s) -> dict[str, float]:
         y, w = batch.y.to(s.device), batch.weight.to(s.device)
         sums += torch.stack([*mle(logits, y, w)]).double()
     mle_sum, mle_weight = sum_over_processes(sums).tolist()
-    figures = {"dev_mle": mle_sum / mle_weight}
-    if dev.identify is None:
-        model.train()
-        return figures
-
+    prompter = dev.tuning_set.prompter
     bar = progress_bar(total=len(dev.prompts), desc="dev", unit="sentence", leave=False)
     with autocast(s.device, s.dtype), bar:  # by all processes: weights may be sharded
         texts, _ = translate(Decoder(model), prompter, dev.prompts, bar)
     texts = [" ".join(text.split()) for text in texts]
     kinds = off_target(texts, [sample.direction for sample in dev.samples], dev.identify)
     model.train()
-    return figures | {"dev_otr": percentage(kinds)}
+    return {"dev_mle": mle_sum / mle_weight, "dev_otr": percentage(kinds)}
 
 
 def main(s: Settings) -> None:
@@ -569,7 +554,7 @@ def refuse_what_cannot_count(s: Settings) -> None:
     if s.beam == 1:
         refuse_given(s, ["length_penalty"], "--beam is 1, which is greedy decoding")
     if {*s.lid} <= {"none", "lid.176-open"}:
-        refuse_given(s, ["candidates"], f"--lid {' '.join(s.lid)} has none")
+        refuse_given(s, ["candidates"], f"none of --lid {' '.join(s.lid)} chooses among them")
 
 
 if __name__ == "__main__":

@@ -262,8 +262,6 @@ def train(s: Settings, run: Run, find_losses: Callable = loss_sums) -> None:
     if s.alpha:
         tuning_set.require_conflicts(s.conflict)
     dev = prepare_dev(model, data["dev"], prompter, s.max_length) if s.dev else None
-    measured = s.best != "otr" or dev.identify
-    require(measured, "--best otr: langid lacks a language of --dev; expected --best mle")
 
     optimizer = Optimizer(model.named_parameters(), s.dtype, s.device)
     print(describe(s, model, len(tuning_set.samples), len(tuning_set.general), steps))
@@ -293,10 +291,11 @@ def seed_dropout(seed: int, step: int) -> None:
 
 def main(s: Settings, find_losses: Callable = loss_sums) -> None:
     """Train in the run's folder, which nobody else writes meanwhile. Raises InputError."""
-    how = f"--stage 1 --out {s.init}" if s.stage == 2 else f"--out {s.init}"
-    made = f"make it with `python train.py {how}`, or choose another --init"
+    made = "make it with `python train.py --stage 1`, or choose another --init"
+    if "init" in s.given:
+        made = f"expected a run of train.py or a model's folder; {FROM_HUB}"
     add_languages(s.languages)
-    require(os.path.isdir(s.init or "."), f"{s.init}: no such run; {made}; {FROM_HUB}")
+    require(os.path.isdir(s.init or "."), f"{s.init}: no such run; {made}")
     if s.preset:
         print(describe_preset(s))
     for name, why in unused(s).items():
@@ -304,7 +303,7 @@ def main(s: Settings, find_losses: Callable = loss_sums) -> None:
     lora, base = read_adapter(s.init or s.model, s.model)
     if lora and not s.full:
         adopt(s, lora)
-    elif s.init and os.path.realpath(s.model or s.init) != os.path.realpath(s.init):
+    elif not lora and s.init and os.path.realpath(s.model or s.init) != os.path.realpath(s.init):
         refuse_given(s, ["model"], f"{s.init} is a whole model, which has no other base")
     s.template = s.template or read_setting(s.init, "template", "alpaca")
     known = f"prompts.json has no template {s.template}; it has {' '.join(TEMPLATES)}"

@@ -173,6 +173,11 @@ def test_directions_are_chosen_or_refused_with_what_the_data_has(tmp_path, wante
         ("Write a French translation of this English text", None),
         ("Translate from English to German to French", None),
         ("Translate into Italian", None),
+        ("Translate the following English text to German.", "en-de"),
+        ("Translate this English sentence to Italian.", "en-it"),
+        ("Translate this English to German", "en-de"),
+        ("Translate to German:", None),
+        ("Translate the English sentence to German and French.", None),
         ("Do not translate from English to German, do the reverse.", None),
         ("Translate from Old English to German.", None),
         ("Write a poem.", None),
@@ -266,6 +271,22 @@ def test_a_sentence_inside_its_instruction_is_read_where_it_is_certain(
             read(path)
 
 
+@pytest.mark.parametrize(
+    "source, target",
+    [
+        ("Error connecting to the server: timeout", "Fehler bei der Verbindung zum Server: aus"),
+        ("Answer the following question: why?", "Beantworten Sie die folgende Frage: warum?"),
+        ("Notebook: open", "Notizbuch – offen"),
+        ("Germany: a winter's tale", "Deutschland. Ein Wintermärchen"),
+        ("### Install\nRun it.", "### Installation\nStarten Sie es."),
+        ("<b>Open</b> it", "<b>Öffnen</b>"),
+    ],
+)
+def test_a_sentence_with_a_colon_or_marks_of_its_own_is_a_sentence(tmp_path, source, target):
+    row = {"instruction": ENGLISH_TO_GERMAN, "input": source, "output": target}
+    assert read(put(tmp_path / "a.json", json.dumps([row]))) == {"en-de": [(source, target)]}
+
+
 @pytest.mark.parametrize("field", ["history", "system", "context", "glossary"])
 def test_a_row_with_more_than_our_prompts_hold_is_named_and_counted(tmp_path, capsys, field):
     rows = [{"instruction": THERE, "input": "a", "output": "b"} for _ in range(2)]
@@ -308,7 +329,7 @@ def iwslt(rows, translator):
         *rows,
         '<reviewer href="x">B</reviewer>',
     ]
-    return "\n".join(['<doc docid="1" genre="lectures">', *talk, "</doc>", ""])
+    return "\n".join([*talk, '<doc docid="2">', "</doc>", ""])
 
 
 @pytest.mark.parametrize("name", ["train.tags.en-it", "ted.en-it"])
@@ -331,7 +352,9 @@ XML = '<?xml version="1.0" encoding="UTF-8"?>\n<mteval><seg id="1">a</seg></mtev
 def test_xml_is_refused_with_how_it_becomes_lines(tmp_path, name, text):
     path = put(tmp_path / name, text)
     put(tmp_path / "tst2017.en-it.it", text)
-    with pytest.raises(InputError, match=f"{name}.* is XML; expected a sentence a line.*sed -n"):
+    with pytest.raises(
+        InputError, match=f"{name}.* is XML; expected a sentence a line.*docs/data.md"
+    ):
         read(path)
 
 
@@ -393,8 +416,8 @@ def test_a_language_of_ones_own_is_read_asked_for_and_named(tmp_path):
     [
         ('{"my": 3}', "'my': 3; expected"),
         ('{"zh-CN": "Chinese"}', "'zh-CN'.*expected"),
-        ('{"it": "Sicilian"}', "it is Italian"),
-        ('{"xx": "Italian"}', "Italian is it in prompts.json"),
+        ('{"it": "Sicilian"}', "the code it means Italian already"),
+        ('{"xx": "Italian"}', "Italian has the code it already"),
         ('["my"]', "holds list; expected"),
     ],
 )

@@ -21,7 +21,7 @@ from plumbing.base.files import read_lines
 from plumbing.base.flags import parse
 from plumbing.score.bleu import bleu_metric, compare_texts
 from plumbing.score.bootstrap import half_width, p_value, resampled_share, resamples
-from plumbing.score.files import Results
+from plumbing.score.files import Results, split_name
 from plumbing.score.identify import CANDIDATES, NEIGHBOURS, make_identifiers, possible
 
 PAIR = ("it", "nl")
@@ -78,7 +78,7 @@ UNSPACED = {
     "km": ["មិនអាចបើកឯកសារបានទេព្រោះវាខូច", "សូមព្យាយាមម្ដងទៀត"],
     "my": ["ဖိုင်ပျက်စီးနေသောကြောင့်ဖွင့်၍မရပါ", "နောက်မှထပ်ကြိုးစားပါ"],
     "zh": ["文件已损坏，无法打开。", "请稍后再试。"],
-    "qq": THAI,  # a code that nobody knows: the script decides
+    "qq": THAI,  # whatever the code, the script decides
 }
 
 
@@ -153,6 +153,8 @@ def test_what_the_identifiers_know_is_what_their_models_say():
     assert possible("langid") == set(model.nb_classes)
     for code, near in NEIGHBOURS.items():
         assert {code, *near.split()} <= possible("langid") and code not in near.split()
+        assert {*near.split()} <= possible("lid.176")
+    assert len(possible("lid.176")) == 176
 
 
 def test_a_language_that_an_identifier_lacks_is_said_with_those_that_have_it():
@@ -198,6 +200,9 @@ def test_identifiers_name_a_candidate_of_the_whole_text(name):
     assert identify("") == identify(" \n") == "empty"
     (only,) = make_identifiers([name], "fr", [PAIR])
     assert only(TEXT["en"]) in ("fr", "it", "nl") or name == "lid.176-open"
+    if name == "lid.176-open":  # which asks about the data's languages alone
+        assert make_identifiers([name], "en,qq", [PAIR])[0].candidates == ()
+        return
     with pytest.raises(InputError, match=f"{name} has no qq"):
         make_identifiers([name], "en,qq", [PAIR])
 
@@ -384,16 +389,43 @@ def test_without_an_identifier_bleu_is_there_and_otr_is_not(tmp_path, capsys):
     assert "100.0" in row and row.count("–") == 2 and "langid" not in said
 
 
+def test_only_directions_that_all_systems_have_are_scored_in_whatever_order(tmp_path, capsys):
+    args = hypotheses(tmp_path, "a.it-nl.txt", "b.it-nl.txt", "b.nl-it.txt")
+    files, data = args[1:4], args[4:]
+    for order in (files, files[::-1]):
+        said = table_of(capsys, "--hypotheses", *order, *data)
+        assert "| it→nl" in said and "nl→it" not in said
+    said = table_of(capsys, "--hypotheses", *files[1:], *data, "--rows", 1)
+    assert "| nl→it" in said  # files may have more lines than the rows that are asked for
+
+
+@pytest.mark.parametrize(
+    "name, direction, system",
+    [
+        ("gpt.it-nl.txt", ("it", "nl"), "gpt"),
+        ("gpt-it-nl.txt", ("it", "nl"), "gpt"),
+        ("tst-gpt.it-nl.txt.gz", ("it", "nl"), "tst-gpt"),
+        ("x.en-it-nl.txt", ("it", "nl"), "x.en"),
+        ("gpt.it-nl.nl", ("it", "nl"), "gpt"),
+        ("tst2017it-nl.gpt", ("it", "nl"), "tst2017.gpt"),
+        ("it-nl", ("it", "nl"), ""),
+        ("out.txt", None, "out"),
+    ],
+)
+def test_a_files_name_says_its_direction_and_its_system(name, direction, system):
+    assert split_name(name) == (direction, system)
+
+
 @pytest.mark.parametrize(
     "names, args, said",
     [
         (["a.txt"], [], "a.txt: its name has no direction.*it-nl.txt.*--directions"),
         (["a.en-it.txt"], [], "en-it is not among those to be scored, it-nl, nl-it"),
-        (["a/it-nl.txt", "a.it-nl.txt"], [], "is a's already"),
-        (["a.it-nl.txt", "b.nl-it.txt"], [], "b.nl-it.txt: nl-it is not among"),
+        (["a/it-nl.txt", "a.it-nl.txt"], [], "are both of the system a, it-nl; rename"),
+        (["a.it-nl.txt", "b.nl-it.txt"], [], "no direction is common to all systems"),
         (["a.it-nl.txt"], ["--beam", 2], "--beam 2 would change nothing"),
         (["a.it-nl.txt"], ["--max-new-tokens", 2], "--max-new-tokens 2 would change nothing"),
-        (["a.it-nl.txt"], ["--data", "train.tsv"], "2 lines, but 1 rows of it-nl"),
+        (["a.it-nl.txt"], ["--data", "train.tsv"], "2 lines for the 1 rows of it-nl"),
     ],
 )
 def test_outputs_that_do_not_fit_are_refused(tmp_path, monkeypatch, names, args, said):

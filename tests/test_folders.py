@@ -14,7 +14,12 @@ from plumbing.base.lock import in_turn, locked
 
 OURS = ["model.safetensors", "model-00001-of-00002.safetensors", "adapter_config.json"]
 OURS += ["model.safetensors.index.json", "tokenizer.model", "settings.json", "log.jsonl"]
-OURS += ["step-000002/state.json", "step-000002/optimizer.safetensors", "eval-test/en-it.txt"]
+OURS += [
+    "step-000002/state.json",
+    "step-000002/optimizer.safetensors",
+    "eval-test/en-it.txt",
+    "eval-test/ceb-en.src.txt",
+]
 OURS += ["step-000002/.tmpa1B2c3"]  # safetensors was killed
 OURS += [f"step-000004{folders.NEW}/config.json", f"settings.json{folders.NEW}"]
 THEIRS = ["notes.md", "step-000002.backup/state.json", "step-000002/notes.md", "pytorch_model.bin"]

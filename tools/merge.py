@@ -35,7 +35,7 @@ def main(s: Settings) -> None:
     run = Run(s.out, save_every=0)
     path = os.path.join(s.ckpt, SETTINGS)
     tuned = read_json(path) if os.path.exists(path) else {}
-    to_text(path, tuned)
+    to_text(path, tuned)  # refused now if it is nested too deeply to be written later
     with run.held([s.ckpt, base], resume=False):
         model = load_model(s.ckpt, base=s.model)
         tokenizer = Tokenizer([s.ckpt, model.source], model.config)

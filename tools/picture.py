@@ -141,6 +141,9 @@ def main(s: Settings) -> None:
     for ckpt in s.ckpt:
         path = os.path.join(ckpt, f"eval-{s.split}", "scores.json")
         report = read_json(path, "the scores that evaluate.py writes; evaluate the folder first")
+        scored = all(scores.get("answered") for scores in report["directions"].values())
+        sentence = f"{path}: there is no OTR in it, as it was made with --lid none"
+        require(scored, f"{sentence}; evaluate the folder with an identifier")
         reports[ckpt if report["name"] in reports else report["name"]] = report
     draw_picture(s.out, reports)
     print(f"wrote {s.out}")

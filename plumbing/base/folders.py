@@ -23,7 +23,7 @@ FILES = re.compile(
     r"((adapter_|generation_|tokenizer_)?config\.json|(settings|state|scores)\.json"
     r"|(special_tokens_map|added_tokens|tokenizer)\.json|tokenizer\.model|chat_template\.jinja"
     r"|(model|adapter_model|optimizer)(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?"
-    r"|(log|speed)\.jsonl|README\.md|train-py\.lock|[a-z]{2}-[a-z]{2}(\.src|\.ref)?\.txt"
+    r"|(log|speed)\.jsonl|README\.md|train-py\.lock|[a-z]{2,3}-[a-z]{2,3}(\.src|\.ref)?\.txt"
     rf"|events\.out\.tfevents\..+){MARKED}"
     r"|\.tmp\w{6}"  # of safetensors, until a file is whole
 )

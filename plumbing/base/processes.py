@@ -25,7 +25,8 @@ def read_launcher(variables: Mapping[str, str]) -> tuple[int, int]:
     given = all(variables.get(name) for name in LAUNCHED)
     fits = given and all(x.isdecimal() and len(x) < 9 for x in (rank, world))
     found = ", ".join(f"{x}={variables[x]}" for x in LAUNCHED if x in variables)
-    sentence = f"{found}: left over from a launcher, since torchrun sets {', '.join(LAUNCHED)}"
+    sentence = f"{found}: torchrun would set all of {', '.join(LAUNCHED)}, with RANK below "
+    sentence += "WORLD_SIZE, so these are left over from a launcher"
     advice = "unset RANK and WORLD_SIZE, or start the script with torchrun"
     require(fits and int(rank) < int(world), f"{sentence}; {advice}")
     return int(rank), int(world)

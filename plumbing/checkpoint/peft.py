@@ -98,7 +98,8 @@ def read_adapter(folder: str, base: str | None = None) -> tuple[LoraSettings | N
     require(os.path.isdir(str(source)), f"{sentence}; {FROM_HUB}")
     twice = os.path.exists(config_path(source)) and not os.path.samefile(source, folder)
     alone = not os.path.exists(os.path.join(source, "config.json"))
-    sentence = f"{source}, as the base of {folder}, is an adapter itself; expected a whole model"
+    sentence = f"{source} is an adapter, and no base model: continue it with --init, or merge it "
+    sentence += "with tools.merge; expected a whole model"
     require(not (twice or alone and os.path.exists(config_path(source))), sentence)
     with errors_of(folder):
         return LoraSettings(**{name: raw[name] for name in known & raw.keys()}), source

@@ -16,7 +16,6 @@ from plumbing.corpus.formats import PAIR_NAME, Row, TranslationFile, read_files
 from plumbing.corpus.languages import LANGUAGES
 
 UNREADABLE = re.compile("[\0\ud800-\udfff]")
-SPREADSHEET_ERROR = re.compile(r"#(?:N/A|NAME\?|REF!|VALUE!|DIV/0!|NUM!|NULL!)")
 
 Direction = tuple[str, str]  # codes of source and target
 Corpus = dict[Direction, list[tuple[str, str]]]  # (source, target) of each sample
@@ -162,9 +161,8 @@ def read_pairs(
 
 def clean(text: str) -> str:
     """A text without blanks around it, and without the byte-order marks that stay where files are
-    joined; "" where a spreadsheet could not compute the cell."""
-    text = text.replace("\ufeff", "").strip()
-    return "" if SPREADSHEET_ERROR.fullmatch(text) else text
+    joined."""
+    return text.replace("\ufeff", "").strip()
 
 
 @functools.lru_cache
@@ -194,7 +192,7 @@ def check_row(path: str, row: Row) -> None:
         raise InputError(f"{sentence}; expected the like of {expected}, {skip}")
     if len(row.texts) < 2 or not row.texts.keys() <= LANGUAGES.keys():
         found, expected = " ".join(row.texts), " ".join(LANGUAGES)
-        for code in row.texts.keys() - LANGUAGES.keys():
+        for code in sorted(row.texts.keys() - LANGUAGES.keys()):
             general = re.split("[-_]", code)[0].lower()
             if general in LANGUAGES and general != code:
                 found += f" ({code} is called {general} here)"

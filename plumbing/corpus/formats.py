@@ -20,10 +20,12 @@ NO_TRANSLATION = "instructions that are no plain translations"
 IWSLT_TAGS = re.compile(
     r"\s*</?(?:doc|url|speaker|talkid|title|description|keywords|reviewer|translator)\b"
 )
+IWSLT_TALK = re.compile(r"\s*<(?:url|talkid|speaker|keywords)>")  # how such a file may begin
 XML = re.compile(
     r"\s*<(?:[?!]|/?(?:srcset|refset|tstset|mteval|dataset|doc|seg|tmx|xliff)\b)", re.I
 )
 # A cell as a spreadsheet writes it, and one that nobody else would write.
+SPREADSHEET_ERROR = re.compile(r"#(?:N/A|NAME\?|REF!|VALUE!|DIV/0!|NUM!|NULL!)")
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
 OF_SPREADSHEET = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*""(?:[^"\t]|"")*"(?:\t|$)')
 CODE = r"((?<![a-z])[a-z]{3}|[a-z]{2})"
@@ -54,9 +56,9 @@ class TranslationFile(NamedTuple):
 
 
 def read_files(paths: list[str]) -> list[TranslationFile]:
-    """The data files, each once, and of several references of a source the first that is named.
-    Raises InputError, also for the first row of each: a missing or wrong file is said before
-    another is read for minutes."""
+    """The data files, each once, and of several references of a source the first that is named. A
+    table is searched for a spreadsheet's quotes. Raises InputError, also for the first row of each:
+    a missing or wrong file is said before its samples are counted."""
     files = {}
     for path in map(os.path.normpath, map(os.fspath, paths)):
         file = read_file(first_reference(path))
@@ -112,9 +114,8 @@ def first_text(path: str) -> str:
 
 def refuse_xml(path: str, first: str) -> None:
     """Raise InputError where a file, of this first line, is XML or SGML."""
-    convert = r"sed -n 's/.*<seg[^>]*>\(.*\)<\/seg>.*/\1/p' FILE > NAME.en-it.en"
-    sentence = f"{path}: {plain(first, 40)!r} is XML; expected a sentence a line: the texts of "
-    require(not XML.match(first), f"{sentence}its <seg> elements, as {convert} writes them")
+    sentence = f"{path}: {plain(first, 40)!r} is XML; expected a sentence a line: the texts of its "
+    require(not XML.match(first), f"{sentence}<seg> elements, as sed writes them in docs/data.md")
 
 
 def read_paired(path: str) -> TranslationFile:
@@ -123,11 +124,11 @@ def read_paired(path: str) -> TranslationFile:
     there = target if here == source else source
     other = find_other_side(path, there)
     sides = {here: path, there: other}
-    tagged = ".tags." in os.path.basename(path) or bool(IWSLT_TAGS.match(first_text(path)))
+    tagged = ".tags." in os.path.basename(path) or IWSLT_TALK.match(first_text(path))
     for side in () if tagged else (path, other):
         refuse_xml(side, first_text(side))
     ordered = {code: sides[code] for code in (source, target)}
-    rows = functools.partial(paired_rows, ordered, bool(kind), tagged)
+    rows = functools.partial(paired_rows, ordered, bool(kind), bool(tagged))
     paths = (other, path) if kind else tuple(sorted([path, other]))
     form = "paired files, without IWSLT's tags" if tagged else "paired files"
     return TranslationFile(form, paths, rows)
@@ -205,7 +206,7 @@ def read_record(path: str, where: str, record: object) -> Row:
     named = fields.keys() & {"translation", "instruction"}
     if not named and len(fields.keys() & LANGUAGES.keys()) > 1:
         number = str(fields.get("id", "")).strip()
-        beside = len(fields) > 2 and re.fullmatch(r"\S*\d\S*", number)
+        beside = len(fields) > 2 and re.fullmatch(r"\S+", number)
         wrap = "put the texts into {'translation': {code: text}}, or leave the field out"
         sentence = f"{path}, {where}: is id {number[:40]} Indonesian, or the row's name"
         require(not beside, f"{sentence}? {wrap}")
@@ -258,6 +259,7 @@ def tsv_rows(path: str, first: str, quoted: bool) -> Iterator[Row]:
             again = f"{path}, line {n}: found {' '.join(cells)} again, in another order"
             require(cells == header, f"{again}; expected one table in a file")
             continue
+        cells = ["" if SPREADSHEET_ERROR.fullmatch(cell) else cell for cell in cells]
         yield Row(f"line {n}", dict(zip(header, cells, strict=True)), False)
 
 

@@ -25,7 +25,7 @@ NOUN = r"(?:sentence|text|phrase|passage|paragraph|word|input|source|document|ar
 MORE_FIELDS = ("history", "system", "context", "hint", "hints", "glossary", "examples")
 MARKER = re.compile(r"#{3,} ?\w")  # "### Hint: ..."
 TAG = re.compile(r"</?[A-Za-z]+>")
-HEAD = re.compile(r"^\s*[^\s:：][^:：\n]{0,30}[:：]", re.MULTILINE)  # a line that begins "Note:"
+HEAD = re.compile(r"^\s*[^\s:：][^:：\n]{0,60}[:：]", re.MULTILINE)  # a line that begins "Note:"
 
 
 class Patterns:
@@ -35,21 +35,18 @@ class Patterns:
         names = "|".join(map(re.escape, sorted(languages, key=len, reverse=True)))
         name = rf"(?:the )?({names})(?![\w'])"
         begin = r"(?:^|[.:;!?(\"] ?|\b(?:from|[Tt]ranslat(?:e|ing)) )"
-        after = rf"(?!(?:,|/|,? (?:or|and|to|into|then))? ?(?:the )?(?:{names}))"  # a second target
         self.any = re.compile(rf"(?<!\w)(?:{names})(?![\w'])")
         # "from German to Czech", "German into Czech", "to Czech from German"
-        self.forward = re.compile(
-            rf"{begin}{name}(?: language)?(?:-| )(?:in)?to(?:-| ){name}{after}"
-        )
-        self.backward = re.compile(rf"\b(?:in)?to {name} from {name}{after}")
-        self.into = re.compile(rf"\binto {name}{after}")
+        self.forward = re.compile(rf"{begin}{name}(?: language)?(?:-| )(?:in)?to(?:-| ){name}")
+        self.backward = re.compile(rf"\b(?:in)?to {name} from {name}")
+        self.into = re.compile(rf"\b(?:in)?to {name}")
         self.source = re.compile(
             rf"(?:\b(?:[Tt]ranslate|this|these|following|given) ({names})\b|\b({names}) {NOUN})"
         )
         labels = (
             f"hint|note|source|target|reference|translation|error|score|question|answer|{names}"
         )
-        self.label = re.compile(rf"^\s*(?:{labels})s?[\w -]*[:：]", re.MULTILINE | re.IGNORECASE)
+        self.label = re.compile(rf"^\s*(?:{labels})s?\b[\w -]*[:：]", re.MULTILINE | re.IGNORECASE)
 
 
 @functools.lru_cache
@@ -64,8 +61,8 @@ def patterns() -> Patterns:
 
 def read_direction(instruction: object) -> tuple[str, str] | None:
     """(source, target) as codes of an instruction that asks for a plain translation: "from X to Y",
-    "X to Y", "X into Y", "to Y from X", or "into Y" where what is translated is named as the text
-    of one other language. None where there is doubt: another word than those of plain instructions,
+    "X to Y", "X into Y", "to Y from X", or "to Y" where what is translated is named as the text of
+    one other language. None where there is doubt: another word than those of plain instructions,
     two directions, another target."""
     p, text = patterns(), " ".join(instruction.split()) if isinstance(instruction, str) else ""
     words = re.findall(r"\w+", p.any.sub(" ", text).lower())
@@ -95,7 +92,7 @@ def read_translation(
     direction = read_direction(instruction)
     if not source.strip() and not direction:
         direction, source = split_instruction(instruction.strip(), target)
-    if not direction or MARKER.search(source) or MARKER.search(target):
+    if not direction or len(MARKER.findall(source)) != len(MARKER.findall(target)):
         return None
     if {*TAG.findall(target)} - {*TAG.findall(source)}:  # "<p>this</p> rather than <p>that</p>"
         return None

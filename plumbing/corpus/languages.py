@@ -60,8 +60,10 @@ def add_languages(path: str) -> None:
         require(fits and name.isprintable() and name, f"{found}; expected {expected}")
         codes = {known: code for code, known in LANGUAGES.items()}
         free = LANGUAGES.get(code, name) == name and codes.get(name, code) == code
-        taken = f"{code} is {LANGUAGES.get(code)}, {name} is {codes.get(name)} in prompts.json"
-        require(free, f"{found}: {taken}; choose another code and name")
+        taken = f"the code {code} means {LANGUAGES.get(code)} already"
+        if name in codes:
+            taken = f"{name} has the code {codes[name]} already"
+        require(free, f"{found}: {taken}; choose another")
         LANGUAGES[code] = name
 
 

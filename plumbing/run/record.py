@@ -41,8 +41,9 @@ def make_record(settings: dict, data: dict[str, list]) -> dict:
     start = settings["init"] or settings["model"]
     lora, source = read_adapter(start, settings["model"])
     sums = {f"{name}_crc32": checksum(samples) for name, samples in data.items()}
-    of_base, files = base_checksum(source), model_files(start, settings["model"])
-    sums["start_crc32"] = checksum_of([x for x in files if x not in weights_of(source)], of_base)
+    of_base, of_model = base_checksum(source), model_files(start, settings["model"])
+    others = of_model[len(weights_of(source)) :]  # those come first
+    sums["start_crc32"] = checksum_of(others, of_base)
     sums |= {"adapter_crc32": checksum(lora)} if lora else {}
     for name, value in sums.items():
         require_agreement(name, value)

@@ -124,6 +124,7 @@ def describe_preset(s) -> str:
         return ""
     values = {name: of_stage(x, s.stage) for name, x in s.PRESETS[s.preset].items()}
     del values["epochs" if s.steps else "steps"]  # of which the other decides
+    values = {name: value for name, value in values.items() if name not in unused(s)}
     said = [spell(name, value) for name, value in values.items()]
     changed = [spell(name, getattr(s, name)) for name, x in values.items() if getattr(s, name) != x]
     text = f"--preset {s.preset}: {', '.join(said)}"

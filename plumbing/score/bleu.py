@@ -13,7 +13,6 @@ TOKENIZERS = sorted(sacrebleu.BLEU.TOKENIZERS)
 # By the code of the target language, else by the script of its references, else 13a, as in WMT.
 BY_CODE = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
 BY_SCRIPT = dict.fromkeys(["THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN"], "char") | {"CJK": "zh"}
-BY_CODE |= dict.fromkeys(["th", "lo", "km", "my", "bo", "dz"], "char")
 UNSPACED = {*BY_SCRIPT, "HIRAGANA", "KATAKANA"}  # scripts without spaces between words
 ENOUGH = 200  # texts, to know their script
 

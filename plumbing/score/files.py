@@ -8,17 +8,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from plumbing.base.errors import InputError, require
-from plumbing.base.files import NEW, read_json, write_json, write_lines
+from plumbing.base.files import NEW, read_json, read_lines, write_json, write_lines
 from plumbing.base.folders import CARD, TRASH, publish_folder, remove_folder, restore_folder
 from plumbing.base.lock import in_turn
 from plumbing.base.processes import require_agreement
 from plumbing.checkpoint.card import write_card
+from plumbing.corpus.corpus import clean, in_names
+from plumbing.corpus.languages import LANGUAGES
 
-Corpus = dict[tuple[str, str], Sequence[tuple]]
-
-
-NAMED = re.compile(r"(?<![A-Za-z])([a-z]{2,3})-([a-z]{2,3})(?![A-Za-z])")  # it-nl
 Direction = tuple[str, str]
+Corpus = dict[Direction, Sequence[tuple]]
 
 
 def group_files(paths: list[str]) -> dict[str, dict[Direction | None, str]]:
@@ -30,25 +29,33 @@ def group_files(paths: list[str]) -> dict[str, dict[Direction | None, str]]:
         files = [path]
         if os.path.isdir(path):
             names = (name for name in sorted(os.listdir(path)) if name.endswith(".txt"))
-            files = [os.path.join(path, x) for x in names if NAMED.fullmatch(x[:-4])]
+            files = [os.path.join(path, x) for x in names if split_name(x)[1] == ""]
             require(files, f"{path}: no outputs in it; expected files like it-nl.txt")
         for file in files:
-            folder, name = os.path.split(file)
-            found = NAMED.findall(name)
-            direction = found[0] if len(found) == 1 else None
-            stem = re.sub(r"\.(txt|out|hyp)$", "", name)
-            if direction:
-                stem = stem.replace("-".join(direction), "").strip("._-")
-                stem = re.sub(r"[._-]{2,}", ".", stem)
-            whole = os.path.abspath(folder)
-            if os.path.basename(whole).startswith("eval-"):  # of a run
-                whole = os.path.dirname(whole)
-            system = stem or os.path.basename(whole)
-            others = systems.setdefault(system, {})
-            sentence = f"--hypotheses {file}: {others.get(direction)} is {system}'s already"
-            require(direction not in others, f"{sentence}; give one of them another name")
-            others[direction] = file
+            direction, stem = split_name(os.path.basename(file))
+            folder = os.path.dirname(os.path.abspath(file))
+            if os.path.basename(folder).startswith("eval-"):  # of a run
+                folder = os.path.dirname(folder)
+            system = stem or os.path.basename(folder)
+            of_system = systems.setdefault(system, {})
+            sentence = f"--hypotheses: {of_system.get(direction)} and {file} are both of the system"
+            what = f"{system}, {'-'.join(direction)}" if direction else system
+            require(direction not in of_system, f"{sentence} {what}; rename one of them")
+            of_system[direction] = file
     return systems
+
+
+def split_name(name: str) -> tuple[Direction | None, str]:
+    """(the direction, what is left) of a file's name: (it, nl) and gpt of gpt.it-nl.txt or
+    gpt.it-nl.nl. Of a chain like x-it-nl the last two languages count."""
+    name = re.sub(r"(\.txt|\.out|\.hyp)?(\.gz)?$", "", name)
+    found = list(in_names(tuple(LANGUAGES)).finditer(name))
+    if len(found) != 1:
+        return None, name
+    *_, source, target = found[0][0].split("-")
+    before = name[: found[0].start()] + "-".join(found[0][0].split("-")[:-2])
+    after = re.sub(rf"^\.({source}|{target})$", "", name[found[0].end() :])
+    return (source, target), ".".join(filter(None, (before.strip("._-"), after.strip("._-"))))
 
 
 def directions_of(files: dict[Direction | None, str], there: list[Direction]) -> list[Direction]:
@@ -59,11 +66,28 @@ def directions_of(files: dict[Direction | None, str], there: list[Direction]) ->
         if direction is None:
             advice = "name the file like it-nl.txt, or choose one with --directions"
             one = len(there) == 1 and len(files) == 1
-            require(one, f"{path}: its name has no direction, and these are {names}; {advice}")
+            found = f"{path}: its name has no direction, and the test set has several: {names}"
+            require(one, f"{found}; {advice}")
         else:
             found = f"{path}: {'-'.join(direction)} is not among those to be scored, {names}"
             require(direction in there, f"{found}; choose others with --data and --directions")
     return there if None in files else [x for x in there if not files or x in files]
+
+
+def read_outputs(
+    files: dict[Direction | None, str], corpus: Corpus, cut: bool
+) -> dict[tuple[Direction, int], str]:
+    """{(direction, row): a system's output}. cut: the rows are the first of a test set's, and so
+    may be the lines. Raises InputError."""
+    texts = {}
+    for direction, rows in corpus.items():
+        path = files.get(direction) or files[None]
+        lines = [clean(line) for line in read_lines(path)]
+        found = f"{path}: {len(lines):,} lines for the {len(rows):,} rows of {'-'.join(direction)}"
+        fits = len(lines) == len(rows) or cut and len(lines) > len(rows)
+        require(fits, f"{found}; expected one for each row, blank or not")
+        texts |= {(direction, n): line for n, line in enumerate(lines[: len(rows)])}
+    return texts
 
 
 class Results:

