@@ -87,7 +87,7 @@ class Work:
         self.row = row
         self.base, self.adapter = folders[row.model]
         alpha = ALPHA if row.stage == 2 else 0.0
-        start = {"model": self.base, "init": self.adapter}
+        start = {"stage": row.stage, "model": self.base, "init": self.adapter}
         self.s = Settings(**start, alpha=alpha, dtype=row.dtype, device="cpu")
         self.tuning_set = tuning_set(self.base, row.pairs, row.random_ids)
 
