@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from plumbing.base.errors import require
-from plumbing.base.flags import DeviceSettings, option, ours, run_script
+from plumbing.base.flags import DeviceSettings, option, ours, refuse_given, run_script
 from plumbing.base.processes import progress_bar
 from plumbing.checkpoint.chat import ChatTemplate
 from plumbing.checkpoint.folder import ModelFolder
@@ -381,6 +381,7 @@ class ShowSettings(DeviceSettings):
 def show(s: ShowSettings) -> None:
     """Print some samples of a tuning set with their twins, read off their Batch: the supervised
     tokens are in brackets. Raises InputError."""
+    refuse_given(s, ["dtype"], "nothing is computed")
     add_languages(s.languages)
     folder = ModelFolder(s.model)
     tokenizer = Tokenizer([folder.folder, folder.source], folder.config)

@@ -1,14 +1,11 @@
 """The number of threads follows what other programs use; here the system and the clock are told."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from conftest import tiny
 
 from plumbing.compute import threads
 from plumbing.compute.decoder import Decoder
-from plumbing.run import folder
 
 
 @pytest.mark.parametrize(
@@ -98,15 +95,17 @@ def test_nothing_changes_where_the_system_does_not_say_what_the_cpus_do(system):
     assert system.number == 2
 
 
-def test_training_asks_before_each_step_and_decoding_before_each_pass(monkeypatch, tmp_path):
-    asked = []
+def test_each_layer_asks_on_its_way_forward_and_back(monkeypatch):
+    """A step may take long beside other programs: it does not wait for the next one."""
+    asked, model = [], tiny()  # of two layers
     monkeypatch.setattr(threads.THREADS, "fit", lambda device: asked.append(str(device)))
-    run = folder.Run(str(tmp_path / "run"), save_every=0)
-    run.last, run.brief = 2, ""
-    run.optimizer, run.meter = SimpleNamespace(device="cpu"), SimpleNamespace(start=lambda: None)
-    for step in run.steps("stage 1"):
-        assert len(asked) == step + 1
-    decoder = Decoder(tiny())
-    decoder.prefill([[1, 2], [3]], 4)
-    decoder.step([[4], [5]])
+    with torch.no_grad():
+        decoder = Decoder(model)
+        decoder.prefill([[1, 2], [3]], 4)
+        decoder.step([[4], [5]])
+    assert asked == ["cpu"] * 4
+    asked.clear()
+    loss = model(torch.tensor([1, 2, 3]), [3]).sum()
+    assert asked == ["cpu"] * 2
+    loss.backward()
     assert asked == ["cpu"] * 4

@@ -28,6 +28,7 @@ from model import LlamaForCausalLM
 from plumbing.base.errors import require
 from plumbing.base.files import require_folder
 from plumbing.base.flags import DeviceSettings, option, ours, refuse_given, run_script
+from plumbing.checkpoint.peft import read_adapter
 from plumbing.compute.decoder import Decoder
 from plumbing.corpus.corpus import read_corpus
 from plumbing.corpus.languages import TEMPLATES, add_languages
@@ -92,6 +93,8 @@ def main(s: Settings) -> None:
         refuse_given(s, ["beam"], f"nothing is decoded, as the response is {what}")
     for ckpt in s.ckpt:
         require_folder(ckpt, "a run or a model")
+        if len(s.ckpt) == 1 and not read_adapter(ckpt, s.model)[0]:
+            refuse_given(s, ["model"], f"{ckpt} is no adapter")
         system = System(os.path.basename(os.path.normpath(ckpt)), ckpt, replace(s))
         prompter = prepare_prompter(system, {direction: []})
         model = load_for_decoding(system)

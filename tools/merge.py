@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from model import load_model, merge_lora, save_model
 from plumbing.base.errors import require
-from plumbing.base.files import read_json, to_text, write_json
-from plumbing.base.flags import DeviceSettings, option, ours, run_script
+from plumbing.base.files import read_json, require_folder, to_text, write_json
+from plumbing.base.flags import DeviceSettings, option, ours, refuse_given, run_script
 from plumbing.base.folders import SETTINGS
 from plumbing.base.processes import WORLD
 from plumbing.checkpoint.peft import read_adapter
@@ -28,7 +28,8 @@ def main(s: Settings) -> None:
     """Write the merged model, in the dtype of its base. Raises InputError."""
     require(WORLD == 1, "tools.merge is the work of one process; start it without torchrun")
     s.ckpt = os.path.normpath(s.ckpt or ours("runs/stage2"))
-    require(os.path.isdir(s.ckpt), f"{s.ckpt}: no such folder; expected a run or an adapter")
+    require_folder(s.ckpt, "a run or an adapter")
+    refuse_given(s, ["dtype"], "a merged model has its base's")
     s.out = os.path.normpath(s.out or f"{s.ckpt}-merged")
     lora, base = read_adapter(s.ckpt, s.model)
     require(lora, f"{s.ckpt} is a whole model; expected a LoRA adapter to merge")

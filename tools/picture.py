@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from plumbing.base.errors import require
+from plumbing.base.errors import InputError, require
 from plumbing.base.files import read_json
 from plumbing.base.flags import DeviceSettings, option, run_script
 
@@ -141,10 +141,13 @@ def main(s: Settings) -> None:
     for ckpt in s.ckpt:
         path = os.path.join(ckpt, f"eval-{s.split}", "scores.json")
         report = read_json(path, "the scores that evaluate.py writes; evaluate the folder first")
-        scored = all(scores.get("answered") for scores in report["directions"].values())
-        sentence = f"{path}: there is no OTR in it, as it was made with --lid none"
-        require(scored, f"{sentence}; evaluate the folder with an identifier")
-        reports[ckpt if report["name"] in reports else report["name"]] = report
+        try:
+            off_target_grid(report["directions"])
+            confusion_grid(report["directions"], report.get("zero_shot", []))
+            reports[ckpt if report["name"] in reports else report["name"]] = report
+        except (LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError):
+            sentence = f"{path}: these are no scores with OTR; expected those of evaluate.py"
+            raise InputError(f"{sentence}, not made with --lid none") from None
     draw_picture(s.out, reports)
     print(f"wrote {s.out}")
 

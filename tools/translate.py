@@ -21,6 +21,7 @@ from plumbing.base.errors import InputError, require
 from plumbing.base.files import require_folder
 from plumbing.base.flags import DeviceSettings, option, ours, refuse_given, run_script
 from plumbing.base.processes import WORLD, progress_bar
+from plumbing.checkpoint.peft import read_adapter
 from plumbing.compute.decoder import Decoder
 from plumbing.corpus.languages import LANGUAGES, TEMPLATES, add_languages
 
@@ -65,6 +66,8 @@ def main(s: Settings) -> None:
     direction = parse_direction(s.direction)
     s.ckpt = s.ckpt or ours("runs/stage2")
     require_folder(s.ckpt, "a run or a model")
+    if not read_adapter(s.ckpt, s.model)[0]:
+        refuse_given(s, ["model"], f"{s.ckpt} is no adapter")
     require(WORLD == 1, "tools.translate is the work of one process; start it without torchrun")
     sys.stdout.reconfigure(encoding="utf-8")  # whatever the terminal has
     system = System(os.path.basename(s.ckpt), s.ckpt, s)

@@ -93,6 +93,10 @@ def read_lines(path: str) -> Iterator[str]:
             for magic, what in NO_TEXT.items():
                 require(not first.startswith(magic), f"{path}: {what}")
             for line in gzip.GzipFile(fileobj=file) if first.startswith(GZIP) else file:
+                nul = (
+                    f"{path}: NUL in its first line; expected text: unpack an archive, or convert "
+                )
+                require(number > 1 or b"\0" not in line, f"{nul}UTF-16 and UTF-32 to UTF-8")
                 # A byte-order mark begins a file, or a line where files were joined.
                 yield line.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
                 number += 1

@@ -22,12 +22,14 @@ HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 IN_CACHE = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/[^/]+")  # of huggingface_hub
 
 
-def base_of(start: str, model: str | None = None) -> dict[str, str]:
+def base_of(start: str, model: str | None = None, inherit: bool = True) -> dict[str, str]:
     """{"folder": its last name, "name": on the Hub, where it is known} of the base of a run that
-    starts from a folder. model: replaces the base that an adapter names. Raises InputError."""
+    starts from a folder. model: replaces the base that an adapter names. inherit: a run that is
+    gone on with has the same base; else, as for an adapter on a whole model, it is that model.
+    Raises InputError."""
     path = os.path.join(start, SETTINGS)
     known = read_json(path).get("base") if os.path.exists(path) else None
-    if isinstance(known, dict):
+    if inherit and isinstance(known, dict):
         return known
     _, folder = read_adapter(start, model)
     folder = os.path.realpath(folder)

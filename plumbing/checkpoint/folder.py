@@ -110,8 +110,8 @@ def refuse_other_base(folder: str, base: str) -> None:
     expected = known.get("crc32") if isinstance(known, dict) else None
     if isinstance(expected, int):
         found = base_checksum(base)
-        sentence = f"{base} has other weights (checksum {found:08x}) than the base that {folder}"
-        sentence += f" was tuned on ({expected:08x}); name that one with --model"
+        sentence = f"{base} has other weights, or other files of them (checksum {found:08x}), than "
+        sentence += f"the base that {folder} was tuned on ({expected:08x}); name that with --model"
         require(found == expected, sentence)
 
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from plumbing.compute.layout import CachedLayout, Layout
+from plumbing.compute.threads import THREADS
 
 HAS_VARLEN = False
 if torch.cuda.is_available():  # the import takes seconds, and the kernel is for CUDA alone
@@ -74,6 +75,9 @@ def cached(q: Tensor, k: Tensor, v: Tensor, layout: CachedLayout) -> Tensor:
 
 def attend(q: Tensor, k: Tensor, v: Tensor, layout: Layout | CachedLayout) -> Tensor:
     """By the fastest backend for where the tensors are: on a CPU sequence by sequence, measured."""
+    THREADS.fit(q.device)  # before each layer, and on the way back behind it
+    if q.requires_grad and not q.is_cuda:
+        q.register_hook(lambda gradient: THREADS.fit(gradient.device))
     if isinstance(layout, CachedLayout):
         return cached(q, k, v, layout)
     if not q.is_cuda:

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from plumbing.compute.cache import Paths
-from plumbing.compute.threads import THREADS
 
 
 class Decoder:
@@ -21,7 +20,6 @@ class Decoder:
     def prefill(self, prompts: list[list[int]], max_new_tokens: int) -> Tensor:
         """Logits [B, 1, V] of the token after each of B prompts."""
         lengths = [len(prompt) for prompt in prompts]
-        THREADS.fit(self.model.lm_head.weight.device)
         slots = max(lengths) + self.n * max_new_tokens
         self.cache = self.model.new_cache(len(prompts), slots)
         ids = torch.tensor([i for prompt in prompts for i in prompt])  # [T]
@@ -33,7 +31,6 @@ class Decoder:
     def step(self, new: list[list[int]], parents: list[list[int]] | None = None) -> Tensor:
         """Logits [B, n, V] after one more token in each beam of the first B sentences. parents:
         which beam of before each goes on, where there are several."""
-        THREADS.fit(self.model.lm_head.weight.device)
         ids = torch.tensor([token for beams in new for token in beams])  # [B n]
         self.computed += len(ids)
         if self.n > 1:

@@ -22,7 +22,9 @@ class Threads:
 
     def __init__(self):
         self.most = torch.get_num_threads()
-        self.before = None if OF_USER & os.environ.keys() else look()
+        numbers = (os.environ.get(name, "") for name in OF_USER)
+        chosen = any(number.isdecimal() and int(number) > 0 for number in numbers)
+        self.before = None if chosen else look()
 
     def fit(self, device: torch.device | str) -> None:
         """Set the number by what other programs have used since the last look, unless that was just
@@ -53,7 +55,7 @@ def look() -> tuple[float, float, float] | None:
     has computed. None where the system does not say."""
     try:
         with open(STAT) as file:
-            rows = [line.split() for line in file]
+            rows = [line.split() for line in file if line.strip()]
     except OSError:
         return None
     ours = {f"cpu{number}" for number in os.sched_getaffinity(0)}

@@ -18,14 +18,17 @@ JSON = "translation JSON"
 NO_TRANSLATION = "instructions that are no plain translations"
 # Lines of IWSLT's train.tags files that are no sentences.
 IWSLT_TAGS = re.compile(
-    r"\s*</?(?:doc|url|speaker|talkid|title|description|keywords|reviewer|translator)\b"
+    r"\s*(?:<(url|speaker|talkid|title|description|keywords|reviewer|translator)\b.*</\1>"
+    r"|</?doc\b[^>]*>)\s*$"
 )
-IWSLT_TALK = re.compile(r"\s*<(?:url|talkid|speaker|keywords)>")  # how such a file may begin
+IWSLT_TALK = re.compile(
+    r"\s*<(url|talkid|speaker|keywords)>.*</\1>\s*$"
+)  # how such a file may begin
 XML = re.compile(
     r"\s*<(?:[?!]|/?(?:srcset|refset|tstset|mteval|dataset|doc|seg|tmx|xliff)\b)", re.I
 )
 # A cell as a spreadsheet writes it, and one that nobody else would write.
-SPREADSHEET_ERROR = re.compile(r"#(?:N/A|NAME\?|REF!|VALUE!|DIV/0!|NUM!|NULL!)")
+SPREADSHEET_ERROR = re.compile(r"#(?:N/A|NV|NAME\?|[A-Z/0]+!|GETTING_DATA)|Err:\d+")
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
 OF_SPREADSHEET = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*""(?:[^"\t]|"")*"(?:\t|$)')
 CODE = r"((?<![a-z])[a-z]{3}|[a-z]{2})"
@@ -255,12 +258,22 @@ def tsv_rows(path: str, first: str, quoted: bool) -> Iterator[Row]:
             counts = f"{len(cells)} columns, expected {len(header)}: {' '.join(header)}"
             advice = "; a cell holds no line break" if line.count('"') % 2 else ""
             raise InputError(f"{path}, line {n}: {counts}{advice}")
-        if {*cells} == {*header}:  # another table begins
+        if n == 2:
+            refuse_number(path, header, cells)
+        if {*map(str.strip, cells)} == {*header}:  # another table begins
             again = f"{path}, line {n}: found {' '.join(cells)} again, in another order"
-            require(cells == header, f"{again}; expected one table in a file")
+            require([*map(str.strip, cells)] == header, f"{again}; expected one table in a file")
             continue
         cells = ["" if SPREADSHEET_ERROR.fullmatch(cell) else cell for cell in cells]
         yield Row(f"line {n}", dict(zip(header, cells, strict=True)), False)
+
+
+def refuse_number(path: str, header: list[str], cells: list[str]) -> None:
+    """Raise InputError where a column that could be Indonesian or Norwegian numbers the rows."""
+    for code, cell in zip(header, cells, strict=True):
+        numbers = code in ("id", "no") and re.fullmatch(r"\S*\d\S*", cell.strip())
+        sentence = f"{path}, line 2: is {code} {cell.strip()[:40]} a text, or the row's name"
+        require(not numbers, f"{sentence}? Leave that column out")
 
 
 def split_cells(line: str, quoted: bool) -> list[str]:

@@ -13,7 +13,7 @@ from plumbing.corpus.languages import LANGUAGES
 # Every word of a plain instruction, besides the names of its languages.
 WORDS = set(
     "translate translating translation please kindly accurately can could would you your me us "
-    "for provide give produce perform do make write a an the this these that it following given "
+    "for provide give produce a an the this these that it following given "
     "below above provided next of from to into in language languages sentence sentences text texts "
     "phrase phrases passage passages paragraph paragraphs word words input source document "
     "documents article articles line lines segment segments content message messages excerpt "
@@ -21,8 +21,25 @@ WORDS = set(
 )
 # What is translated: "the following English sentence", "this English", "English text"
 NOUN = r"(?:sentence|text|phrase|passage|paragraph|word|input|source|document|article|line)s?\b"
+# "Provide the source of this translation": what is asked for is another thing.
+REVERSED = re.compile(
+    r"\b(?:this|these|given|following|above|below|provided|for the|of the) translation\b"
+    r"|\b(?:source|input)\b.*\btranslation\b|\bword for word\b",
+    re.IGNORECASE,
+)
 # Fields beside an instruction that a prompt of ours has no place for.
-MORE_FIELDS = ("history", "system", "context", "hint", "hints", "glossary", "examples")
+MORE_FIELDS = (
+    "history",
+    "system",
+    "system_prompt",
+    "context",
+    "hint",
+    "hints",
+    "glossary",
+    "terms",
+)
+MORE_FIELDS += ("terminology", "formality", "style", "tone", "examples", "demonstrations")
+END = re.compile("[.!?。！？]")  # of a sentence
 MARKER = re.compile(r"#{3,} ?\w")  # "### Hint: ..."
 TAG = re.compile(r"</?[A-Za-z]+>")
 HEAD = re.compile(r"^\s*[^\s:：][^:：\n]{0,60}[:：]", re.MULTILINE)  # a line that begins "Note:"
@@ -34,8 +51,8 @@ class Patterns:
     def __init__(self, languages: tuple[str, ...]):
         names = "|".join(map(re.escape, sorted(languages, key=len, reverse=True)))
         name = rf"(?:the )?({names})(?![\w'])"
-        begin = r"(?:^|[.:;!?(\"] ?|\b(?:from|[Tt]ranslat(?:e|ing)) )"
-        self.any = re.compile(rf"(?<!\w)(?:{names})(?![\w'])")
+        begin = r"(?:^|[.:;!?(\"] ?|\b(?:[Ff]rom|[Tt]ranslat(?:e|ing)) )"
+        self.any = re.compile(rf"(?<!\w)(?:{names})(?![\w'])", re.IGNORECASE)
         # "from German to Czech", "German into Czech", "to Czech from German"
         self.forward = re.compile(rf"{begin}{name}(?: language)?(?:-| )(?:in)?to(?:-| ){name}")
         self.backward = re.compile(rf"\b(?:in)?to {name} from {name}")
@@ -68,6 +85,9 @@ def read_direction(instruction: object) -> tuple[str, str] | None:
     words = re.findall(r"\w+", p.any.sub(" ", text).lower())
     if not (text and {*words} <= WORDS and any(word.startswith("translat") for word in words)):
         return None
+    if REVERSED.search(text):
+        return None
+    text = p.any.sub(lambda name: name[0].capitalize(), text)
     found = {match.groups() for match in p.forward.finditer(text)}
     found |= {match.groups()[::-1] for match in p.backward.finditer(text)}
     targets = set(p.into.findall(text))
@@ -96,7 +116,13 @@ def read_translation(
         return None
     if {*TAG.findall(target)} - {*TAG.findall(source)}:  # "<p>this</p> rather than <p>that</p>"
         return None
-    if len(patterns().label.findall(source)) > len(HEAD.findall(target)):
+    label, heads = patterns().label, [len(HEAD.findall(text)) for text in (source, target)]
+    labels = [len(label.findall(text)) for text in (source, target)]
+    if "\n" in source.strip() and heads[0] > heads[1]:  # whatever the labels are
+        return None
+    if labels[0] > heads[1] or labels[1] > heads[0]:
+        return None
+    if target.strip().count("\n\n") > source.strip().count("\n\n"):  # "Sure! Here it is: ..."
         return None
     return direction, source
 
@@ -104,14 +130,16 @@ def read_translation(
 def split_instruction(text: str, target: str) -> tuple[tuple[str, str] | None, str]:
     """(direction, sentence) of "Translate this from German to English: ...", where the sentence is
     one line, or stands between "German:" and "English:"; (None, "") where that is not certain."""
-    for end in re.finditer(r":\s|\n", text):
+    for end in re.finditer(r":\s+|\n", text):
         head, rest = text[: end.start()], text[end.end() :].strip()
         if direction := read_direction(head):
             first, last = (re.escape(LANGUAGES[code]) for code in direction)
             framed = re.fullmatch(rf"{first}:(.+)\n\s*{last}:", rest, re.DOTALL)
             sentence = framed[1].strip() if framed else rest
             quoted = sentence[:1] in "\"'“«„" and sentence[:1] != target.strip()[:1]
-            if quoted or not sentence or (not framed and "\n" in sentence):
+            more = len(END.findall(sentence)) > len(END.findall(target))  # "Keep it formal."
+            alone = end[0].startswith(":") and "\n" not in sentence and not more
+            if quoted or not sentence or not (framed or alone):
                 return None, ""
             return direction, sentence
     return None, ""

@@ -35,7 +35,6 @@ from plumbing.base.processes import RANK, WORLD, progress_bar, require_agreement
 from plumbing.checkpoint.card import write_card
 from plumbing.checkpoint.tensors import locate_tensors, read_tensors, write_tensors
 from plumbing.compute.optimizer import Optimizer
-from plumbing.compute.threads import THREADS
 from plumbing.run.log import LOGS, Logs, SpeedMeter, logged_steps
 from plumbing.run.record import refuse_changes
 
@@ -193,7 +192,6 @@ class Run:
         bar = progress_bar(total=self.last, initial=self.step, desc=name, unit="step")
         with bar, self.interruptible():
             for step in range(self.step, self.last):
-                THREADS.fit(self.optimizer.device)
                 self.meter.start()
                 yield step
                 bar.set_postfix_str(self.brief)

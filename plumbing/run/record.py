@@ -51,7 +51,8 @@ def make_record(settings: dict, data: dict[str, list]) -> dict:
         json.loads(json.dumps(settings))
         | sums
         | {
-            "base": base_of(start, settings["model"]) | {"crc32": of_base},
+            "base": base_of(start, settings["model"], bool(lora or settings["full"]))
+            | {"crc32": of_base},
             "names": names_of(data),
             "supervised": list(dict.fromkeys(sample.name for sample in data["data"])),
             "prompt": TEMPLATES[settings["template"]],

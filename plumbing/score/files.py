@@ -28,7 +28,8 @@ def group_files(paths: list[str]) -> dict[str, dict[Direction | None, str]]:
     for path in map(os.path.normpath, paths):
         files = [path]
         if os.path.isdir(path):
-            names = (name for name in sorted(os.listdir(path)) if name.endswith(".txt"))
+            packed = (".txt", ".txt.gz")
+            names = (name for name in sorted(os.listdir(path)) if name.endswith(packed))
             files = [os.path.join(path, x) for x in names if split_name(x)[1] == ""]
             require(files, f"{path}: no outputs in it; expected files like it-nl.txt")
         for file in files:
