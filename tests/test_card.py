@@ -43,6 +43,14 @@ def test_the_hub_reads_every_field_as_it_was_meant(run, adapter):
     assert "/home/" not in card.text and str(run) not in card.text
 
 
+def test_an_adapter_on_a_whole_model_of_ours_has_that_model_as_its_base(tmp_path):
+    save_model(tiny(), tmp_path / "merged", BASE)
+    write_json(tmp_path / "merged" / "settings.json", {"base": {"folder": "x", "name": "org/old"}})
+    start = str(tmp_path / "merged")
+    assert base_of(start)["name"] == "org/old"  # gone on with as a whole
+    assert base_of(start, inherit=False) == {"folder": "merged"}
+
+
 @pytest.mark.parametrize(
     "odd",
     [

@@ -177,6 +177,7 @@ def test_directions_are_chosen_or_refused_with_what_the_data_has(tmp_path, wante
         ("Translate this English sentence to Italian.", "en-it"),
         ("Translate this English to German", "en-de"),
         ("Translate to German:", None),
+        ("translate the following text from english to german.", "en-de"),
         ("Translate the English sentence to German and French.", None),
         ("Do not translate from English to German, do the reverse.", None),
         ("Translate from Old English to German.", None),
@@ -208,6 +209,9 @@ HINT = "Prices are stable.\n\n### Hint: We prefer to translate it to"
         "Paraphrase this translation from English to German.",
         "Translate from English to German, then back to English.",
         "Translate from English to German and explain the grammar.",
+        "Write the source text of the following translation from English to German.",
+        "Provide the source sentence for this translation from English to German.",
+        "Translate word for word from English to German.",
     ],
 )
 def test_an_instruction_that_asks_for_more_than_a_translation_is_none(
@@ -231,6 +235,13 @@ def test_an_instruction_that_asks_for_more_than_a_translation_is_none(
         ("Hello.", "<v>Hallo</v>."),
         ("Source: Hello.\nTranslation: Hallo.", "Guten Tag."),
         ("English: Hello.", "Hallo."),
+        ("Glossary: cat = Katze\nA cat.", "Eine Katze."),
+        ("A cat.\nFormality: formal", "Eine Katze."),
+        ("Domain: medical\nA cat.", "Eine Katze."),
+        ("A cat.", "German: Eine Katze."),
+        ("A cat.", "Translation: Eine Katze."),
+        ("A cat.", "Sure! Here it is:\n\nEine Katze."),
+        ("A cat.", "Eine Katze.\n\nNote: it can also be male."),
         ("Hello.\nHint: be formal", "Guten Tag."),
     ],
 )
@@ -254,6 +265,8 @@ def test_a_translation_with_hints_or_labels_is_no_pair(tmp_path, capsys, source,
         ('Translate from German to English: "Guten Tag"', "Hi", None),
         ("Translate from German to English:\nGuten Tag\n\nBe formal.", "Hi", None),
         ("Score this, from German to English: Guten Tag", "3", None),
+        ("Translate from German to English.\nUse a formal tone.", "Hi", None),
+        ("Translate from German to English: Guten Tag. Sei höflich.", "Good day.", None),
     ],
 )
 @pytest.mark.parametrize("blank", ["", None, " "])
@@ -287,7 +300,7 @@ def test_a_sentence_with_a_colon_or_marks_of_its_own_is_a_sentence(tmp_path, sou
     assert read(put(tmp_path / "a.json", json.dumps([row]))) == {"en-de": [(source, target)]}
 
 
-@pytest.mark.parametrize("field", ["history", "system", "context", "glossary"])
+@pytest.mark.parametrize("field", ["history", "system", "context", "formality"])
 def test_a_row_with_more_than_our_prompts_hold_is_named_and_counted(tmp_path, capsys, field):
     rows = [{"instruction": THERE, "input": "a", "output": "b"} for _ in range(2)]
     rows[0][field] = [["Hello", "Ciao"]] if field == "history" else "Be formal."
@@ -341,6 +354,23 @@ def test_the_tags_of_iwslt_are_no_sentences(tmp_path, capsys, name, packed):
     put(tmp_path / f"{name}.it{packed}", iwslt(rows[1], "B") + more)
     assert read(path)["en-it"] == [*zip(*rows, strict=True)]
     assert "without IWSLT's tags, 2 rows" in capsys.readouterr().out
+
+
+def test_a_sentence_that_begins_with_a_tag_is_a_sentence(tmp_path):
+    rows = [("<title> is the tag of titles", "<title> è il tag"), ("<url> is unknown", "<url> è")]
+    for name in ("a.en-it", "train.tags.en-it"):
+        for side, code in enumerate(("en", "it")):
+            path = put(tmp_path / f"{name}.{code}", "".join(f"{row[side]}\n" for row in rows))
+        assert read(path)["en-it"] == rows
+
+
+@pytest.mark.parametrize("code", ["id", "no"])
+def test_a_column_that_numbers_the_rows_is_no_language(tmp_path, code):
+    path = put(tmp_path / "a.tsv", f"{code}\ten\tit\n1\tHello\tCiao\n")
+    with pytest.raises(InputError, match=f"line 2: is {code} 1 a text, or the row's name"):
+        read(path)
+    texts = f"{code}\ten\nHalo 2\tHello 2\n"
+    assert counts(put(tmp_path / "b.tsv", texts)) == {f"{code}-en": 1, f"en-{code}": 1}
 
 
 SGM = '<srcset setid="x" srclang="any">\n<doc docid="1">\n<seg id="1">a</seg>\n</doc>\n</srcset>\n'
@@ -543,6 +573,8 @@ DAMAGED = [
     ("a.parquet", b"PAR1\x15\x04", "a table of Arrow or Parquet"),
     ("a.xlsx", b"PK\x03\x04\x14\0", "a spreadsheet; .* save it as TSV"),
     ("a.tsv", "en\tit\na\tb\n".encode("utf-16"), "UTF-16; expected UTF-8"),
+    ("a.tsv", "en\tit\na\tb\n".encode("utf-16-le"), "NUL in its first line"),
+    ("a.tgz", gzip.compress(b"train.tsv" + b"\0" * 500), "NUL in its first line.*an archive"),
     ("a.json", '[{"id": 17, "en": "a", "it": "b"}]', "is id 17 Indonesian"),
     ("a.json", '[{"en":\n "a",\n "it": "b"}', "a.json, line 3: not valid JSON"),
     ("a.json", "[" * 100_000, "line 1: not valid JSON"),

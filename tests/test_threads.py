@@ -78,13 +78,14 @@ def test_a_thread_is_given_up_beside_another_program_and_taken_again_after_it(sy
     assert system.number == 2
 
 
+@pytest.mark.parametrize("value, number", [("2", 2), ("", 1), ("0", 1), ("many", 1)])
 @pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "MKL_NUM_THREADS"])
-def test_a_number_that_the_user_has_set_stays(system, monkeypatch, name):
-    monkeypatch.setenv(name, "2")
+def test_a_number_that_the_user_has_set_stays(system, monkeypatch, name, value, number):
+    monkeypatch.setenv(name, value)
     own = threads.Threads()
     system.go_on(1, own=1, others=1)
     own.fit("cpu")
-    assert system.number == 2
+    assert system.number == number
 
 
 def test_nothing_changes_where_the_system_does_not_say_what_the_cpus_do(system):

@@ -12,14 +12,16 @@ from data import Prompter, Sample
 from loss import log_not_p
 from model import load_model, save_model
 from plumbing.base.errors import InputError
-from plumbing.base.files import read_json
+from plumbing.base.files import read_json, write_json
 from plumbing.base.flags import parse
 from plumbing.checkpoint.folder import ModelFolder
-from tools import plan
+from tools import explain, plan, translate
 from tools.explain import response_terms, terms_table
 from tools.merge import Settings as MergeSettings
 from tools.merge import main as merge
+from tools.picture import Settings as PictureSettings
 from tools.picture import confusion_grid, off_target_grid
+from tools.picture import main as draw
 from train import Settings, main
 
 
@@ -161,3 +163,44 @@ def test_a_picture_is_drawn_of_evaluations(place):
     result = tool("picture", "--ckpt", place / "run", "--out", place / "a.svg")
     assert result.returncode == 0, result.stderr
     assert "OTR" in (place / "a.svg").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        {},
+        {"name": "x", "directions": {}},
+        {"name": "x", "directions": []},
+        {"name": "x", "directions": {"foo": {"otr": 1, "answered": {"en": 1}}}},
+        {"name": "x", "directions": {"it-nl": {"otr": None, "answered": {}}}},  # --lid none
+    ],
+)
+def test_a_picture_of_what_is_no_score_is_one_sentence(tmp_path, scores):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "run" / "eval-test").mkdir(parents=True)
+    write_json(tmp_path / "run" / "eval-test" / "scores.json", scores)
+    args = ["--ckpt", tmp_path / "run", "--out", tmp_path / "x.svg"]
+    with pytest.raises(InputError, match="scores.json: these are no scores with OTR"):
+        draw(parse(PictureSettings, "", [*map(str, args)]))
+    assert not (tmp_path / "x.svg").exists()
+
+
+def test_flags_of_the_tools_that_cannot_count_are_refused(folder):
+    save_model(tiny(), folder / "other", BASE)
+    whole = ["--ckpt", folder / "model", "--model", folder / "other"]
+    it_nl = ["--direction", "it-nl"]
+    for run, settings, args, said in [
+        (translate, translate.Settings, [*whole, *it_nl], "--model .* is no adapter"),
+        (translate, translate.Settings, [*it_nl, "--length-penalty", 2], "greedy decoding"),
+        (explain, explain.Settings, [*whole, *it_nl, "--source", "x"], "--model .* is no adapter"),
+        (
+            explain,
+            explain.Settings,
+            ["--ckpt", "x", *it_nl, "--source", "x", "--target", "y"] + ["--beam", 2],
+            "--beam 2 would change nothing",
+        ),
+        (plan, plan.Settings, ["--mfu", 0.2], "there is no --gpu"),
+        (plan, plan.Settings, ["--full", "--lora-rank", 4], "every weight is tuned"),
+    ]:
+        with pytest.raises(InputError, match=said):
+            run.main(parse(settings, "", [*map(str, args)]))

@@ -142,7 +142,7 @@ def main(s: Settings) -> None:
         path = os.path.join(ckpt, f"eval-{s.split}", "scores.json")
         report = read_json(path, "the scores that evaluate.py writes; evaluate the folder first")
         try:
-            off_target_grid(report["directions"])
+            off_target_grid(report["directions"]).rows[0]
             confusion_grid(report["directions"], report.get("zero_shot", []))
             reports[ckpt if report["name"] in reports else report["name"]] = report
         except (LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError):
