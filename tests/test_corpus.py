@@ -315,6 +315,16 @@ def test_a_row_with_more_than_our_prompts_hold_is_named_and_counted(tmp_path, ca
     assert len(read_general([path])) == 1 and f"with '{field}'" in capsys.readouterr().out
 
 
+def test_rows_of_another_form_are_named_and_counted(tmp_path, capsys):
+    chat = {"conversations": [{"from": "human", "value": "Hello"}]}
+    rows = [chat, {"instruction": THERE, "input": "a", "output": "b"}, "text", {"inputs": "a"}]
+    path = put(tmp_path / "a.json", json.dumps(rows))
+    with pytest.raises(InputError, match="entry 1: .*conversations.*another form.*expected"):
+        read(path)
+    assert counts(path, skip_unknown=True) == {"it-nl": 1}
+    assert "  3 left out: rows of another form" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("code, here", [("zh-CN", "zh"), ("pt_BR", "pt"), ("en-US", "en")])
 def test_a_code_with_a_region_is_told_what_it_is_called_here(tmp_path, code, here):
     with pytest.raises(InputError, match=f"{code} is called {here} here"):

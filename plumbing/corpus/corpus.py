@@ -188,8 +188,9 @@ def check_row(path: str, row: Row) -> None:
     skip = "or leave such rows out with --skip-unknown"
     if row.unknown:
         sentence = f"{path}, {row.where}: {row.found} is no certain pair ({row.unknown})"
-        expected = "'Translate the following sentences from English to Italian.'"
-        raise InputError(f"{sentence}; expected the like of {expected}, {skip}")
+        expected = "{'translation': {code: text}}, {code: text}, or an instruction like 'Translate "
+        expected += "the following sentences from English to Italian.' with input and output"
+        raise InputError(f"{sentence}; expected {expected}, {skip}")
     if len(row.texts) < 2 or not row.texts.keys() <= LANGUAGES.keys():
         found, expected = " ".join(row.texts), " ".join(LANGUAGES)
         for code in sorted(row.texts.keys() - LANGUAGES.keys()):

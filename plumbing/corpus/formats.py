@@ -214,11 +214,8 @@ def read_record(path: str, where: str, record: object) -> Row:
         sentence = f"{path}, {where}: is id {number[:40]} Indonesian, or the row's name"
         require(not beside, f"{sentence}? {wrap}")
         return Row(where, fields, directed=False)
-    require(
-        named == {"instruction"},
-        f"{path}, {where}: {plain(str(record), 100)}; expected {{'translation': {{code: text}}}}, "
-        "{code: text}, or an instruction '... from English to Italian ...' with input and output",
-    )
+    if named != {"instruction"}:
+        return Row(where, {}, True, "rows of another form", plain(str(record), 100))
     return read_instruction_row(path, where, fields)
 
 
