@@ -291,9 +291,10 @@ def seed_dropout(seed: int, step: int) -> None:
 
 def main(s: Settings, find_losses: Callable = loss_sums) -> None:
     """Train in the run's folder, which nobody else writes meanwhile. Raises InputError."""
-    made = "make it with `python train.py --stage 1`, or choose another --init"
+    how = f"--stage 1 --out {s.init}" if s.stage == 2 else f"--out {s.init}"
+    made = f"make it with `python train.py {how}`, or choose another --init"
     if "init" in s.given:
-        made = f"expected a run of train.py or a model's folder; {FROM_HUB}"
+        made += f"; {FROM_HUB}"
     add_languages(s.languages)
     require(os.path.isdir(s.init or "."), f"{s.init}: no such run; {made}")
     if s.preset:

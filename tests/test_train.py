@@ -233,7 +233,7 @@ def test_a_run_on_another_base_of_equal_shapes_is_refused_wherever_a_base_is_nam
     """Evaluation, a merge and a further stage; the run's own base, moved, serves."""
     save_model(tiny(seed=1), tmp_path / "other", BASE)
     (tmp_path / "moved").symlink_to(runs / "model")
-    said = "other has other weights .* than the base that .*s1"
+    said = "other has other weights, .* than the base that .*s1"
     for place, fits in (("other", False), ("moved", True)):
         for begin in (
             lambda base: load_model(runs / "s1", base=base),
