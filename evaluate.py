@@ -332,7 +332,7 @@ class System(NamedTuple):
     ckpt: str
     settings: Settings
     suffix: str = ""  # of the folder of its files
-    outputs: dict[Direction | None, str] | None = None  # their files; None: of the only direction
+    outputs: dict[Direction | None, str] | None = None  # files by direction; None is the only one
 
     def describe(self) -> str:
         """How it decodes, or where its outputs are from."""
@@ -486,8 +486,8 @@ class Dev(NamedTuple):
 def prepare_dev(
     model: LlamaForCausalLM, samples: list[Sample], prompter: Prompter, max_length: int
 ) -> Dev:
-    """--dev, made ready before the first step: what is wrong with it is said then, a
-    language that langid lacks or too few positions. Raises InputError."""
+    """--dev, made ready before the first step: what is wrong with it is said then, a language that
+    langid lacks or too few positions. Raises InputError."""
     tuning_set = TuningSet(samples, prompter, max_length)
     samples = [encoded.sample for encoded in tuning_set.encode(tuning_set.samples)]
     directions = {sample.direction for sample in samples}

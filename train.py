@@ -57,8 +57,8 @@ from plumbing.run.settings import (
     describe_preset,
     lora_of,
     refuse_misfit,
+    refuse_unused,
     settle,
-    unused,
     visits_and_steps,
 )
 
@@ -299,8 +299,7 @@ def main(s: Settings, find_losses: Callable = loss_sums) -> None:
     require(os.path.isdir(s.init or "."), f"{s.init}: no such run; {made}")
     if s.preset:
         print(describe_preset(s))
-    for name, why in unused(s).items():
-        refuse_given(s, [name], why)
+    refuse_unused(s)
     lora, base = read_adapter(s.init or s.model, s.model)
     if lora and not s.full:
         adopt(s, lora)

@@ -436,10 +436,13 @@ def test_files_that_were_joined_leave_no_marks_and_no_headers(tmp_path):
 
 def test_a_language_of_ones_own_is_read_asked_for_and_named(tmp_path):
     before = dict(LANGUAGES)
-    path = put(tmp_path / "more.json", '{"my": "Burmese", "ceb": "Cebuano"}')
+    path = put(
+        tmp_path / "more.json", '{"my": "Burmese", "ceb": "Cebuano", "ht": "Haitian Creole"}'
+    )
     try:
         add_languages(path)
         add_languages(path)  # twice is once
+        assert read_direction("translate from haitian creole to english.") == ("ht", "en")
         rows = [{"instruction": "Translate from Burmese to English.", "input": "a", "output": "b"}]
         assert read(put(tmp_path / "a.json", json.dumps(rows))) == {"my-en": [("a", "b")]}
         put(tmp_path / "t.en-ceb.ceb", "b\n")

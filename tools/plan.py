@@ -27,7 +27,7 @@ from plumbing.checkpoint.tokenizer import Tokenizer
 from plumbing.corpus.languages import add_languages
 from plumbing.run.log import PEAK
 from plumbing.run.record import read_setting
-from plumbing.run.settings import adopt, lora_of, refuse_misfit, unused, visits_and_steps
+from plumbing.run.settings import adopt, lora_of, refuse_misfit, refuse_unused, visits_and_steps
 
 # Bytes of memory of GPUs, by the names of PEAK.
 MEMORY = {"H100 PCIe": 80e9, "H100": 80e9, "H200": 141e9, "A100": 80e9, "L40S": 48e9, "4090": 24e9}
@@ -126,8 +126,7 @@ def main(s: Settings) -> None:
     add_languages(s.languages)
     if not s.gpu:
         refuse_given(s, ["mfu"], "there is no --gpu")
-    for name, why in unused(s).items():
-        refuse_given(s, [name], why)
+    refuse_unused(s)
     start = s.init or s.model
     if s.init == ours("runs/stage1") and not os.path.isdir(s.init):
         start = s.model or ours("demo/base")  # a plan of stage 2 comes before stage 1

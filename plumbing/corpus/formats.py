@@ -27,8 +27,12 @@ IWSLT_TALK = re.compile(
 XML = re.compile(
     r"\s*<(?:[?!]|/?(?:srcset|refset|tstset|mteval|dataset|doc|seg|tmx|xliff)\b)", re.I
 )
-# A cell as a spreadsheet writes it, and one that nobody else would write.
-SPREADSHEET_ERROR = re.compile(r"#(?:N/A|NV|NAME\?|[A-Z/0]+!|GETTING_DATA)|Err:\d+")
+# A cell that a spreadsheet could not compute; one that it put into quotes; one that nobody else
+# would write.
+SPREADSHEET_ERROR = re.compile(
+    r"#(?:N/A|NV|NAME\?|(?:REF|BEZUG|VALUE|WERT|DIV/0|NUM|NULL|SPILL|CALC|ERROR)!|GETTING_DATA)"
+    r"|Err:\d+"
+)
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
 OF_SPREADSHEET = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*""(?:[^"\t]|"")*"(?:\t|$)')
 CODE = r"((?<![a-z])[a-z]{3}|[a-z]{2})"

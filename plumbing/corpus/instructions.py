@@ -87,7 +87,8 @@ def read_direction(instruction: object) -> tuple[str, str] | None:
         return None
     if REVERSED.search(text):
         return None
-    text = p.any.sub(lambda name: name[0].capitalize(), text)
+    spelled = {name.lower(): name for name in LANGUAGES.values()}
+    text = p.any.sub(lambda found: spelled[found[0].lower()], text)
     found = {match.groups() for match in p.forward.finditer(text)}
     found |= {match.groups()[::-1] for match in p.backward.finditer(text)}
     targets = set(p.into.findall(text))

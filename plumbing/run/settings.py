@@ -5,7 +5,7 @@ import os
 from dataclasses import asdict, dataclass, fields
 
 from plumbing.base.errors import require
-from plumbing.base.flags import flag, ours
+from plumbing.base.flags import flag, ours, refuse_given
 from plumbing.checkpoint.peft import LoraSettings, errors_of
 
 LORA_FLAGS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets")
@@ -73,6 +73,12 @@ def unused(s) -> dict[str, str]:
     if not s.general:
         reasons["general_share"] = "there is no --general"
     return reasons
+
+
+def refuse_unused(s) -> None:
+    """Raise InputError where the command line gave a setting that does not count."""
+    for name, why in unused(s).items():
+        refuse_given(s, [name], why)
 
 
 def counting(s) -> dict[str, object]:
