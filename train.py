@@ -59,6 +59,7 @@ from plumbing.run.settings import (
     refuse_misfit,
     refuse_unused,
     settle,
+    take_usual,
     visits_and_steps,
 )
 
@@ -111,9 +112,9 @@ class Settings(DeviceSettings):
     recompute: bool = option(False, "activation checkpointing: less memory, more time", "model")
 
     out: str = option("", "run to make; left out: runs/stage1 or runs/stage2", "run")
-    lr: float = option(2e-3, "peak learning rate", "run", least=0)
+    lr: float = option(0.0, "peak learning rate; 0: by the base's size", "run", least=0)
     batch_size: int = option(
-        by_stage(128, 32), "samples a step, all GPUs, no twins", "run", least=1, most=10**6
+        0, "samples a step, all GPUs, no twins; 0: by the base's size", "run", least=0, most=10**6
     )
     epochs: float = option(by_stage(1.0, 0.0), "passes over the samples", "run", least=0, most=1e6)
     steps: int = option(by_stage(0, 100), "optimizer steps, instead of --epochs", "run", least=0)
@@ -308,6 +309,8 @@ def main(s: Settings, find_losses: Callable = loss_sums) -> None:
     s.template = s.template or read_setting(s.init, "template", "alpaca")
     known = f"prompts.json has no template {s.template}; it has {' '.join(TEMPLATES)}"
     require(s.template in TEMPLATES, known)
+    network, _ = build_model(s.init or s.model, s.model)
+    take_usual(s, sum(p.numel() for name, p in network.named_parameters() if "lora_" not in name))
     run = Run(s.out, s.save_every, s.best)
     with run.held([s.init, s.model, base], s.resume):
         train(s, run, find_losses)

@@ -119,6 +119,7 @@ class Plan:
             path = scores_path(out, data)
             script = "experiments/abilities.py" if data.endswith("json") else "evaluate.py"
             command = [script, "--ckpt", out, "--data", data, "--dtype", self.dtype]
+            command += ["--rows", str(run.rows)] if run.rows else []
             step = Step(command, [path], [out], log, again=True)
             self.steps.setdefault(os.path.dirname(path), step)
         return out

@@ -7,6 +7,7 @@ but their tensors have no memory (PyTorch's FakeTensorMode), so a 70B model is p
 """
 
 import os
+import time
 import weakref
 from dataclasses import dataclass
 
@@ -25,13 +26,24 @@ from plumbing.base.flags import DTYPES, autocast, option, ours, refuse_given, ru
 from plumbing.checkpoint.folder import ModelFolder
 from plumbing.checkpoint.tokenizer import Tokenizer
 from plumbing.corpus.languages import add_languages
-from plumbing.run.log import PEAK
+from plumbing.run.log import PEAK, count_parameters
 from plumbing.run.record import read_setting
-from plumbing.run.settings import adopt, lora_of, refuse_misfit, refuse_unused, visits_and_steps
+from plumbing.run.settings import (
+    adopt,
+    lora_of,
+    refuse_misfit,
+    refuse_unused,
+    take_usual,
+    visits_and_steps,
+)
 
 # Bytes of memory of GPUs, by the names of PEAK.
 MEMORY = {"H100 PCIe": 80e9, "H100": 80e9, "H200": 141e9, "A100": 80e9, "L40S": 48e9, "4090": 24e9}
 SPARE = 0.06  # of a GPU's memory: CUDA itself, kernels' workspaces, what the allocator cannot use
+LAUNCH = 5e-6  # seconds that a GPU needs at least for a kernel, however small (an estimate)
+LOOKED_AT = 200  # steps whose batches are made, to find the largest
+CPU_SHARE = 0.7  # of a CPU's speed in one product that a whole step reaches
+LEFT_OUT = "what Python and the libraries hold, and gaps between tensors of other lengths"
 GIB = 2**30
 
 
@@ -39,23 +51,25 @@ GIB = 2**30
 class Settings(train.Settings):
     gpu: str = option("", "which GPU", "plan", choices=list(PEAK))
     gpus: int = option(1, "how many share the work", "plan", least=1, most=100_000)
-    mfu: float = option(0.35, "share of its peak that is reached", "plan", least=0.01, most=1)
+    mfu: float = option(0.35, "share of the GPU's peak that is reached", "plan", least=0.01, most=1)
 
 
 class LiveBytes(TorchDispatchMode):
-    """While it is on: the bytes of tensors that are made and still held, and their peak."""
+    """While it is on: the bytes of tensors that are made and still held, and their peak; how many
+    operations made or changed one, which a GPU launches kernels for."""
 
     def __init__(self):
         super().__init__()
-        self.now = self.peak = 0
+        self.now = self.peak = self.launches = 0
         self.storages = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         given = {storage._cdata for storage in storages_of((args, kwargs))}
-        for storage in storages_of(out):
-            if storage._cdata not in given:  # else it was there: a view, or in place
-                self.hold(storage)
+        made = [x for x in storages_of(out) if x._cdata not in given]  # the others: views, in place
+        for storage in made:
+            self.hold(storage)
+        self.launches += bool(made) or func.overloadpacket.__name__.endswith("_")
         return out
 
     def hold(self, storage: torch.UntypedStorage) -> None:
@@ -118,7 +132,19 @@ def measure(folder: ModelFolder, batch: Batch, s: Settings) -> dict[str, float]:
         "activations": live.peak,
         "flops": counter.get_total_flops(),
         "tokens": len(batch.ids),
+        "launches": live.launches,
     }
+
+
+def cpu_speed(width: int, inner: int, dtype: torch.dtype) -> float:
+    """FLOP/s of this machine in the product of an MLP's layer with 512 tokens, the best of some."""
+    x, weight = torch.randn(512, width, dtype=dtype), torch.randn(inner, width, dtype=dtype)
+    seconds = []
+    for _ in range(8):
+        started = time.perf_counter()
+        x @ weight.T
+        seconds.append(time.perf_counter() - started)
+    return 2 * x.numel() * inner / min(seconds)
 
 
 def main(s: Settings) -> None:
@@ -136,25 +162,50 @@ def main(s: Settings) -> None:
     if folder.lora and not s.full:
         adopt(s, folder.lora)
     refuse_misfit(s, start, folder.lora, folder.config.max_position_embeddings)
+    config = folder.config
+    with torch.device("meta"):
+        take_usual(s, count_parameters(LlamaForCausalLM(config)))
     s.template = s.template or read_setting(start, "template", "alpaca")
     tokenizer = Tokenizer([folder.folder, folder.source, ours("demo/base")], folder.config)
     data = train.read(s)
     prompter = Prompter(tokenizer, s.template)
     tuning_set = TuningSet(data["data"], prompter, s.max_length, data["general"])
     visits, steps = visits_and_steps(s, len(tuning_set.samples))
-    (batches,) = train.batches_of_step(tuning_set, 0, visits, s)
+    looked_at = min(steps, LOOKED_AT)
+    tuning_set.prepare(looked_at, s.batch_size, visits, s.seed, s.general_share)
+    batches = [
+        batch
+        for step in range(looked_at)
+        for share in train.batches_of_step(tuning_set, step, visits, s)
+        for batch in share
+    ]
 
-    found = measure(folder, max(batches, key=lambda batch: len(batch.ids)), s)
+    batches.sort(key=lambda batch: len(batch.ids))
+    found = measure(folder, batches[-1], s)
+    usual = measure(folder, batches[len(batches) // 2], s)
     parts = {name: found[name] for name in ("weights", "gradients", "moments", "activations")}
-    total, tokens = sum(parts.values()), sum(len(batch.ids) for batch in batches)
-    flops = found["flops"] / found["tokens"] * tokens
+    total = sum(parts.values())
+    tokens = sum(len(batch.ids) for batch in batches) / looked_at
+    flops = usual["flops"] / usual["tokens"] * tokens
+    launches = usual["launches"] * len(batches) / looked_at
     memory = ", ".join(f"{name} {size / GIB:.3g}" for name, size in parts.items())
     print(f"stage {s.stage}: {start} -> {s.out}, {'full' if s.full else 'LoRA'}, {s.dtype}")
-    print(f"memory, GiB  {memory}: {total / GIB:.3g} on each of {s.gpus}; libraries come on top")
-    print(f"work         {steps:,} steps of {tokens:,} tokens, {flops:.3g} FLOPs a step")
+    print(f"memory, GiB  {memory}: {total / GIB:.3g} on each of {s.gpus}")
+    print(f"on top       {LEFT_OUT}")
+    print(f"work         {steps:,} steps of {tokens:,.0f} tokens, {flops:.3g} FLOPs a step")
+    if not s.gpu:
+        speed = cpu_speed(config.hidden_size, config.intermediate_size, DTYPES[s.dtype])
+        seconds = flops * steps / (speed * CPU_SHARE)
+        how = f"at {CPU_SHARE:.0%} of the {speed / 1e9:.0f} GFLOP/s of a product on this CPU"
+        print(f"time         {seconds / 60:.3g} min {how}, loading and --dev not counted")
     if s.gpu:
-        seconds = flops * steps / (PEAK[s.gpu] * s.mfu * s.gpus)
-        print(f"time         {seconds / 60:.3g} min at {s.mfu:.0%} of the {s.gpu}'s peak")
+        of_products = flops / (PEAK[s.gpu] * s.mfu * s.gpus)
+        of_launches = launches * LAUNCH / s.gpus
+        seconds = steps * max(of_products, of_launches)
+        how = f"at {s.mfu:.0%} of the {s.gpu}'s peak"
+        if of_launches > of_products:
+            how = f"of {launches:,.0f} kernels a step at {LAUNCH * 1e6:.0f} µs, as they are small"
+        print(f"time         {seconds / 60:.3g} min {how}")
         room = MEMORY[s.gpu] * (1 - SPARE)
         fits = f"yes, a {s.gpu} has {room / GIB:.3g} GiB to spare"
         if total > room:

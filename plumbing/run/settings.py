@@ -3,10 +3,12 @@
 import math
 import os
 from dataclasses import asdict, dataclass, fields
+from typing import NamedTuple
 
-from plumbing.base.errors import require
+from plumbing.base.errors import InputError, require
 from plumbing.base.flags import flag, ours, refuse_given
 from plumbing.checkpoint.peft import LoraSettings, errors_of
+from plumbing.run.record import read_setting
 
 LORA_FLAGS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets")
 
@@ -42,6 +44,46 @@ PAPER = {
     "conflict": "any",
     "loss_reduction": "sentence",
 }
+
+
+class Usual(NamedTuple):
+    """What served best on bases of up to so many parameters, tuned with LoRA."""
+
+    parameters: float
+    lr: float  # of both stages
+    batch_size: by_stage
+
+
+# Measured on the demo's four bases, of 1.3 to 10 million parameters, and on SmolLM2-135M
+# (experiments/README.md).
+USUAL = [Usual(20e6, 2e-3, by_stage(128, 32)), Usual(200e6, 1e-3, by_stage(16, 16))]
+
+
+def take_usual(s, parameters: int) -> None:
+    """Put what is usual for a base of so many parameters where the settings have no learning rate
+    or no batch. Raises InputError where nothing was measured."""
+    if s.lr and s.batch_size:
+        return
+    measured = USUAL[:1] if s.full else USUAL
+    known = next((x for x in measured if parameters <= x.parameters), None)
+    if not known:
+        missing = [flag(name) for name in ("lr", "batch_size") if not getattr(s, name)]
+        kind = "full tuning" if s.full else "LoRA"
+        sentence = f"{' and '.join(missing)}: nothing was measured for {kind} of a base of "
+        sentence += f"{parameters / 1e6:,.0f} million parameters, so it must be given"
+        raise InputError(f"{sentence}; a start is {proposal_of(s)}")
+    s.lr = s.lr or known.lr
+    s.batch_size = s.batch_size or of_stage(known.batch_size, s.stage)
+
+
+def proposal_of(s) -> str:
+    """A learning rate and a batch to begin with, where nothing was measured."""
+    lr, batch_size = read_setting(s.init, "lr", 0.0), read_setting(s.init, "batch_size", 0)
+    if s.stage == 2 and lr and batch_size:
+        return f"--lr {lr:g} --batch-size {batch_size}, with which {s.init} was tuned"
+    if s.full:
+        return "--preset paper, whose rates are 2e-5 in stage 1 and 2e-6 in stage 2"
+    return "--lr 2e-4 --batch-size 32, which is usual for LoRA on some billions of parameters"
 
 
 def settle(s) -> None:
