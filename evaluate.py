@@ -11,6 +11,7 @@ langid errs on short text.
 
 import math
 import os
+import re
 import time
 from collections import ChainMap, Counter
 from collections.abc import Callable
@@ -55,6 +56,7 @@ from plumbing.score.identify import CANDIDATES, LIDS, Identifier, make_identifie
 from plumbing.score.report import Report
 
 MAX_NEW_TOKENS, BATCH_SIZE = 128, 64
+LOOP = re.compile(r"(.{3,80}?)\1\1")
 
 
 @dataclass
@@ -263,6 +265,12 @@ def percentage(flags: list) -> float:
     return 100 * sum(map(bool, flags)) / len(flags)
 
 
+def is_looping(text: str) -> bool:
+    """Whether a text says something three times in a row, a stretch of 3 to 80 characters with a
+    letter among them: greedy decoding of a small model gets caught in that."""
+    return any(any(map(str.isalpha, stretch)) for stretch in LOOP.findall(text))
+
+
 def score(
     hypotheses: list[str],
     samples: list[Sample],
@@ -270,14 +278,17 @@ def score(
     languages: set[str],
     tokenizer: str = "",
 ) -> dict:
-    """The scores of a direction, for scores.json: BLEU, chrF++, and what language_scores has, by
-    the first identifier and by each. tokenizer: SacreBLEU's, "" for that of the target.
+    """The scores of a direction, for scores.json: BLEU, chrF++, "loops", % of the hypotheses that
+    repeat themselves, "loops_floor", and what language_scores has, by the first identifier and by
+    each. tokenizer: SacreBLEU's, "" for that of the target.
     "resampled" is for the report alone: [RESAMPLES] of bootstraps over sentences."""
     hypotheses = [" ".join(text.split()) for text in hypotheses]  # as in the files
     references, target = [sample.target for sample in samples], samples[0].direction[1]
     scores, resampled = compare_texts(hypotheses, references, target, tokenizer)
     scores |= {"sentences": len(samples), "otr": None, "floor": None, "off_target": {}}
     scores |= {"mixed": None, "mixed_floor": None, "answered": {}}
+    scores |= {"loops": percentage([is_looping(text) for text in hypotheses])}
+    scores |= {"loops_floor": percentage([is_looping(text) for text in references])}
     if not identifiers:  # --lid none
         return scores | {"resampled": resampled}
 

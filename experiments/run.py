@@ -30,6 +30,7 @@ from experiments import abilities  # noqa: E402
 from experiments.grid import (  # noqa: E402
     ABILITIES,
     ABILITIES_DEV,
+    ABOUT_CLAIMS,
     BASES,
     CLAIMS,
     FOLDER,
@@ -305,7 +306,7 @@ def main(s: Settings) -> None:
         Runner(plan, s.jobs, s.device).run()
         write_results(FOLDER, only)
         if "claims" in only:
-            write_claims(FOLDER)
+            write_claims(FOLDER, "Claims", CLAIMS, ABOUT_CLAIMS)
 
 
 if __name__ == "__main__":

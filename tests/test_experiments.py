@@ -420,7 +420,7 @@ def test_tables_have_means_intervals_and_ranges(tmp_path, monkeypatch):
     assert not results.group_table(str(tmp_path), group)  # not every run is there
     rows = cells_of(results.group_table(str(tmp_path), group._replace(runs=["target"])))
     # 4.30 standard deviations of 0.1 over the square root of 3
-    assert rows["target"][:4] == ["3", "15.2 ± 0.2", "10.2 ± 0.2", "4.8 (4.7 to 4.9)"]
+    assert rows["target"][:3] == ["3", "15.2 (15.1 to 15.3)", "10.2 (10.1 to 10.3)"]
     evaluation(tmp_path, "any", 2)
     evaluation(tmp_path, "any", 4)
     rows = cells_of(results.group_table(str(tmp_path), group))  # the seed that both have
@@ -499,34 +499,53 @@ def test_a_claim_is_tested_on_the_sentences_of_the_test_split(tmp_path, monkeypa
                 texts = [target if good else source for source, target in rows]
                 (path / f"{'-'.join(direction)}.txt").write_text("".join(f"{t}\n" for t in texts))
     claims = [("good", "bad", "otr"), ("bad", "good", "bleu"), ("luck", "bad", "bleu")]
-    monkeypatch.setattr(results, "CLAIMS", [grid.Claim(*claim) for claim in claims])
+    claims = [grid.Claim(*claim) for claim in claims]
     monkeypatch.setattr(results, "RESULTS", str(tmp_path / "RESULTS.md"))
     (tmp_path / "RESULTS.md").write_text("tables\n")
     for _ in range(2):  # the second time in the place of the first
-        results.write_claims(str(tmp_path))
+        results.write_claims(str(tmp_path), "Claims", claims, "About.")
     text = (tmp_path / "RESULTS.md").read_text()
     assert text.startswith("tables\n") and text.count("## Claims") == 1
     rows = cells_of(line for line in text.split("\n") if line.startswith("|"))
     assert rows["good over bad, otr"][3] == "3 of 3" and rows["good over bad, otr"][-1] == "yes"
     assert rows["bad over good, bleu"][3] == "0 of 3" and rows["bad over good, bleu"][-1] == "no"
-    *_, sentences, seeds, _, holds = rows["luck over bad, bleu"]  # sure of these seeds alone
-    assert float(sentences) < 0.01 and float(seeds) > 0.4 and holds == "no"
+    *_, both, signs, of_t, _, holds = rows["luck over bad, bleu"]  # one seed of three is luck
+    assert min(map(float, (both, signs, of_t))) > 0.2 and holds == "no"
     short = tmp_path / "good-seed-1" / "eval-test" / "it-nl.txt"
     whole = short.read_text()
     short.write_text("one\n")
     with pytest.raises(InputError, match="it-nl.txt has 1 lines; expected 200"):
-        results.write_claims(str(tmp_path))
+        results.write_claims(str(tmp_path), "Claims", claims, "About.")
     short.write_text(whole)
     (tmp_path / "good-seed-2").rename(tmp_path / "worse-seed-2")  # the seeds that all have
-    results.write_claims(str(tmp_path))
+    results.write_claims(str(tmp_path), "Claims", claims, "About.")
     assert (tmp_path / "RESULTS.md").read_text().count("2 of 2") == 1
 
 
-def test_a_p_value_of_sentences_is_two_sided():
-    noise = np.random.default_rng(1).normal(size=100_000)
-    assert results.p_of_sentences(noise + 1.96) == pytest.approx(0.05, abs=0.005)
-    assert results.p_of_sentences(noise - 1.96) == pytest.approx(0.05, abs=0.005)
-    assert results.p_of_sentences(np.zeros(10)) == 1.0
+def test_the_bootstrap_of_seeds_and_sentences_knows_both():
+    rng = np.random.default_rng(1)
+
+    def share(seeds, spread, noise, mean):
+        """Of draws from this world that the test calls sure."""
+        found = []
+        for _ in range(300):
+            of_seeds = mean + spread * rng.normal(size=(seeds, 1))
+            shared = noise * rng.normal(size=(1, 1000))  # the same sentences for every seed
+            found.append(results.p_of_both(of_seeds + shared + noise * rng.normal()) < 0.05)
+        return np.mean(found)
+
+    assert share(40, 0.0, 1.0, 0.0) == pytest.approx(0.05, abs=0.04)  # sentences alone
+    assert share(40, 1.0, 0.0, 0.0) == pytest.approx(0.05, abs=0.04)  # seeds alone
+    assert share(40, 1.0, 0.2, 0.0) == pytest.approx(0.05, abs=0.04)
+    assert share(40, 1.0, 0.2, 2.0) > 0.95
+    assert results.p_of_both(np.ones((2, 1000))) == 1.0
+
+
+def test_the_sign_test_is_exact():
+    assert results.p_of_signs([1.0, 2.0, 0.1, 3.0, 2.0]) == pytest.approx(2 / 32)
+    assert results.p_of_signs([-1.0, -2.0, -0.1]) == pytest.approx(2 / 8)
+    assert results.p_of_signs([1.0, 2.0, 0.1, 3.0, -2.0]) == pytest.approx(2 * 6 / 32)
+    assert results.p_of_signs([1.0, -1.0, 0.0]) == 1.0 and results.p_of_signs([]) == 1.0
 
 
 def test_the_figure_compares_the_right_instructions_and_answers():

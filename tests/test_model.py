@@ -21,7 +21,7 @@ from model import (
 from plumbing.base.errors import InputError
 from plumbing.checkpoint.config import Config
 from plumbing.checkpoint.peft import LoraSettings
-from plumbing.compute import attention
+from plumbing.compute import attention, products
 from plumbing.compute.cache import Paths
 from plumbing.compute.layout import CachedLayout, Layout, Ragged
 from plumbing.compute.products import FEW, linear
@@ -144,7 +144,9 @@ def test_flash_attention_is_the_padded_one_on_cuda(dtype, window, share):
 @pytest.mark.parametrize("rows", [1, 2, 8, 9, 15, 16, FEW, FEW + 1])
 @pytest.mark.parametrize("shape", [(7, 5), (512, 300)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_form_of_the_matrix_product_is_the_same(rows, shape, dtype):
+@pytest.mark.parametrize("faster", [True, False])
+def test_every_form_of_the_matrix_product_is_the_same(rows, shape, dtype, faster, monkeypatch):
+    monkeypatch.setattr(products, "transposed_is_faster", lambda: faster)
     torch.manual_seed(0)
     x, weight = torch.randn(rows, shape[1], dtype=dtype), torch.randn(shape, dtype=dtype)
     bias = torch.randn(shape[0], dtype=dtype)

@@ -114,7 +114,10 @@ def description(settings: dict, adapter: dict | None) -> list[str]:
     prompt = stated(settings, "prompt", list)
     if prompt and all(isinstance(line, str) for line in prompt):
         prompt = "\n".join(prompt)
-        parts.append(f"It is asked, with the languages' names in English:\n\n```\n{prompt}\n```")
+        how = "It is asked"
+        if settings.get("template") == "chat":
+            how = "It is asked through the model's chat template, by this message of the user"
+        parts.append(f"{how}, with the languages' names in English:\n\n```\n{prompt}\n```")
     return parts
 
 

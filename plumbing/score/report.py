@@ -10,6 +10,7 @@ from plumbing.score.identify import CONFIDENCE, WINDOW, Identifier
 
 RESAMPLED = ("bleu", "chrf", "otr")
 MEANS = (*RESAMPLED, "floor", "length_ratio", "mixed", "mixed_floor")
+MEANS += ("loops", "loops_floor")
 SIGNATURES = ("signature", "chrf_signature")
 COLUMNS = {"BLEU": ("bleu", 1), "len": ("length_ratio", 2), "OTR": ("otr", 1)}  # key, decimals
 KINDS = ("english", "source", "other", "empty")  # of off-target outputs
@@ -36,8 +37,7 @@ class Report:
         self, name: str, settings: object, decoding: str, scores: dict[str, dict], cost: dict
     ) -> dict:
         """Add a system with how it decodes, its scores by direction, and what it cost, {"tokens",
-        "seconds"}; returns its report, for scores.json. The first one is what the others are
-        compared with."""
+        "seconds"}; returns its report, for scores.json. Each is compared with the one before."""
         for direction, found in scores.items():
             if found["sources_cut"]:
                 print(f"{name}, {direction}: {found['sources_cut']:,} over-long sources cut")
@@ -49,9 +49,9 @@ class Report:
             for title, directions in self.parts.items()
             if directions
         }
-        first = next(iter(self.reports.values()), None)
+        *_, last = None, *self.reports.values()
         report = {
-            part: {name: with_doubt(row, first and first[part][name]) for name, row in rows.items()}
+            part: {name: with_doubt(row, last and last[part][name]) for name, row in rows.items()}
             for part, rows in (("directions", scores), ("average", averages))
         }
         versions = {name: version(name) for name in ("sacrebleu", "torch")}
@@ -72,16 +72,18 @@ class Report:
             return ""
         scores = [*self.reports.values()][-1]["directions"].values()
         signatures = sorted({row[name] for row in scores for name in SIGNATURES})
-        first, *_ = self.reports
         about = f"{' '.join(self.settings['data'])}. SacreBLEU {' and '.join(signatures)}. "
         about += "len: tokens of the outputs over those of the references. "
         if self.identifiers:
             about += f"OTR in %, by {'; '.join(x.describe() for x in self.identifiers)}. "
             about += f"mixed: % right as a whole, with {WINDOW} words confidently ({CONFIDENCE}) "
             about += "of another of the languages, in brackets that of the references. "
+        about += "loops: % that say something three times in a row. "
         about += f"±: 95 % of {RESAMPLES:,} bootstraps over sentences."
         if len(self.reports) > 1:
-            about += f" *: differs from {first}, p < {SIGNIFICANT} by paired bootstrap."
+            about += (
+                f" *: differs from the system before it, p < {SIGNIFICANT} by paired bootstrap."
+            )
         return "\n\n".join([self.table(), self.averages(), self.costs(), about])
 
     def table(self) -> str:
@@ -107,7 +109,7 @@ class Report:
         """The averages with their intervals, chrF++, mixed outputs, and each identifier's OTR."""
         first = next(iter(self.reports.values()))["average"]
         others = next(iter(first.values())).get("identifiers", {})
-        header = ["average", "BLEU", "chrF++", "OTR", "len", "mixed"]
+        header = ["average", "BLEU", "chrF++", "OTR", "len", "mixed", "loops"]
         header += [f"OTR {name}" for name in others] + ["agree"] * bool(others)
         rows = [header, ["---"] + ["---:"] * (len(header) - 1)]
         for title in filter(self.parts.get, self.parts):
@@ -118,6 +120,7 @@ class Report:
                 row.append(figure(s["length_ratio"], 2))
                 floor = "" if s["mixed"] is None else f" ({figure(s['mixed_floor'])})"
                 row.append(figure(s["mixed"]) + floor)
+                row.append(f"{s['loops']:.1f} ({s['loops_floor']:.1f})")
                 for found in s.get("identifiers", {}).values():
                     row.append(f"{found['otr']:.1f} ({found['floor']:.1f})")
                 rows.append(row + ([f"{s['agreement']:.1f}"] if others else []))
@@ -171,16 +174,16 @@ def with_interval(scores: dict, name: str) -> str:
     return f"{scores[name]:.1f} ± {half:.1f}{mark(scores, name)}"
 
 
-def with_doubt(scores: dict, first: dict | None) -> dict:
+def with_doubt(scores: dict, other: dict | None) -> dict:
     """Scores with half of the 95 % interval of each, and with the p value of its difference from
-    the first system's, if there is one."""
+    another system's, if there is one."""
     resampled = scores["resampled"]
     intervals = {name: half_width(resampled[name]) for name in resampled}
-    if first is None:
+    if other is None:
         return scores | {"intervals": intervals}
-    more = {name: scores[name] - first[name] for name in resampled}
+    more = {name: scores[name] - other[name] for name in resampled}
     p_values = {
-        name: p_value(first["resampled"][name], resampled[name], more[name]) for name in resampled
+        name: p_value(other["resampled"][name], resampled[name], more[name]) for name in resampled
     }
     # Of two figures that are equal SacreBLEU's p is the smallest there is.
     differs = {name: more[name] != 0 and p_values[name] < SIGNIFICANT for name in resampled}
@@ -195,7 +198,7 @@ def without(value: object, *keys: str) -> object:
 
 
 def mark(scores: dict, name: str) -> str:
-    """ "*" where a score differs from the first system's by more than chance."""
+    """ "*" where a score differs from that of the system before by more than chance."""
     return "*" * bool(scores.get("differs", {}).get(name))
 
 
