@@ -18,6 +18,8 @@ from experiments.grid import (
     DEV,
     GROUPS,
     PENALTIES,
+    PROSE,
+    RUNS,
     STEPS,
     SYSTEMS,
     SYSTEMS_SEEDS,
@@ -33,7 +35,7 @@ from plumbing.corpus.corpus import Corpus, read_corpus
 from plumbing.score.bleu import compare_texts
 from plumbing.score.bootstrap import SIGNIFICANT, resampled_share
 from plumbing.score.identify import CANDIDATES, make_identifiers
-from plumbing.score.report import align
+from plumbing.score.report import KINDS, align
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 RESULTS = os.path.join(HERE, "RESULTS.md")
@@ -45,7 +47,7 @@ TUNED = {"en", "it", "nl", "ro"}  # every tuning set here has these, each with E
 class Column(NamedTuple):
     """A figure of a run: the mean of a score over some directions of a test set."""
 
-    key: str  # of scores.json
+    key: str  # of scores.json, or one of KINDS
     directions: Callable[[str, str], bool]
     data: str = DEV
 
@@ -73,6 +75,12 @@ COLUMNS = {
     "zero-shot OTR": Column("otr", zero_shot),
     "len": Column("length_ratio", zero_shot),
     "mixed": Column("mixed", zero_shot),
+    "test: supervised BLEU": Column("bleu", supervised, TEST),
+    "test: zero-shot BLEU": Column("bleu", zero_shot, TEST),
+    "test: zero-shot OTR": Column("otr", zero_shot, TEST),
+    "test: source": Column("source", zero_shot, TEST),
+    "test: English": Column("english", zero_shot, TEST),
+    "test: loops": Column("loops", zero_shot, TEST),
     "web: supervised BLEU": Column("bleu", supervised, WEB),
     "web: zero-shot BLEU": Column("bleu", zero_shot, WEB),
     "web: zero-shot OTR": Column("otr", zero_shot, WEB),
@@ -103,6 +111,9 @@ def scores_path(folder: str, data: str, system: str = "") -> str:
 
 def read_scores(folder: str, name: str, data: str = DEV) -> dict[int, str]:
     """{seed: the path of scores.json} of a run's evaluations that are there."""
+    if name in RUNS and not RUNS[name].flags:  # it has no seed: every one's figure is the same
+        path = scores_path(RUNS[name].start, data)
+        return dict.fromkeys(range(1, 101), path) if os.path.exists(path) else {}
     found, prefix = {}, f"{name}-seed-"
     for entry in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
         path = scores_path(os.path.join(folder, entry), data)
@@ -117,12 +128,21 @@ def mean_of(path: str, column: Column) -> float:
     with reports(path):
         scores = read_json(path, "evaluate.py's report")["directions"]
         values = [
-            of[column.key] for name, of in scores.items() if column.directions(*name.split("-"))
+            figure_of(of, column.key)
+            for name, of in scores.items()
+            if column.directions(*name.split("-"))
         ]
         found = statistics.fmean(values)
         if not math.isfinite(found):
             raise ValueError
     return found
+
+
+def figure_of(scores: dict, key: str) -> float:
+    """A figure of a direction's scores; of a kind of off-target outputs, their share in %."""
+    if key in KINDS:
+        return 100 * scores["off_target"].get(key, 0) / scores["sentences"]
+    return scores[key]
 
 
 @contextmanager
@@ -137,8 +157,11 @@ def reports(path: str) -> Iterator[None]:
 
 def figures_of(folder: str, name: str, column: str, seeds: int = 100) -> dict[int, float]:
     """{seed: figure} of a column of the tables, of at most so many seeds."""
-    data = ABILITIES_DEV if column in abilities.KINDS else COLUMNS[column].data
+    data = ABILITIES_DEV if column in abilities.KINDS else PROSE
+    data = COLUMNS[column].data if column in COLUMNS else data
     found = {seed: path for seed, path in read_scores(folder, name, data).items() if seed <= seeds}
+    if column == PROSE:
+        return {seed: read_json(path)["nats a token"] for seed, path in found.items()}
     if column in abilities.KINDS:
         figures = {}
         for seed, path in found.items():
@@ -151,9 +174,9 @@ def figures_of(folder: str, name: str, column: str, seeds: int = 100) -> dict[in
 def describe(values: list[float], column: str = "") -> str:
     """The mean over seeds, with the least and the most of two or three; from four on with its 95 %
     interval by Student's t, but for OTR, a ratio near 0 or 100."""
-    digits = 2 if column == "len" else 1
+    digits = 2 if column in ("len", PROSE) else 1
     mean = f"{statistics.fmean(values):.{digits}f}"
-    if len(values) < 2:
+    if min(values) == max(values):
         return mean
     if column.endswith("OTR") or len(values) < 4:
         return f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
@@ -226,9 +249,10 @@ def write_results(folder: str, only: list[str]) -> None:
         "scores.json of each run, on the dev split (200 rows a direction, greedy) where nothing "
         "else is said; ± is the 95 % interval over seeds by Student's t, where there are four or "
         "more; in brackets, and as bands in the figures, the least and the most. All rows of a "
-        "table have the same seeds, from 1 on, of which each decides stage 1's pairs, LoRA's start, "
-        "order and twins. *len*: tokens of the outputs over the references'; *mixed*: % of the outputs that are right as "
-        "a whole, with five words of another language. What each run is: [grid.py](grid.py); what "
+        "table have the same seeds, from 1 on, of which each decides stage 1's pairs, LoRA's "
+        "start, order and twins. *len*: tokens of the outputs over the references'; *mixed*: % of "
+        "the outputs that are right as a whole, with five words of another language; *loops*: % "
+        "that say something three times in a row. What each run is: [grid.py](grid.py); what "
         "it costs, and what of the paper was seen: [README.md](README.md)."
     )
     systems = (

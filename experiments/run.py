@@ -31,14 +31,20 @@ from experiments.grid import (  # noqa: E402
     ABILITIES,
     ABILITIES_DEV,
     ABOUT_CLAIMS,
+    ABOUT_REAL_CLAIMS,
     BASES,
     CLAIMS,
+    DEV,
     FOLDER,
     GROUPS,
+    PROSE,
+    REAL_CLAIMS,
     RUNS,
     SYSTEMS,
     SYSTEMS_SEEDS,
     TEST,
+    Claim,
+    Run,
 )
 from experiments.results import (  # noqa: E402
     read_sections,
@@ -56,7 +62,8 @@ from plumbing.base.lock import locked  # noqa: E402
 BEGUN = os.path.join(FOLDER, "begun.json")
 EXPECTED = "an object of this program's; delete it, and the runs of which it is"
 SHOTS = "demo/data/shots.tsv"  # rows of dev
-KNOWN = [*GROUPS, "rows", "claims"]  # rows: of the paper's tables
+KNOWN = [*GROUPS, "rows", "claims", "real-claims"]  # rows: of the paper's tables
+USUAL = [name for name in KNOWN if "real" not in name and name != "claims"]
 ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 # glibc gives large blocks back to the system after each use, and training asks for them again.
 KEEPING = {
@@ -68,7 +75,7 @@ KEEPING = {
 
 @dataclass
 class Settings(DeviceSettings):
-    only: str = option(" ".join(KNOWN[:-1]), f"of {' '.join(KNOWN)}, in one text", "run")
+    only: str = option(" ".join(USUAL), f"of {' '.join(KNOWN)}, in one text", "run")
     seeds: int = option(100, "at most so many of each group", "run", least=1)
     jobs: int = option(2, "runs at a time, which share the cores", "run", least=1, most=100)
 
@@ -102,11 +109,19 @@ class Plan:
 
     def add_group(self, name: str, seed: int) -> None:
         for run in GROUPS[name].runs if seed <= GROUPS[name].seeds else ():
-            self.add_run(run, seed, RUNS[run].tests)
+            self.add_run(run, seed, GROUPS[name].tests or RUNS[run].tests)
 
     def add_run(self, name: str, seed: int, tests: tuple[str, ...] = ()) -> str:
         """The steps that make a run and evaluate it; the name of the first."""
-        run, out = RUNS[name], folder_of(name, seed)
+        run = RUNS[name]
+        out = folder_of(name, seed) if run.flags else run.start
+        if run.flags:
+            self.add_training(run, out, seed)
+        for data in tests:
+            self.add_test(run, out, data)
+        return out
+
+    def add_training(self, run: Run, out: str, seed: int) -> None:
         needs = [self.add_run(run.start, seed)] if run.start else []
         needs += [self.add_base(base) for base in BASES if f"--model {base}" in run.flags]
         own = "--penalty" in run.flags or "keep-source" in run.flags
@@ -114,16 +129,20 @@ class Plan:
         command = [script, *run.flags.split(), "--seed", str(seed), "--out", out]
         command += ["--init", folder_of(run.start, seed)] if run.start else []
         command += ["--dtype", self.dtype, "--resume"]
-        log = out + ".log"
-        self.steps.setdefault(out, Step(command, [os.path.join(out, "settings.json")], needs, log))
-        for data in tests:
-            path = scores_path(out, data)
-            script = "experiments/abilities.py" if data.endswith("json") else "evaluate.py"
-            command = [script, "--ckpt", out, "--data", data, "--dtype", self.dtype]
-            command += ["--rows", str(run.rows)] if run.rows else []
-            step = Step(command, [path], [out], log, again=True)
-            self.steps.setdefault(os.path.dirname(path), step)
-        return out
+        files = [os.path.join(out, "settings.json")]
+        self.steps.setdefault(out, Step(command, files, needs, out + ".log"))
+
+    def add_test(self, run: Run, out: str, data: str) -> None:
+        path, needs = scores_path(out, data), [out] if run.flags else []
+        command = ["evaluate.py", "--ckpt", out, "--data", data, "--dtype", self.dtype]
+        if data.endswith("json"):
+            command[0] = "experiments/abilities.py"
+        elif data == PROSE:
+            command = ["experiments/forgetting.py", "--ckpt", out, "--dtype", self.dtype]
+        elif data == DEV and run.rows:
+            command += ["--rows", str(run.rows)]
+        log = f"{out}.log" if run.flags else os.path.join(FOLDER, "real-base.log")
+        self.steps.setdefault(os.path.dirname(path), Step(command, [path], needs, log, again=True))
 
     def add_base(self, base: str) -> str:
         command = ["demo/make_base.py", *BASES[base].split(), "--out", base]
@@ -148,9 +167,9 @@ class Plan:
         name = os.path.join(FOLDER, f"systems-{seed}")
         self.steps[name] = Step(command, files, list(dict.fromkeys(needs)), name + ".log", True)
 
-    def add_claims(self, seed: int) -> None:
-        """The runs that CLAIMS are about, on the test split."""
-        for name in sorted({name for x in CLAIMS for name in (x.better, x.than)}):
+    def add_claims(self, claims: list[Claim], seed: int) -> None:
+        """The runs that some claims are about, on the test split."""
+        for name in sorted({name for x in claims for name in (x.better, x.than)}):
             self.add_run(name, seed, (TEST,))
 
     def commands(self, name: str) -> list[list[str]]:
@@ -173,7 +192,9 @@ def plan_of(s: Settings) -> Plan:
         if "rows" in only and seed <= SYSTEMS_SEEDS:
             plan.add_systems(seed)
         if "claims" in only and seed <= GROUPS["main"].seeds:
-            plan.add_claims(seed)
+            plan.add_claims(CLAIMS, seed)
+        if "real-claims" in only and seed <= GROUPS["real"].seeds:
+            plan.add_claims(REAL_CLAIMS, seed)
     return plan
 
 
@@ -307,6 +328,8 @@ def main(s: Settings) -> None:
         write_results(FOLDER, only)
         if "claims" in only:
             write_claims(FOLDER, "Claims", CLAIMS, ABOUT_CLAIMS)
+        if "real-claims" in only:
+            write_claims(FOLDER, "A real model: claims", REAL_CLAIMS, ABOUT_REAL_CLAIMS)
 
 
 if __name__ == "__main__":
