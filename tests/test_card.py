@@ -43,6 +43,14 @@ def test_the_hub_reads_every_field_as_it_was_meant(run, adapter):
     assert "/home/" not in card.text and str(run) not in card.text
 
 
+def test_the_card_of_a_chat_model_has_the_message_of_the_user(run):
+    before = make_card(str(run), "run")
+    write_json(run / "settings.json", SETTINGS | {"template": "chat"})
+    text = make_card(str(run), "run")
+    assert "chat template" in text and "chat template" not in before
+    assert "Translate.\n{input}" in text
+
+
 def test_an_adapter_on_a_whole_model_of_ours_has_that_model_as_its_base(tmp_path):
     save_model(tiny(), tmp_path / "merged", BASE)
     write_json(tmp_path / "merged" / "settings.json", {"base": {"folder": "x", "name": "org/old"}})

@@ -15,7 +15,7 @@ from sacrebleu.significance import PairedTest
 
 import evaluate
 from data import Sample
-from evaluate import off_target, score
+from evaluate import is_looping, off_target, score
 from plumbing.base.errors import InputError
 from plumbing.base.files import read_lines
 from plumbing.base.flags import parse
@@ -374,6 +374,37 @@ def test_outputs_made_elsewhere_have_the_table_of_checkpoints(tmp_path, capsys):
     (tmp_path / "out.txt").write_text(f"{TEXT['it']}\n\n", encoding="utf-8")
     args = ["--hypotheses", tmp_path / "out.txt", "--data", tmp_path / "t.tsv"]
     assert "| nl→it" in table_of(capsys, *args, "--directions", "nl-it")
+
+
+def test_a_star_compares_with_the_system_before(tmp_path, capsys):
+    rows = "".join(f"{TEXT['it']} {n}\t{TEXT['nl']} {n}\n" for n in range(20))
+    (tmp_path / "t.tsv").write_text(f"it\tnl\n{rows}", encoding="utf-8")
+    for name, language in {"base": "it", "control": "nl", "same": "nl"}.items():
+        text = "".join(f"{TEXT[language]} {n}\n" for n in range(20))
+        (tmp_path / f"{name}.it-nl.txt").write_text(text, encoding="utf-8")
+    files = [tmp_path / f"{name}.it-nl.txt" for name in ("base", "control", "same")]
+    said = table_of(capsys, "--hypotheses", *files, "--data", tmp_path / "t.tsv")
+    row = next(line for line in said.split("\n") if line.startswith("| it→nl"))
+    cells = [cell.strip() for cell in row.split("|")][3:]
+    assert cells[3].endswith("*") and cells[5] == "0.0*"  # the control's
+    assert cells[6] == "100.0" and cells[8] == "0.0"
+
+
+@pytest.mark.parametrize(
+    "text, loops",
+    [
+        ("Ași-și-și-și", True),
+        ("Scegli il file il file il file il file", True),
+        (f"{TEXT['nl']} " * 3, True),
+        ("Deschide fișierul, apoi închide fișierul", False),
+        ("1 000 000 000", False),
+        ("----------", False),
+        (TEXT["it"], False),
+        ("", False),
+    ],
+)
+def test_outputs_that_repeat_themselves_are_known(text, loops):
+    assert is_looping(text) == loops
 
 
 def test_both_directions_of_a_system_are_one_system(tmp_path, capsys):

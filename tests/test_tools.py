@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import shutil
 
 import pytest
@@ -124,7 +125,22 @@ def test_the_plan_counts_what_a_step_holds_and_computes(place, capsys):
     plan.main(full)
     parameters = sum(p.nbytes for p in load_model(place / "model").parameters())
     moments = 2 * parameters / 2 / 2**30  # of two GPUs
+    assert "time" in said and "kernels a step" in said  # of a tiny model, launches decide
     assert f"moments {moments:.3g}," in capsys.readouterr().out
+
+
+def test_the_plan_is_of_the_largest_batch_and_has_a_time_on_this_cpu(place, capsys):
+    rows = "".join(f"{'open ' * n}\t{'apri ' * n}\n" for n in range(1, 21))
+    (place / "lengths.tsv").write_text(f"en\tit\n{rows}")
+    args = ["--data", place / "lengths.tsv", "--model", place / "model"]
+    found = {}
+    for steps in (1, 9):
+        more = ["--steps", steps, "--batch-size", 1, "--device", "cpu"]
+        plan.main(parse(plan.Settings, "", [*map(str, [*args, *more])]))
+        said = capsys.readouterr().out
+        found[steps] = float(re.search(r"activations ([0-9.]+)", said)[1])
+        assert re.search(r"time +[0-9.e-]+ min at .* of a product on this CPU", said)
+    assert found[9] > found[1]
 
 
 def test_a_larger_batch_and_no_recomputation_hold_more(place, tokenizer):

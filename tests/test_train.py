@@ -24,6 +24,7 @@ from plumbing.checkpoint.config import Config
 from plumbing.checkpoint.peft import LoraSettings
 from plumbing.compute.decoder import Decoder
 from plumbing.compute.optimizer import Optimizer, learning_rate
+from plumbing.run.settings import take_usual
 from train import CLIP, Settings, loss_sums, main, train_step
 
 FAST = ["--pairs", 20, "--steps", 3, "--batch-size", 8, "--device", "cpu"]
@@ -130,6 +131,47 @@ def test_the_gradient_is_the_same_for_every_split(tuning_set, reduction, twins):
     assert found[0].abs().max() > 0.01
     for other in found[1:]:
         assert (other - found[0]).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "args, parameters, found",
+    [
+        ([], 5e6, (2e-3, 128)),
+        (["--stage", 2], 5e6, (2e-3, 32)),
+        ([], 135e6, (1e-3, 16)),
+        (["--stage", 2], 135e6, (1e-3, 16)),
+        (["--lr", 0.1], 135e6, (0.1, 16)),
+        (["--batch-size", 3], 135e6, (1e-3, 3)),
+        (["--lr", 0.1, "--batch-size", 3], 7e9, (0.1, 3)),
+        (["--full"], 5e6, (2e-3, 128)),
+        (["--preset", "paper"], 7e9, (2e-5, 128)),
+    ],
+)
+def test_the_rate_and_the_batch_are_those_of_the_bases_size(args, parameters, found):
+    s = parse(Settings, "", [*map(str, args), "--device", "cpu"])
+    take_usual(s, int(parameters))
+    assert (s.lr, s.batch_size) == found
+
+
+@pytest.mark.parametrize(
+    "args, parameters, words",
+    [
+        ([], 7e9, ["--lr and --batch-size", "7,000 million", "--lr 2e-4 --batch-size 32"]),
+        (["--lr", 1e-4], 7e9, ["--batch-size: nothing"]),
+        (["--full"], 135e6, ["full tuning", "--preset paper"]),
+        (["--stage", 2, "--init", "run"], 7e9, ["--lr 0.0003 --batch-size 24, with which run"]),
+    ],
+)
+def test_where_nothing_was_measured_the_rate_and_the_batch_must_be_told(
+    args, parameters, words, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "settings.json").write_text('{"lr": 0.0003, "batch_size": 24}')
+    s = parse(Settings, "", [*map(str, args), "--device", "cpu"])
+    with pytest.raises(InputError) as error:
+        take_usual(s, int(parameters))
+    assert all(word in str(error.value) for word in words)
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_names_its_samples(tuning_set):
