@@ -4,6 +4,7 @@ instructions.
     python demo/make_base.py --out DIR              # about 50 minutes on two cores
     python demo/make_base.py --out DIR --size tiny  # another of SIZES
     python demo/make_base.py --out DIR --more       # demo/base, gone on with: two languages more
+    python demo/make_base.py --out DIR --apart      # of half the rows; DIR/tuning.tsv has the rest
 
 Every document holds messages of demo/data/train.tsv, most lines labelled with their language
 ("Italian: ..."). PHASES is the mixture (README.md says why it matters): one-language documents,
@@ -69,6 +70,7 @@ VOCABULARY = 4000
 # Width, layers, key/value heads: 1.3, 2.8, 5.5 and 10.0 million parameters. Every size meets the
 # same documents in the same order.
 SIZES = {"tiny": (128, 4, 1), "small": (192, 5, 1), "base": (256, 6, 2), "large": (320, 8, 1)}
+TUNING = "tuning.tsv"  # --apart: the rows that the base never read
 FILES = ["config.json", "model.safetensors", "tokenizer.model", "tokenizer_config.json"]
 STEP_TOKENS, MICRO_TOKENS, POOL_STEPS = 8192, 2048, 16
 LEARNING_RATE, WARMUP = 3e-3, 100
@@ -85,6 +87,13 @@ def read_more(rows):
     """The rows with the languages of MORE, where there are translations."""
     more = {row["en"]: row for row in read("more/train")}
     return [row | more[row["en"]] for row in rows if row["en"] in more]
+
+
+def apart(rows):
+    """(every second row; those of the others that share no text with them in any language)."""
+    first = rows[::2]
+    seen = {text for row in first for text in row.values()}
+    return first, [row for row in rows[1::2] if seen.isdisjoint(row.values())]
 
 
 def config_of(size):
@@ -209,6 +218,7 @@ def main(s):
     rows, dev = read("train"), read("dev")
     if s.more:
         rows, dev = read_more(rows), read("more/dev")
+    rows, unread = apart(rows) if s.apart else (rows, [])
     phases = {3: PHASE_MORE} if s.more else dict(enumerate(PHASES, start=1))
     started, first_phase = os.path.join(HERE, "base") if s.more else None, f"{s.out}.phase-1"
     if os.path.exists(first_phase):  # a run that was stopped goes on
@@ -237,22 +247,27 @@ def main(s):
     for number, phase in phases.items():
         train_phase(model, tokenizer, rows, dev, number, phase, f"{s.out}_log.jsonl")
         folder = first_phase if number == 1 else s.out
-        save(model, pieces, folder)
+        save(model, pieces, folder, unread)
         # as a run that goes on from here would find it
         model.load_state_dict(load_model(folder, torch.float32).state_dict())
     with suppress(OSError):  # none, or with other files
-        for name in FILES:
+        for name in FILES + [TUNING] * s.apart:
             os.remove(os.path.join(first_phase, name))
         os.rmdir(first_phase)
 
 
-def save(model, pieces, folder):
-    """Make the folder of a base, whole or not at all. pieces: of its tokenizer.model."""
+def save(model, pieces, folder, unread):
+    """Make the folder of a base, whole or not at all. pieces: of its tokenizer.model. unread: rows
+    for tuning.tsv."""
     partial = f"{folder}.partial"
     os.makedirs(partial, exist_ok=True)
     save_model(copy.deepcopy(model).bfloat16(), partial)
     with open(os.path.join(partial, "tokenizer.model"), "wb") as f:
         f.write(pieces)
+    if unread:
+        lines = ["\t".join(texts) for texts in (unread[0], *(row.values() for row in unread))]
+        with open(os.path.join(partial, TUNING), "w", encoding="utf-8") as f:
+            f.write("\n".join(lines) + "\n")
     with open(os.path.join(partial, "tokenizer_config.json"), "w") as f:  # for transformers
         json.dump(
             {
@@ -337,12 +352,13 @@ def arguments(args=None):
     parser.add_argument("--out", required=True, help="folder to make")
     parser.add_argument("--size", default="base", choices=SIZES, help="of the model")
     parser.add_argument("--more", action="store_true", help="go on with demo/base, six languages")
+    parser.add_argument("--apart", action="store_true", help="read every second row alone")
     s = parser.parse_args(args)
     s.out = os.path.normpath(s.out)
     if os.path.lexists(s.out):
         parser.error(f"--out {s.out} is there; expected another folder, or delete it")
-    if s.size != "base" and s.more:
-        parser.error(f"--size {s.size}: expected no --more, which goes on with demo/base")
+    if s.more and (s.apart or s.size != "base"):
+        parser.error("--more goes on with demo/base; expected no --size and no --apart beside it")
     for folder in (f"{s.out}.partial", f"{s.out}.phase-1.partial"):
         if os.path.lexists(folder) and not os.path.isdir(folder):
             parser.error(f"{folder} is no folder; move it, or choose another --out")

@@ -14,10 +14,13 @@ SIZES = ["tiny", "small", "large"]  # besides demo/base
 BASES = {f"{FOLDER}/base-{size}": f"--size {size}" for size in SIZES}
 BASE_MORE = f"{FOLDER}/base-more"
 BASES[BASE_MORE] = "--more"
+BASE_APART = f"{FOLDER}/base-apart"
+BASES[BASE_APART] = "--apart"
 REAL = "runs/smollm2"  # SmolLM2-135M-Instruct; `make smollm2` makes it
 ABILITIES = f"{FOLDER}/abilities-train.json"  # experiments/abilities.py
 ABILITIES_DEV = f"{FOLDER}/abilities-dev.json"
 PROSE = "prose"  # experiments/forgetting.py
+SHORTCUT = "dev.no-source"  # experiments/shortcut.py
 
 
 class Run(NamedTuple):
@@ -104,6 +107,22 @@ RUNS["more-stage1"] = Run(f"--stage 1 --model {BASE_MORE}", "", on_more)
 RUNS["more-control"] = Run(f"{STAGE_2} --alpha 0", "more-stage1", on_more)
 RUNS["more-target"] = Run(f"{STAGE_2} --alpha 0.05", "more-stage1", on_more)
 
+# Tuned as ever, on rows that the base never read.
+unread = f"--data {BASE_APART}/tuning.tsv"
+for name, template in (("apart-stage1", ""), ("apart-post-ins", " --template post-instruction")):
+    RUNS[name] = Run(f"--stage 1 --model {BASE_APART} {unread}{template}", "")
+    for kind, alpha in (("control", 0), ("target", 0.05)):
+        after = f"{name.removesuffix('-stage1')}-{kind}"
+        RUNS[after] = Run(f"{STAGE_2} --alpha {alpha} {unread}", name)
+
+# The paper's ratios together: full tuning, three epochs, then a tenth of the rate, batches of 8,
+# any other instruction, the same pairs, means over sentences.
+paper = "--full --loss-reduction sentence"
+RUNS["paper-stage1"] = Run(f"--stage 1 --epochs 3 --lr 1e-3 {paper}", "")
+paper = f"--stage 2 --steps 100 --pairs 1200 --batch-size 8 --lr 1e-4 {paper}"
+RUNS["paper-control"] = Run(f"{paper} --alpha 0", "paper-stage1")
+RUNS["paper"] = Run(f"{paper} --alpha 0.05 --conflict any", "paper-stage1")
+
 # Other instructions in stage 1, and what is left of them after stage 2.
 abilities = (DEV, ABILITIES_DEV)
 RUNS["able-stage1"] = Run(
@@ -188,6 +207,32 @@ GROUPS = {
         + ["stage1-rank-8", "rank-8"]
         + [f"{run}-{rate:g}" for rate in FULL_RATES for run in ("stage1-full", "full")],
         seeds=1,
+    ),
+    "apart": Group(
+        "A base that never read the tuning rows",
+        "Made as demo/base was, of every second row of its corpus (demo/make_base.py --apart); "
+        "tuning as ever, on those of the other rows that share no text with them. Its diet is the "
+        "demo's, fixed before any stage 2 was run on it. *post-ins-control* and *post-ins-target* "
+        "are 100 steps from *post-ins*, without and with the unlikelihood.",
+        [f"apart-{x}" for x in ("stage1", "control", "target")]
+        + [f"apart-post-ins{x}" for x in ("", "-control", "-target")],
+        seeds=5,
+    ),
+    "paper": Group(
+        "The paper's ratios, all together",
+        "Full tuning at 1e-3 for three epochs, then 100 steps at a tenth of that rate, of 8 "
+        "samples of the same pairs, with any other instruction, means over sentences.",
+        ["paper-stage1", "paper-control", "paper"],
+        seeds=5,
+    ),
+    "shortcut": Group(
+        "A shortcut: the source's name",
+        'The main runs asked without it, as in "Translate the following sentences to Dutch."; '
+        "beside them OTR under the usual instructions.",
+        ["stage1", "control", "target", "any", "keep-source"],
+        seeds=5,
+        columns=("no source: BLEU", "no source: OTR", "zero-shot OTR"),
+        tests=(DEV, SHORTCUT),
     ),
     "size": Group(
         "How large: bases of other sizes",

@@ -20,6 +20,7 @@ from experiments.grid import (
     PENALTIES,
     PROSE,
     RUNS,
+    SHORTCUT,
     STEPS,
     SYSTEMS,
     SYSTEMS_SEEDS,
@@ -75,6 +76,8 @@ COLUMNS = {
     "zero-shot OTR": Column("otr", zero_shot),
     "len": Column("length_ratio", zero_shot),
     "mixed": Column("mixed", zero_shot),
+    "no source: BLEU": Column("bleu", zero_shot, SHORTCUT),
+    "no source: OTR": Column("otr", zero_shot, SHORTCUT),
     "test: supervised BLEU": Column("bleu", supervised, TEST),
     "test: zero-shot BLEU": Column("bleu", zero_shot, TEST),
     "test: zero-shot OTR": Column("otr", zero_shot, TEST),
@@ -104,7 +107,7 @@ def system_folder(folder: str, system: System, seed: int) -> str:
 
 def scores_path(folder: str, data: str, system: str = "") -> str:
     """Where evaluate.py leaves the scores of a checkpoint on a test set."""
-    split = os.path.splitext(os.path.basename(data))[0]
+    split = data if data == SHORTCUT else os.path.splitext(os.path.basename(data))[0]
     name = f"eval-{split}.{system}" if system else f"eval-{split}"
     return os.path.join(folder, name, "scores.json")
 

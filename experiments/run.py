@@ -41,6 +41,7 @@ from experiments.grid import (  # noqa: E402
     REAL,
     REAL_CLAIMS,
     RUNS,
+    SHORTCUT,
     SYSTEMS,
     SYSTEMS_SEEDS,
     TEST,
@@ -138,6 +139,8 @@ class Plan:
         command = ["evaluate.py", "--ckpt", out, "--data", data, "--dtype", self.dtype]
         if data.endswith("json"):
             command[0] = "experiments/abilities.py"
+        elif data == SHORTCUT:
+            command[0], command[4] = "experiments/shortcut.py", DEV
         elif data == PROSE:
             command = ["experiments/forgetting.py", "--ckpt", out, "--dtype", self.dtype]
         elif data == DEV and run.rows:

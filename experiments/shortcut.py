@@ -1,0 +1,45 @@
+"""Evaluate runs under instructions that do not name the source: "Translate ... to Dutch."
+
+    python experiments/shortcut.py --ckpt runs/stage1 runs/control runs/stage2
+
+Every wrong instruction of stage 2 differs from the right one in its target, but `target` twins
+often name another source too. A run may have learned to compare the source's name with the text;
+here there is no such name. The files are those of evaluate.py, in RUN/eval-SPLIT.no-source.
+"""
+
+import os
+import sys
+from dataclasses import dataclass, replace
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+
+import evaluate  # noqa: E402
+from evaluate import System  # noqa: E402
+from plumbing.base.errors import require  # noqa: E402
+from plumbing.base.files import require_folder  # noqa: E402
+from plumbing.base.flags import run_script  # noqa: E402
+from plumbing.corpus.languages import TEMPLATES  # noqa: E402
+
+NAME = "no-source"
+
+
+@dataclass
+class Settings(evaluate.Settings):
+    pass
+
+
+def main(s: Settings) -> None:
+    """One table of the runs. Raises InputError."""
+    require(s.ckpt, "expected --ckpt RUN ...")
+    TEMPLATES[NAME] = [line.replace(" from {source}", "") for line in TEMPLATES["alpaca"]]
+    s.template = NAME
+    for ckpt in s.ckpt:
+        require_folder(ckpt, "a run of train.py")
+    names = [os.path.basename(os.path.normpath(ckpt)) for ckpt in s.ckpt]
+    systems = [System(x, ckpt, replace(s), NAME) for x, ckpt in zip(names, s.ckpt, strict=True)]
+    evaluate.evaluate(s, systems)
+
+
+if __name__ == "__main__":
+    run_script(main, Settings, __doc__)
