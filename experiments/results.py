@@ -254,10 +254,10 @@ def write_results(folder: str, only: list[str]) -> None:
         "more; in brackets, and as bands in the figures, the least and the most of fewer, and of "
         "OTR. (Tables of two or three seeds that were made before this rule have means alone.) "
         "All rows of a table have the same seeds, from 1 on, of which each decides stage 1's "
-        "pairs, LoRA's start, order and twins. *len*: tokens of the outputs over the references'; *mixed*: % of "
-        "the outputs that are right as a whole, with five words of another language; *loops*: % "
-        "that say something three times in a row. What each run is: [grid.py](grid.py); what "
-        "it costs, and what of the paper was seen: [README.md](README.md)."
+        "pairs, LoRA's start, order and twins. *len*: tokens of the outputs over the references'; "
+        "*mixed*: % of the outputs that are right as a whole, with five words of another language; "
+        "*loops*: % that say something three times in a row. What each run is: [grid.py](grid.py); "
+        "what it costs, and what of the paper was seen: [README.md](README.md)."
     )
     systems = (
         "On the test split (200 rows a direction), greedy, at most 64 tokens; beside them what the "
