@@ -56,7 +56,7 @@ class Usual(NamedTuple):
 
 # Measured on the demo's four bases, of 1.3 to 10 million parameters, and on SmolLM2-135M
 # (experiments/README.md).
-USUAL = [Usual(20e6, 2e-3, by_stage(128, 32)), Usual(200e6, 1e-3, by_stage(16, 16))]
+USUAL = [Usual(20e6, 2e-3, by_stage(128, 32)), Usual(200e6, 2e-3, by_stage(16, 16))]
 
 
 def take_usual(s, parameters: int) -> None:
