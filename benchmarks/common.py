@@ -24,8 +24,8 @@ DEMO = str(ROOT / "demo" / "base")
 # (m, k, n) of the matrix products that the peak is looked for among.
 SHAPES = [(1024, 1024, 1024), (2048, 2048, 2048), (4096, 1024, 4096), (8192, 576, 1536)]
 TITLE = (
-    "# Speed and memory, measured\n\nEach script of this folder writes its own section. A figure is "
-    "of the processor that its\nsection names, and no promise for another.\n"
+    "# Speed and memory, measured\n\nEach script of this folder writes its own section. A figure "
+    "is of the processor that its\nsection names, and no promise for another.\n"
 )
 TITLE += "\n![ratios](ratios.svg)\n"
 MALLOC = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
