@@ -139,7 +139,7 @@ def test_the_gradient_is_the_same_for_every_split(tuning_set, reduction, twins):
         ([], 5e6, (2e-3, 128)),
         (["--stage", 2], 5e6, (2e-3, 32)),
         ([], 135e6, (2e-3, 16)),
-        (["--stage", 2], 135e6, (2e-3, 16)),
+        (["--stage", 2], 135e6, (2e-4, 16)),
         (["--lr", 0.1], 135e6, (0.1, 16)),
         (["--batch-size", 3], 135e6, (2e-3, 3)),
         (["--lr", 0.1, "--batch-size", 3], 7e9, (0.1, 3)),

@@ -50,13 +50,16 @@ class Usual(NamedTuple):
     """What served best on bases of up to so many parameters, tuned with LoRA."""
 
     parameters: float
-    lr: float  # of both stages
+    lr: by_stage
     batch_size: by_stage
 
 
 # Measured on the demo's four bases, of 1.3 to 10 million parameters, and on SmolLM2-135M
 # (experiments/README.md).
-USUAL = [Usual(20e6, 2e-3, by_stage(128, 32)), Usual(200e6, 2e-3, by_stage(16, 16))]
+USUAL = [
+    Usual(20e6, by_stage(2e-3, 2e-3), by_stage(128, 32)),
+    Usual(200e6, by_stage(2e-3, 2e-4), by_stage(16, 16)),
+]
 
 
 def take_usual(s, parameters: int) -> None:
@@ -72,7 +75,7 @@ def take_usual(s, parameters: int) -> None:
         sentence = f"{' and '.join(missing)}: nothing was measured for {kind} of a base of "
         sentence += f"{parameters / 1e6:,.0f} million parameters, so it must be given"
         raise InputError(f"{sentence}; a start is {proposal_of(s)}")
-    s.lr = s.lr or known.lr
+    s.lr = s.lr or of_stage(known.lr, s.stage)
     s.batch_size = s.batch_size or of_stage(known.batch_size, s.stage)
 
 
