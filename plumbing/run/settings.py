@@ -83,7 +83,8 @@ def proposal_of(s) -> str:
     """A learning rate and a batch to begin with, where nothing was measured."""
     lr, batch_size = read_setting(s.init, "lr", 0.0), read_setting(s.init, "batch_size", 0)
     if s.stage == 2 and lr and batch_size:
-        return f"--lr {lr:g} --batch-size {batch_size}, with which {s.init} was tuned"
+        rate = f"--lr {lr / 10:g} --batch-size {batch_size}"
+        return f"{rate}, the batch and a tenth of the rate with which {s.init} was tuned"
     if s.full:
         return "--preset paper, whose rates are 2e-5 in stage 1 and 2e-6 in stage 2"
     return "--lr 2e-4 --batch-size 32, which is usual for LoRA on some billions of parameters"
