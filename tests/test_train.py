@@ -159,7 +159,11 @@ def test_the_rate_and_the_batch_are_those_of_the_bases_size(args, parameters, fo
         ([], 7e9, ["--lr and --batch-size", "7,000 million", "--lr 2e-4 --batch-size 32"]),
         (["--lr", 1e-4], 7e9, ["--batch-size: nothing"]),
         (["--full"], 135e6, ["full tuning", "--preset paper"]),
-        (["--stage", 2, "--init", "run"], 7e9, ["--lr 3e-05 --batch-size 24, the batch and a tenth"]),
+        (
+            ["--stage", 2, "--init", "run"],
+            7e9,
+            ["--lr 3e-05 --batch-size 24, the batch and a tenth"],
+        ),
     ],
 )
 def test_where_nothing_was_measured_the_rate_and_the_batch_must_be_told(

@@ -23,6 +23,7 @@ from data import Batch, Prompter, TuningSet
 from loss import language_aware
 from model import LlamaForCausalLM, add_lora
 from plumbing.base.flags import DTYPES, autocast, option, ours, refuse_given, run_script
+from plumbing.checkpoint.config import Config
 from plumbing.checkpoint.folder import ModelFolder
 from plumbing.checkpoint.tokenizer import Tokenizer
 from plumbing.corpus.languages import add_languages
@@ -147,6 +148,37 @@ def cpu_speed(width: int, inner: int, dtype: torch.dtype) -> float:
     return 2 * x.numel() * inner / min(seconds)
 
 
+def first_batches(folder: ModelFolder, s: Settings) -> tuple[list[Batch], int, int]:
+    """(the micro-batches of a run's first steps, the smallest first; how many steps these are; how
+    many the run has). Raises InputError."""
+    tokenizer = Tokenizer([folder.folder, folder.source, ours("demo/base")], folder.config)
+    data = train.read(s)
+    prompter = Prompter(tokenizer, s.template)
+    tuning_set = TuningSet(data["data"], prompter, s.max_length, data["general"])
+    visits, steps = visits_and_steps(s, len(tuning_set.samples))
+    looked_at = min(steps, LOOKED_AT)
+    tuning_set.prepare(looked_at, s.batch_size, visits, s.seed, s.general_share)
+    batches = []
+    for step in range(looked_at):
+        for share in train.batches_of_step(tuning_set, step, visits, s):
+            batches += share
+    return sorted(batches, key=lambda batch: len(batch.ids)), looked_at, steps
+
+
+def time_of(flops: float, launches: float, config: Config, s: Settings) -> tuple[float, str]:
+    """(seconds of a step of so many FLOPs and kernels, what they rest on)."""
+    if not s.gpu:
+        speed = cpu_speed(config.hidden_size, config.intermediate_size, DTYPES[s.dtype])
+        how = f"at {CPU_SHARE:.0%} of the {speed / 1e9:.0f} GFLOP/s of a product on this CPU"
+        return flops / (speed * CPU_SHARE), f"{how}, loading and --dev not counted"
+    of_products = flops / (PEAK[s.gpu] * s.mfu * s.gpus)
+    of_launches = launches * LAUNCH / s.gpus
+    if of_launches > of_products:
+        how = f"of {launches:,.0f} kernels a step at {LAUNCH * 1e6:.0f} µs, as they are small"
+        return of_launches, how
+    return of_products, f"at {s.mfu:.0%} of the {s.gpu}'s peak"
+
+
 def main(s: Settings) -> None:
     """Print the plan. Raises InputError."""
     add_languages(s.languages)
@@ -162,56 +194,30 @@ def main(s: Settings) -> None:
     if folder.lora and not s.full:
         adopt(s, folder.lora)
     refuse_misfit(s, start, folder.lora, folder.config.max_position_embeddings)
-    config = folder.config
     with torch.device("meta"):
-        take_usual(s, count_parameters(LlamaForCausalLM(config)))
+        take_usual(s, count_parameters(LlamaForCausalLM(folder.config)))
     s.template = s.template or read_setting(start, "template", "alpaca")
-    tokenizer = Tokenizer([folder.folder, folder.source, ours("demo/base")], folder.config)
-    data = train.read(s)
-    prompter = Prompter(tokenizer, s.template)
-    tuning_set = TuningSet(data["data"], prompter, s.max_length, data["general"])
-    visits, steps = visits_and_steps(s, len(tuning_set.samples))
-    looked_at = min(steps, LOOKED_AT)
-    tuning_set.prepare(looked_at, s.batch_size, visits, s.seed, s.general_share)
-    batches = [
-        batch
-        for step in range(looked_at)
-        for share in train.batches_of_step(tuning_set, step, visits, s)
-        for batch in share
-    ]
+    batches, looked_at, steps = first_batches(folder, s)
 
-    batches.sort(key=lambda batch: len(batch.ids))
     found = measure(folder, batches[-1], s)
     usual = measure(folder, batches[len(batches) // 2], s)
     parts = {name: found[name] for name in ("weights", "gradients", "moments", "activations")}
-    total = sum(parts.values())
-    tokens = sum(len(batch.ids) for batch in batches) / looked_at
+    total, tokens = sum(parts.values()), sum(len(batch.ids) for batch in batches) / looked_at
     flops = usual["flops"] / usual["tokens"] * tokens
-    launches = usual["launches"] * len(batches) / looked_at
+    seconds, how = time_of(flops, usual["launches"] * len(batches) / looked_at, folder.config, s)
     memory = ", ".join(f"{name} {size / GIB:.3g}" for name, size in parts.items())
     print(f"stage {s.stage}: {start} -> {s.out}, {'full' if s.full else 'LoRA'}, {s.dtype}")
     print(f"memory, GiB  {memory}: {total / GIB:.3g} on each of {s.gpus}")
     print(f"on top       {LEFT_OUT}")
     print(f"work         {steps:,} steps of {tokens:,.0f} tokens, {flops:.3g} FLOPs a step")
-    if not s.gpu:
-        speed = cpu_speed(config.hidden_size, config.intermediate_size, DTYPES[s.dtype])
-        seconds = flops * steps / (speed * CPU_SHARE)
-        how = f"at {CPU_SHARE:.0%} of the {speed / 1e9:.0f} GFLOP/s of a product on this CPU"
-        print(f"time         {seconds / 60:.3g} min {how}, loading and --dev not counted")
+    print(f"time         {seconds * steps / 60:.3g} min {how}")
     if s.gpu:
-        of_products = flops / (PEAK[s.gpu] * s.mfu * s.gpus)
-        of_launches = launches * LAUNCH / s.gpus
-        seconds = steps * max(of_products, of_launches)
-        how = f"at {s.mfu:.0%} of the {s.gpu}'s peak"
-        if of_launches > of_products:
-            how = f"of {launches:,.0f} kernels a step at {LAUNCH * 1e6:.0f} µs, as they are small"
-        print(f"time         {seconds / 60:.3g} min {how}")
         room = MEMORY[s.gpu] * (1 - SPARE)
-        fits = f"yes, a {s.gpu} has {room / GIB:.3g} GiB to spare"
-        if total > room:
-            fits = f"no, a {s.gpu} has {room / GIB:.3g} GiB to spare: try --recompute, a smaller "
-            fits += "--micro-batch-tokens, more --gpus, or LoRA"
-        print(f"fits         {fits}")
+        fits = "yes" if total <= room else "no"
+        advice = ": try --recompute, a smaller --micro-batch-tokens, more --gpus, or LoRA"
+        print(
+            f"fits         {fits}, a {s.gpu} has {room / GIB:.3g} GiB for it{advice * (fits == 'no')}"
+        )
 
 
 if __name__ == "__main__":
