@@ -213,11 +213,10 @@ def main(s: Settings) -> None:
     print(f"time         {seconds * steps / 60:.3g} min {how}")
     if s.gpu:
         room = MEMORY[s.gpu] * (1 - SPARE)
-        fits = "yes" if total <= room else "no"
-        advice = ": try --recompute, a smaller --micro-batch-tokens, more --gpus, or LoRA"
-        print(
-            f"fits         {fits}, a {s.gpu} has {room / GIB:.3g} GiB for it{advice * (fits == 'no')}"
-        )
+        fits = f"{'yes' if total <= room else 'no'}, a {s.gpu} has {room / GIB:.3g} GiB for it"
+        if total > room:
+            fits += ": try --recompute, a smaller --micro-batch-tokens, more --gpus, or LoRA"
+        print(f"fits         {fits}")
 
 
 if __name__ == "__main__":
