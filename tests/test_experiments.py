@@ -341,6 +341,13 @@ def test_a_step_begins_behind_what_it_needs_and_in_the_order_of_the_grid(begun):
     assert sum("make_base" in c[0] for c in begun) == len(grid.BASES)
 
 
+def test_a_model_whose_package_is_missing_is_not_made(tmp_path):
+    pytest.importorskip("transformers")
+    done = script("demo/make_smollm2.py", "--out", tmp_path / "out")
+    assert done.returncode == 2 and "make smollm2" in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
+
+
 def test_rows_that_a_base_never_reads_share_no_text_with_those_that_it_reads():
     texts = [("a", "b"), ("c", "d"), ("e", "f"), ("g", "b"), ("h", "i"), ("e", "j")]
     rows = [dict(zip(("en", "it"), pair, strict=True)) for pair in texts]
