@@ -546,15 +546,15 @@ def test_the_bootstrap_of_seeds_and_sentences_knows_both():
     def share(seeds, spread, noise, mean):
         """Of draws from this world that the test calls sure."""
         found = []
-        for _ in range(300):
+        for _ in range(120):
             of_seeds = mean + spread * rng.normal(size=(seeds, 1))
             shared = noise * rng.normal(size=(1, 1000))  # the same sentences for every seed
             found.append(results.p_of_both(of_seeds + shared + noise * rng.normal()) < 0.05)
         return np.mean(found)
 
-    assert share(40, 0.0, 1.0, 0.0) == pytest.approx(0.05, abs=0.04)  # sentences alone
-    assert share(40, 1.0, 0.0, 0.0) == pytest.approx(0.05, abs=0.04)  # seeds alone
-    assert share(40, 1.0, 0.2, 0.0) == pytest.approx(0.05, abs=0.04)
+    assert share(40, 0.0, 1.0, 0.0) == pytest.approx(0.05, abs=0.06)  # sentences alone
+    assert share(40, 1.0, 0.0, 0.0) == pytest.approx(0.05, abs=0.06)  # seeds alone
+    assert share(40, 1.0, 0.2, 0.0) == pytest.approx(0.05, abs=0.06)
     assert share(40, 1.0, 0.2, 2.0) > 0.95
     assert results.p_of_both(np.ones((2, 1000))) == 1.0
 
