@@ -42,12 +42,14 @@ from plumbing.base.flags import (
     run_script,
 )
 from plumbing.base.processes import RANK, WORLD, shard, sum_over_processes
+from plumbing.checkpoint.config import Config
+from plumbing.checkpoint.folder import ModelFolder
 from plumbing.checkpoint.peft import read_adapter
 from plumbing.checkpoint.tokenizer import Tokenizer
 from plumbing.compute.optimizer import Optimizer, learning_rate
 from plumbing.corpus.languages import TEMPLATES, add_languages
 from plumbing.run.folder import Run
-from plumbing.run.log import describe
+from plumbing.run.log import count_parameters, describe
 from plumbing.run.record import make_record, read_setting
 from plumbing.run.settings import (
     PAPER,
@@ -290,6 +292,12 @@ def seed_dropout(seed: int, step: int) -> None:
     torch.manual_seed(Random(f"{seed} dropout {step} {RANK}").getrandbits(63))
 
 
+def parameters_of(config: Config) -> int:
+    """How many a base has, without LoRA."""
+    with torch.device("meta"):
+        return count_parameters(LlamaForCausalLM(config))
+
+
 def main(s: Settings, find_losses: Callable = loss_sums) -> None:
     """Train in the run's folder, which nobody else writes meanwhile. Raises InputError."""
     how = f"--stage 1 --out {s.init}" if s.stage == 2 else f"--out {s.init}"
@@ -309,8 +317,7 @@ def main(s: Settings, find_losses: Callable = loss_sums) -> None:
     s.template = s.template or read_setting(s.init, "template", "alpaca")
     known = f"prompts.json has no template {s.template}; it has {' '.join(TEMPLATES)}"
     require(s.template in TEMPLATES, known)
-    network, _ = build_model(s.init or s.model, s.model)
-    take_usual(s, sum(p.numel() for name, p in network.named_parameters() if "lora_" not in name))
+    take_usual(s, parameters_of(ModelFolder(s.init or s.model, s.model).config))
     run = Run(s.out, s.save_every, s.best)
     with run.held([s.init, s.model, base], s.resume):
         train(s, run, find_losses)

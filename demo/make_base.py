@@ -367,6 +367,8 @@ def arguments(args=None):
         advice = f"delete {first_phase}, or choose another --out"
         if s.more or not all(os.path.isfile(os.path.join(first_phase, name)) for name in FILES):
             parser.error(f"{first_phase} is not of the first phase of this base; {advice}")
+        if s.apart != os.path.isfile(os.path.join(first_phase, TUNING)):
+            parser.error(f"{first_phase} has read other rows; {advice}")
         if ModelFolder(first_phase).config.hidden_size != config_of(s.size).hidden_size:
             parser.error(f"{first_phase} is of another size than {s.size}; {advice}")
     return s

@@ -396,6 +396,7 @@ def test_a_base_is_made_in_two_phases_and_goes_on_with_the_second(tmp_path, monk
         ("--size huge --out X", "invalid choice"),
         ("--size tiny --out a", "is of another size"),
         ("--more --out a", "is not of the first phase"),
+        ("--apart --out a", "has read other rows"),
         ("--out b", "b.partial is no folder"),
         ("--out c", "c.phase-1 is not of the first phase"),
         ("--out d", "is there"),

@@ -27,7 +27,7 @@ from plumbing.checkpoint.config import Config
 from plumbing.checkpoint.folder import ModelFolder
 from plumbing.checkpoint.tokenizer import Tokenizer
 from plumbing.corpus.languages import add_languages
-from plumbing.run.log import PEAK, count_parameters
+from plumbing.run.log import PEAK
 from plumbing.run.record import read_setting
 from plumbing.run.settings import (
     adopt,
@@ -194,8 +194,7 @@ def main(s: Settings) -> None:
     if folder.lora and not s.full:
         adopt(s, folder.lora)
     refuse_misfit(s, start, folder.lora, folder.config.max_position_embeddings)
-    with torch.device("meta"):
-        take_usual(s, count_parameters(LlamaForCausalLM(folder.config)))
+    take_usual(s, train.parameters_of(folder.config))
     s.template = s.template or read_setting(start, "template", "alpaca")
     batches, looked_at, steps = first_batches(folder, s)
 
