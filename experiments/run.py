@@ -38,7 +38,6 @@ from experiments.grid import (  # noqa: E402
     FOLDER,
     GROUPS,
     PROSE,
-    REAL,
     REAL_CLAIMS,
     RUNS,
     SHORTCUT,
@@ -145,8 +144,8 @@ class Plan:
             command = ["experiments/forgetting.py", "--ckpt", out, "--dtype", self.dtype]
         elif data == DEV and run.rows:
             command += ["--rows", str(run.rows)]
-        elif REAL in (run.start, *run.flags.split()) or "real" in run.start:
-            command += ["--batch-size", "200"]  # wide matrices: a tenth more tokens a second
+        elif run.batch:
+            command += ["--batch-size", str(run.batch)]
         log = f"{out}.log" if run.flags else os.path.join(FOLDER, "real-base.log")
         self.steps.setdefault(os.path.dirname(path), Step(command, [path], needs, log, again=True))
 
