@@ -240,14 +240,14 @@ def read(s: Settings) -> dict[str, list[Sample]]:
 
 
 def batches_of_step(
-    tuning_set: TuningSet, step: int, visits: int, s: Settings
+    tuning_set: TuningSet, step: int, visits: int, s: Settings, world: int = WORLD
 ) -> list[list[Batch]]:
-    """The micro-batches of a step by process: its samples, and unless alpha is 0 their
-    twins."""
+    """The micro-batches of a step for each of `world` processes: its samples, and unless alpha is 0
+    their twins."""
     samples = tuning_set.of_step(step, s.batch_size, visits, s.seed, s.general_share)
     conflict = s.conflict if s.alpha else None
     pairs = tuning_set.with_twins(samples, conflict, Random(f"{s.seed} twins {step}"))
-    return micro_batches(pairs, s.micro_batch_tokens, s.loss_reduction, WORLD)
+    return micro_batches(pairs, s.micro_batch_tokens, s.loss_reduction, world)
 
 
 def train(s: Settings, run: Run, find_losses: Callable = loss_sums) -> None:
@@ -282,8 +282,10 @@ def train(s: Settings, run: Run, find_losses: Callable = loss_sums) -> None:
         if result.blamed:
             raise run.explosion(result.figures, result.blamed, s.lr)
         run.log(result, shares, rate)
-        if run.save_is_due(bool(dev)) and run.save() and dev:  # saved before it is looked at
-            run.compare(measure_dev(model, dev, s))
+        if run.save_is_due(bool(dev)):
+            saved = run.save()  # False: a weight is not finite, and the next step will say so
+            if dev and saved:
+                run.compare(measure_dev(model, dev, s))
     run.finish()
 
 

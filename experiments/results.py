@@ -193,26 +193,35 @@ def common_seeds(figures: list[dict[int, float]]) -> list[int]:
 
 
 def figures_of_group(folder: str, group: Group) -> tuple[dict, list[int]]:
-    """({run: {column: {seed: figure}}}, the seeds that all of them have); empty where there is no
-    such seed."""
+    """({run: {column: {seed: figure}}} of the runs that have figures, the seeds that all of these
+    have); empty where there is no such seed."""
     found = {
         name: {column: figures_of(folder, name, column, group.seeds) for column in group.columns}
         for name in group.runs
     }
+    found = {name: figures for name, figures in found.items() if all(figures.values())}
     seeds = common_seeds([x for figures in found.values() for x in figures.values()])
     return (found, seeds) if seeds else ({}, [])
 
 
+def missing_runs(folder: str, group: Group) -> list[str]:
+    """The runs of a group that have no figures."""
+    found, _ = figures_of_group(folder, group)
+    return [name for name in group.runs if name not in found]
+
+
 def group_table(folder: str, group: Group) -> list[str]:
-    """Lines of a Markdown table, every figure of the same seeds, which are fewer where a run has
-    fewer; none where a run has no result."""
+    """Lines of a Markdown table of the runs that have figures, every figure of the same seeds,
+    which are fewer where a run has fewer. Behind it stands which runs are missing."""
     found, seeds = figures_of_group(folder, group)
     rows = [["run", "seeds", *group.columns]]
     rows.append(["---"] + ["---:"] * (len(rows[0]) - 1))
     for name, figures in found.items():
         cells = [describe([x[seed] for seed in seeds], column) for column, x in figures.items()]
         rows.append([name, str(len(seeds)), *cells])
-    return align(rows) if seeds else []
+    missing = missing_runs(folder, group)
+    behind = ["", f"{MISSING} {', '.join(missing)}."] if missing else []
+    return [*align(rows), *behind] if seeds else []
 
 
 def systems_table(folder: str) -> list[str]:
@@ -241,7 +250,7 @@ def systems_table(folder: str) -> list[str]:
 
 
 SYSTEMS_TITLE = "The rows of the paper's tables"
-NOTHING = "(nothing yet)"
+NOTHING, MISSING = "(nothing yet)", "Not made yet:"
 
 
 def write_results(folder: str, only: list[str]) -> None:
@@ -274,14 +283,16 @@ def write_results(folder: str, only: list[str]) -> None:
     for title, (name, question, table) in tables.items():
         wanted = not only or name in only
         lines = table(folder) if wanted or title not in old else []
-        if lines:
+        was_whole = title in old and NOTHING not in old[title] and MISSING not in old[title]
+        is_whole = not any(MISSING in line for line in lines)
+        if lines and (is_whole or not was_whole):
             parts[title] = "\n\n".join([question, "\n".join(lines)])
             if draw_group(folder, name):
                 parts[title] += f"\n\n![{title}]({name}.png)"
             continue
         parts[title] = old.get(title, f"{question}\n\n{NOTHING}")
         if wanted:
-            print(f"{title}: not every run is there, so this section stays as it was")
+            print(f"{title}: runs are missing, so this section stays as it was")
     parts |= {title: text for title, text in old.items() if title not in parts}  # claims, notes
     write_sections(about, parts)
 
@@ -309,7 +320,7 @@ def draw_group(folder: str, name: str) -> bool:
     steps = {0: "stage1", 100: "target"} | {n: f"steps-{n}" for n in STEPS}
     lines = {"alpha": penalties, "steps": {"alpha 0.05": steps}}.get(name)
     path = os.path.join(HERE, f"{name}.png")
-    if lines is None:
+    if lines is None or missing_runs(folder, GROUPS[name]):
         return False
     try:
         from matplotlib.figure import Figure

@@ -437,8 +437,9 @@ def test_tables_have_means_intervals_and_ranges(tmp_path, monkeypatch):
         evaluation(tmp_path, "target", seed, shift=seed / 10)
     evaluation(tmp_path, "target-seed-1", 1)  # another run's name, not a seed of this one
     group = grid.GROUPS["main"]._replace(runs=["target", "any"])
-    assert not results.group_table(str(tmp_path), group)  # not every run is there
-    rows = cells_of(results.group_table(str(tmp_path), group._replace(runs=["target"])))
+    *table, _, missing = results.group_table(str(tmp_path), group)
+    assert "any" in missing  # what is not made is named
+    rows = cells_of(table)
     assert rows["target"][:3] == ["3", "15.2 (15.1 to 15.3)", "10.2 (10.1 to 10.3)"]
     evaluation(tmp_path, "any", 2)
     evaluation(tmp_path, "any", 4)
@@ -449,15 +450,15 @@ def test_tables_have_means_intervals_and_ranges(tmp_path, monkeypatch):
     assert cells_of(table)["any"] == ["2", "9.0", "11.0"]
     monkeypatch.setattr(results, "RESULTS", str(tmp_path / "RESULTS.md"))
     monkeypatch.setattr(results, "HERE", str(tmp_path))
-    groups = {"main": group, "rate": grid.GROUPS["rate"], "alpha": grid.GROUPS["alpha"]}
+    groups = {name: grid.GROUPS[name] for name in ("rate", "alpha", "steps")} | {"main": group}
     monkeypatch.setattr(results, "GROUPS", groups)
     old = "old\n\n## How much: alpha\n\nkept\n\n## Claims\n\nkept\n\n## Notes\n\nmine\n"
     (tmp_path / "RESULTS.md").write_text(old)
-    results.write_results(str(tmp_path), ["main", "rate"])
+    results.write_results(str(tmp_path), ["main", "rate", "alpha"])
     text = (tmp_path / "RESULTS.md").read_text()
     assert text.endswith("\n## Claims\n\nkept\n\n## Notes\n\nmine\n") and "old\n" not in text
     assert "| any " in text and "## How much: alpha\n\nkept\n" in text
-    assert f"{grid.GROUPS['rate'].question}\n\n(nothing yet)\n" in text
+    assert f"{grid.GROUPS['steps'].question}\n\n| run " in text and "Not made yet: stage1, rate-0.0005" in text
     (tmp_path / "empty").mkdir()  # as a fresh clone
     results.write_results(str(tmp_path / "empty"), [])
     assert (tmp_path / "RESULTS.md").read_text() == text

@@ -143,7 +143,7 @@ def test_the_gradient_is_the_same_for_every_split(tuning_set, reduction, twins):
         (["--lr", 0.1], 135e6, (0.1, 16)),
         (["--batch-size", 3], 135e6, (2e-3, 3)),
         (["--lr", 0.1, "--batch-size", 3], 7e9, (0.1, 3)),
-        (["--full"], 5e6, (2e-3, 128)),
+        (["--full"], 5e6, (1e-3, 128)),
         (["--preset", "paper"], 7e9, (2e-5, 128)),
     ],
 )
@@ -156,14 +156,11 @@ def test_the_rate_and_the_batch_are_those_of_the_bases_size(args, parameters, fo
 @pytest.mark.parametrize(
     "args, parameters, words",
     [
-        ([], 7e9, ["--lr and --batch-size", "7,000 million", "--lr 2e-4 --batch-size 32"]),
+        ([], 7e9, ["--lr and --batch-size", "7,000 million", "--lr 2e-4 --batch-size 128"]),
         (["--lr", 1e-4], 7e9, ["--batch-size: nothing"]),
         (["--full"], 135e6, ["full tuning", "--preset paper"]),
-        (
-            ["--stage", 2, "--init", "run"],
-            7e9,
-            ["--lr 3e-05 --batch-size 24, the batch and a tenth"],
-        ),
+        (["--stage", 2, "--init", "run"], 7e9, ["--lr 3e-05 --batch-size 8, a tenth"]),
+        (["--stage", 2, "--init", "none"], 7e9, ["--lr 2e-5 --batch-size 8"]),
     ],
 )
 def test_where_nothing_was_measured_the_rate_and_the_batch_must_be_told(

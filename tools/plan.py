@@ -1,6 +1,6 @@
 """What a run will need, before it begins: bytes, FLOPs and time, from shapes alone.
 
-    python -m tools.plan --stage 2 --model LLAMA --data FILES --gpu H100 --gpus 8
+    python -m tools.plan --stage 2 --model LLAMA --data FILES --batch-size 8 --gpu H100 --gpus 8
 
 All flags of train.py count. The network, a micro-batch and the backward pass are those of the run,
 but their tensors have no memory (PyTorch's FakeTensorMode), so a 70B model is planned on a laptop.
@@ -149,8 +149,8 @@ def cpu_speed(width: int, inner: int, dtype: torch.dtype) -> float:
 
 
 def first_batches(folder: ModelFolder, s: Settings) -> tuple[list[Batch], int, int]:
-    """(the micro-batches of a run's first steps, the smallest first; how many steps these are; how
-    many the run has). Raises InputError."""
+    """(the micro-batches of a run's first steps on s.gpus GPUs, the smallest first; how many steps
+    these are; how many the run has). Raises InputError."""
     tokenizer = Tokenizer([folder.folder, folder.source, ours("demo/base")], folder.config)
     data = train.read(s)
     prompter = Prompter(tokenizer, s.template)
@@ -160,19 +160,20 @@ def first_batches(folder: ModelFolder, s: Settings) -> tuple[list[Batch], int, i
     tuning_set.prepare(looked_at, s.batch_size, visits, s.seed, s.general_share)
     batches = []
     for step in range(looked_at):
-        for share in train.batches_of_step(tuning_set, step, visits, s):
-            batches += share
+        for share in train.batches_of_step(tuning_set, step, visits, s, s.gpus):
+            batches += [batch for batch in share if batch.pairs]  # the others wait for these
     return sorted(batches, key=lambda batch: len(batch.ids)), looked_at, steps
 
 
 def time_of(flops: float, launches: float, config: Config, s: Settings) -> tuple[float, str]:
-    """(seconds of a step of so many FLOPs and kernels, what they rest on)."""
+    """(seconds of a step of so many FLOPs, and of so many kernels on each GPU; what they rest
+    on)."""
     if not s.gpu:
         speed = cpu_speed(config.hidden_size, config.intermediate_size, DTYPES[s.dtype])
         how = f"at {CPU_SHARE:.0%} of the {speed / 1e9:.0f} GFLOP/s of a product on this CPU"
         return flops / (speed * CPU_SHARE), f"{how}, loading and --dev not counted"
     of_products = flops / (PEAK[s.gpu] * s.mfu * s.gpus)
-    of_launches = launches * LAUNCH / s.gpus
+    of_launches = launches * LAUNCH
     if of_launches > of_products:
         how = f"of {launches:,.0f} kernels a step at {LAUNCH * 1e6:.0f} µs, as they are small"
         return of_launches, how
@@ -186,14 +187,15 @@ def main(s: Settings) -> None:
         refuse_given(s, ["mfu"], "there is no --gpu")
     refuse_unused(s)
     start = s.init or s.model
-    if s.init == ours("runs/stage1") and not os.path.isdir(s.init):
-        start = s.model or ours("demo/base")  # a plan of stage 2 comes before stage 1
+    if "init" not in s.given and ("model" in s.given or not os.path.isdir(s.init)):
+        s.init, start = "", s.model or ours("demo/base")  # a plan of stage 2 comes before stage 1
     if s.gpu:
         s.dtype = s.dtype if "dtype" in s.given else "bf16"  # whatever machine this is
     folder = ModelFolder(start, s.model)
     if folder.lora and not s.full:
         adopt(s, folder.lora)
     refuse_misfit(s, start, folder.lora, folder.config.max_position_embeddings)
+    s.lr = s.lr or 1.0  # whatever it is, a plan is the same
     take_usual(s, train.parameters_of(folder.config))
     s.template = s.template or read_setting(start, "template", "alpaca")
     batches, looked_at, steps = first_batches(folder, s)
@@ -203,7 +205,8 @@ def main(s: Settings) -> None:
     parts = {name: found[name] for name in ("weights", "gradients", "moments", "activations")}
     total, tokens = sum(parts.values()), sum(len(batch.ids) for batch in batches) / looked_at
     flops = usual["flops"] / usual["tokens"] * tokens
-    seconds, how = time_of(flops, usual["launches"] * len(batches) / looked_at, folder.config, s)
+    launches = usual["launches"] * len(batches) / looked_at / s.gpus
+    seconds, how = time_of(flops, launches, folder.config, s)
     memory = ", ".join(f"{name} {size / GIB:.3g}" for name, size in parts.items())
     print(f"stage {s.stage}: {start} -> {s.out}, {'full' if s.full else 'LoRA'}, {s.dtype}")
     print(f"memory, GiB  {memory}: {total / GIB:.3g} on each of {s.gpus}")

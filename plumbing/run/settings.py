@@ -47,19 +47,21 @@ PAPER = {
 
 
 class Usual(NamedTuple):
-    """What served best on bases of up to so many parameters, tuned with LoRA."""
+    """What is taken for bases of up to so many parameters."""
 
     parameters: float
     lr: by_stage
     batch_size: by_stage
 
 
-# Measured on the demo's four bases, of 1.3 to 10 million parameters, and on SmolLM2-135M
+# With LoRA: rates that were the best of some on the demo's base, of 5.5 million parameters, and on
+# SmolLM2-135M; the batches were not varied. In full: the better of two on the demo's base
 # (experiments/README.md).
 USUAL = [
     Usual(20e6, by_stage(2e-3, 2e-3), by_stage(128, 32)),
     Usual(200e6, by_stage(2e-3, 2e-4), by_stage(16, 16)),
 ]
+USUAL_FULL = [Usual(20e6, by_stage(1e-3, 1e-3), by_stage(128, 32))]
 
 
 def take_usual(s, parameters: int) -> None:
@@ -67,8 +69,7 @@ def take_usual(s, parameters: int) -> None:
     or no batch. Raises InputError where nothing was measured."""
     if s.lr and s.batch_size:
         return
-    measured = USUAL[:1] if s.full else USUAL
-    known = next((x for x in measured if parameters <= x.parameters), None)
+    known = next((x for x in (USUAL_FULL if s.full else USUAL) if parameters <= x.parameters), None)
     if not known:
         missing = [flag(name) for name in ("lr", "batch_size") if not getattr(s, name)]
         kind = "full tuning" if s.full else "LoRA"
@@ -81,13 +82,14 @@ def take_usual(s, parameters: int) -> None:
 
 def proposal_of(s) -> str:
     """A learning rate and a batch to begin with, where nothing was measured."""
-    lr, batch_size = read_setting(s.init, "lr", 0.0), read_setting(s.init, "batch_size", 0)
-    if s.stage == 2 and lr and batch_size:
-        rate = f"--lr {lr / 10:g} --batch-size {batch_size}"
-        return f"{rate}, the batch and a tenth of the rate with which {s.init} was tuned"
+    lr = read_setting(s.init, "lr", 0.0)
+    if s.stage == 2 and lr:
+        rate = f"--lr {lr / 10:g} --batch-size 8"
+        return f"{rate}, a tenth of the rate with which {s.init} was tuned, and the paper's batch"
     if s.full:
         return "--preset paper, whose rates are 2e-5 in stage 1 and 2e-6 in stage 2"
-    return "--lr 2e-4 --batch-size 32, which is usual for LoRA on some billions of parameters"
+    usual = "--lr 2e-4 --batch-size 128" if s.stage == 1 else "--lr 2e-5 --batch-size 8"
+    return f"{usual}, which was not measured either (docs/checkpoints.md)"
 
 
 def settle(s) -> None:
