@@ -14,7 +14,6 @@ PY = .venv/bin/python
 export MALLOC_MMAP_THRESHOLD_ = 8589934592
 export MALLOC_TRIM_THRESHOLD_ = 8589934592
 export MALLOC_TOP_PAD_ = 268435456
-REAL = --steps 80
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 help:
@@ -29,8 +28,8 @@ demo: .venv/run
 real: .venv/run | runs/smollm2
 	.venv/bin/pip install -q "tokenizers>=0.21,<1"
 	$(PY) train.py --stage 1 --model runs/smollm2 --pairs 300 --out runs/real-stage1 --resume
-	$(PY) train.py --stage 2 --init runs/real-stage1 --alpha 0 $(REAL) --out runs/real-control --resume
-	$(PY) train.py --stage 2 --init runs/real-stage1 --alpha 0.05 $(REAL) --out runs/real-stage2 --resume
+	$(PY) train.py --stage 2 --init runs/real-stage1 --alpha 0 --steps 80 --out runs/real-control --resume
+	$(PY) train.py --stage 2 --init runs/real-stage1 --alpha 0.05 --steps 80 --out runs/real-stage2 --resume
 	$(PY) evaluate.py --rows 50 --batch-size 50 --ckpt runs/smollm2 runs/real-stage1 runs/real-control runs/real-stage2
 
 smollm2: | runs/smollm2

@@ -103,7 +103,7 @@ class Prompter(NamedTuple):
         kept, instruction = self.tokenizer.head(sample.source, room), sample.instruction
         while True:
             prompt = write_prompt(self.template, sample._replace(instruction=instruction), kept)
-            ids = self.encoder.encode_turns([prompt])
+            ids = self.encoder.encode_turns([prompt])  # BOS first, or as the chat template has it
             if len(ids) <= room or not (kept or instruction):
                 break
             if kept:
@@ -121,14 +121,14 @@ class Prompter(NamedTuple):
 # The wrong instruction: paper, section 3
 
 
-def other_instructions(direction: Direction, instructions: dict) -> dict[Direction, int]:
+def other_instructions(direction: Direction, instructions: Counter) -> dict[Direction, int]:
     """The paper's I~ != I: every other one of the tuning set's instructions, {direction: number of
     samples}. It may keep the target language: it->en under nl->en punishes a right-language
     output."""
     return {d: n for d, n in instructions.items() if d != direction}
 
 
-def other_targets(direction: Direction, instructions: dict) -> dict[Direction, int]:
+def other_targets(direction: Direction, instructions: Counter) -> dict[Direction, int]:
     """Those of them that ask for another target language: the output is wrong under each."""
     return {d: n for d, n in instructions.items() if d[1] != direction[1]}
 
@@ -136,7 +136,7 @@ def other_targets(direction: Direction, instructions: dict) -> dict[Direction, i
 CONFLICTS = {"target": other_targets, "any": other_instructions}  # by their names in --conflict
 
 
-def draw_conflict(direction: Direction, instructions: dict, mode: str, rng: Random) -> Direction:
+def draw_conflict(direction: Direction, instructions: Counter, mode: str, rng: Random) -> Direction:
     """The instruction I~ of a conflicting sample, drawn at random from those that conflict:
     frequent ones more often, as from the data itself. Raises InputError."""
     wrong = CONFLICTS[mode](direction, instructions)

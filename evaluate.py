@@ -362,10 +362,10 @@ class Outputs(NamedTuple):
     tokens: int  # that passed the network
 
 
-Corpus = dict[Direction, list[Sample]]
+TestSet = dict[Direction, list[Sample]]
 
 
-def read_test_set(s: Settings, systems: list[System]) -> tuple[Corpus, list[Direction]]:
+def read_test_set(s: Settings, systems: list[System]) -> tuple[TestSet, list[Direction]]:
     """({direction: its rows, also those with a blank side}, the directions that count as
     supervised: what the first run was tuned on, else those with English). Raises InputError."""
     tuned = next(filter(None, (supervised_directions(x.ckpt) for x in systems)), [])
@@ -382,7 +382,7 @@ def read_test_set(s: Settings, systems: list[System]) -> tuple[Corpus, list[Dire
     return corpus, tuned
 
 
-def prepare_prompter(system: System, corpus: Corpus) -> Prompter:
+def prepare_prompter(system: System, corpus: TestSet) -> Prompter:
     """The prompts of a system, as its run was tuned on them unless it says otherwise. Raises
     InputError for what would fail after hours: no whole weights, no room for a prompt."""
     s = system.settings
@@ -421,7 +421,7 @@ def translate_rows(
 
 
 def decode(
-    system: System, prompter: Prompter, corpus: Corpus, translate_rows: Callable = translate_rows
+    system: System, prompter: Prompter, corpus: TestSet, translate_fn: Callable = translate_rows
 ) -> Outputs:
     """A system's translations of this process's share of each direction's rows."""
     s, texts, cut, unfinished = system.settings, {}, Counter(), Counter()
@@ -435,13 +435,13 @@ def decode(
     ) as bar:
         for direction, rows in shares.items():
             samples = [corpus[direction][n] for n in rows]
-            found = translate_rows(decoder, prompter, samples, s, bar)
+            found = translate_fn(decoder, prompter, samples, s, bar)
             outputs, cut[direction], unfinished[direction] = found
             texts |= {(direction, n): text for n, text in zip(rows, outputs, strict=True)}
     return Outputs(texts, cut, unfinished, decoder.computed)
 
 
-def evaluate(s: Settings, systems: list[System], translate_rows: Callable = translate_rows) -> None:
+def evaluate(s: Settings, systems: list[System], translate_fn: Callable = translate_rows) -> None:
     """Every system on the same test set: files beside each checkpoint, one table of all. Raises
     InputError."""
     corpus, supervised = read_test_set(s, systems)
@@ -460,7 +460,7 @@ def evaluate(s: Settings, systems: list[System], translate_rows: Callable = tran
         if place is None:
             made = Outputs(ready, Counter(), Counter(), 0)
         else:
-            made = decode(system, prompter, corpus, translate_rows)
+            made = decode(system, prompter, corpus, translate_fn)
         shares = gather_from_processes(made)
         if RANK > 0:
             continue

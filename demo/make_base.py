@@ -1,5 +1,4 @@
-"""Make demo/base, a tiny LLaMA that has met four languages as LLaMA has: unevenly, and without
-instructions.
+"""Make demo/base, a tiny LLaMA that has met four languages, and no instructions.
 
     python demo/make_base.py --out DIR              # about 50 minutes on two cores
     python demo/make_base.py --out DIR --size tiny  # another of SIZES

@@ -2,8 +2,9 @@
 
     python experiments/forgetting.py --ckpt runs/smollm2 runs/experiments/real-target-seed-1
 
-The prose is Python's own language reference as pydoc has it, whichever Python this is: no tuning
-data holds any of it. The figures go into RUN/eval-prose/scores.json.
+The prose is Python's own language reference as pydoc has it: no tuning data holds any of it. It
+differs a little between versions of Python, so runs are compared under one of them. The figures go
+into RUN/eval-prose/scores.json.
 """
 
 import os
@@ -18,6 +19,7 @@ sys.path.insert(0, ROOT)
 
 from loss import mle  # noqa: E402
 from model import load_model  # noqa: E402
+from plumbing.base.errors import require  # noqa: E402
 from plumbing.base.files import write_json  # noqa: E402
 from plumbing.base.flags import DTYPES, DeviceSettings, option, run_script  # noqa: E402
 from plumbing.checkpoint.tokenizer import Tokenizer  # noqa: E402
@@ -46,12 +48,13 @@ def loss_on_prose(ckpt: str, s: Settings) -> float:
     for ids in pieces:
         logits = model(torch.tensor(ids[:-1]), [len(ids) - 1])  # [T, V]
         y = torch.tensor(ids[1:], device=logits.device)
-        loss, weight = mle(logits, y, torch.ones(len(y), device=logits.device))
+        loss, weight = mle(logits, y)
         total += (loss / weight).item()
     return total / len(pieces)
 
 
 def main(s: Settings) -> None:
+    require(s.ckpt, "expected --ckpt RUN ...")
     for ckpt in s.ckpt:
         loss = loss_on_prose(ckpt, s)
         folder = os.path.join(ckpt, "eval-prose")

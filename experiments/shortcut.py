@@ -9,7 +9,7 @@ here there is no such name. The files are those of evaluate.py, in RUN/eval-SPLI
 
 import os
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
@@ -18,19 +18,15 @@ import evaluate  # noqa: E402
 from evaluate import System  # noqa: E402
 from plumbing.base.errors import require  # noqa: E402
 from plumbing.base.files import require_folder  # noqa: E402
-from plumbing.base.flags import run_script  # noqa: E402
+from plumbing.base.flags import refuse_given, run_script  # noqa: E402
 from plumbing.corpus.languages import TEMPLATES  # noqa: E402
 
 NAME = "no-source"
 
 
-@dataclass
-class Settings(evaluate.Settings):
-    pass
-
-
-def main(s: Settings) -> None:
+def main(s: evaluate.Settings) -> None:
     """One table of the runs. Raises InputError."""
+    refuse_given(s, ["template", "hypotheses"], "every run gets instructions without the source")
     require(s.ckpt, "expected --ckpt RUN ...")
     TEMPLATES[NAME] = [line.replace(" from {source}", "") for line in TEMPLATES["alpaca"]]
     s.template = NAME
@@ -42,4 +38,4 @@ def main(s: Settings) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, Settings, __doc__)
+    run_script(main, evaluate.Settings, __doc__)
