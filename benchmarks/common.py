@@ -21,6 +21,7 @@ from plumbing.base.errors import InputError, require
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 DEMO = str(ROOT / "demo" / "base")
+SMOLLM = ROOT / "runs" / "smollm2"  # SmolLM2-135M-Instruct; `make smollm2` makes it
 # (m, k, n) of the matrix products that the peak is looked for among.
 SHAPES = [(1024, 1024, 1024), (2048, 2048, 2048), (4096, 1024, 4096), (8192, 576, 1536)]
 TITLE = (
@@ -82,6 +83,12 @@ def gemm_peak(dtype: torch.dtype, device: str = "cpu", shapes=SHAPES, repeats: i
         seconds = min(seconds_of(torch.nn.functional.linear, x, w) for _ in range(repeats))
         best = max(best, 2 * m * k * n / seconds)
     return best
+
+
+def reading_peak(size: int = 2**30, repeats: int = 5) -> float:
+    """The most bytes a second that this machine reads from its memory: a sum of so many bytes."""
+    numbers = torch.ones(size // 4)
+    return size / min(seconds_of(torch.sum, numbers) for _ in range(repeats))
 
 
 def check_same(name: str, ours: dict, theirs: dict, tolerance: float) -> None:

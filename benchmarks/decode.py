@@ -21,8 +21,8 @@ import torch
 
 from benchmarks import common
 from benchmarks.common import in_child
-from benchmarks.sides import make_folders, peer_of
-from benchmarks.train import SMOLLM, TINY
+from benchmarks.sides import make_folders, peer_of, there
+from benchmarks.train import TINY
 from data import Prompter, Sample
 from evaluate import encode_prompts, greedy
 from model import load_model, merge_lora
@@ -38,8 +38,7 @@ LIMIT = 128  # new tokens of a translation; evaluate.py's default
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison. fixed: so many new tokens whatever they are, of a random model; 0: up to
-    EOS."""
+    """One comparison. fixed: so many new tokens whatever they are; 0: up to EOS."""
 
     name: str
     goal: float | None
@@ -53,8 +52,8 @@ class Row:
 ROWS = [
     Row("greedy, batch 1", 1.3, 1, 16),
     Row("greedy, batch 64", 2, 64, 128),
-    Row("135M, greedy, batch 1", 1.3, 1, 2, "135M", fixed=32),
-    Row("135M, greedy, batch 16", 1.8, 16, 16, "135M", fixed=32),
+    Row("SmolLM2, greedy, batch 1", 1, 1, 2, "SmolLM2", fixed=32),
+    Row("SmolLM2, greedy, batch 16", 2, 16, 16, "SmolLM2", fixed=32),
 ]
 
 
@@ -121,10 +120,19 @@ def against_generate(
         require(found["same"] >= least * len(answers), f"{name}: {sentence}; no ratio")
     require(warm, f"{name}: generate() fails with every cache")
     cache = min(warm, key=warm.get)
-    seconds = common.in_turn([ours, lambda _: theirs(cache=cache)], repeats)
+
+    def first(_) -> None:  # the prompt alone, and the token after it
+        for prompts in batches:
+            greedy(Decoder(model), prompts, {*ends}, 1)
+
+    columns = common.in_turn([ours, lambda _: theirs(cache=cache), first], repeats)
+    *seconds, before = map(common.median, columns)
     tokens = sum(min(len(answer) + 1, new) for answer in answers)
-    found |= {"rows": len(answers), "tokens": tokens, "cache": cache}
-    return found | {"seconds": [common.median(column) for column in seconds]}
+    found |= {"rows": len(answers), "tokens": tokens, "cache": cache, "seconds": seconds}
+    weights = [p for name, p in model.named_parameters() if "embed_tokens" not in name]
+    size = sum(p.nbytes for p in {*weights, model.lm_head.weight})  # tied or not
+    steps = tokens - len(answers)  # one sentence after the other, where the batch is 1
+    return found | {"reads": size * steps / (seconds[0] - before)}
 
 
 def compare(row: Row, folders: dict, repeats: int) -> dict:
@@ -166,33 +174,37 @@ def both_ways(rows: list[Row]) -> list[Row]:
 
 def main() -> None:
     s = common.flags(__doc__, quick="one repeat of tiny sizes").parse_args()
-    rows, shapes = (both_ways(ROWS), {"135M": SMOLLM})
+    rows, shapes = (both_ways(ROWS), {})
     if s.quick:
         rows, shapes = [quick(row) for row in rows], TINY
+    rows = there(rows, shapes)
     repeats, lines = 1 if s.quick else s.repeats, []
+    peak = common.in_child(common.reading_peak, 2**20 if s.quick else 2**30)
     with tempfile.TemporaryDirectory() as temporary:
-        ranks = {"demo": 4 if s.quick else 64, "135M": 4 if s.quick else 16}
-        folders = make_folders(temporary, shapes, ranks)
+        folders = make_folders(temporary, shapes, {row.model: 4 if s.quick else 64 for row in rows})
         for row in rows:
             print(row.name, flush=True)
-            lines.append(line(row.name, row.goal, in_child(compare, row, folders, repeats)))
-    text = report(lines, repeats)
+            found = in_child(compare, row, folders, repeats)
+            share = round(100 * found["reads"] / peak) if row.batch == 1 else None
+            lines.append(line(row.name, row.goal, found) | {"% of reading": share})
+    text = report(lines, repeats, peak)
     print(text)
     if s.write or not s.quick:
         common.write("decode", text)
 
 
-def report(lines: list[dict], repeats: int) -> str:
+def report(lines: list[dict], repeats: int, peak: float) -> str:
     """The section of RESULTS.md."""
     return f"""## Greedy decoding: `python benchmarks/decode.py`
 
-{in_child(common.machine)}
+{in_child(common.machine)} Reading: {peak / 1e9:.0f} GB/s.
 
 {common.table(lines)}
 
 Ours / theirs; the ratio is their seconds over ours, medians of {repeats} repeats in turn, fp32. The
 demo's base with LoRA at random decodes prompts of the test split up to EOS, which is one of the
-tokens; the 135M shape is random and makes 32 tokens a row."""
+tokens; SmolLM2-135M-Instruct, with LoRA at random too, makes 32 tokens a row. Reading: what a sum
+of 1 GiB reads; the share is of the weights' bytes, once for each token after the prompt."""
 
 
 if __name__ == "__main__":

@@ -47,17 +47,25 @@ def make_model(folder: str, shape: dict) -> None:
 
 def make_folders(parent: str, shapes: dict[str, dict], ranks: dict[str, int]) -> dict:
     """{model: (its folder, that of an adapter of this rank)}: those with a shape are made, the
-    other one is the demo's. All by children, see in_child."""
+    others are there. All by children, see in_child."""
     folders = {}
     for name, rank in ranks.items():
         base, adapter = f"{parent}/{name}", f"{parent}/{name} adapter"
         if name in shapes:
             common.in_child(make_model, base, shapes[name])
         else:
-            base = common.DEMO
+            base = {"demo": common.DEMO, "SmolLM2": str(common.SMOLLM)}[name]
         common.in_child(make_adapter, base, adapter, rank)
         folders[name] = base, adapter
     return folders
+
+
+def there(rows: list, shapes: dict[str, dict]) -> list:
+    """The rows whose model is made or at hand."""
+    if "SmolLM2" not in shapes and not common.SMOLLM.exists():
+        print("runs/smollm2 is not there (make smollm2): no comparison with SmolLM2-135M")
+        return [row for row in rows if row.model != "SmolLM2"]
+    return rows
 
 
 def make_adapter(base: str, folder: str, rank: int) -> None:

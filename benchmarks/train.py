@@ -23,7 +23,7 @@ import peft
 
 from benchmarks import common
 from benchmarks.common import in_child
-from benchmarks.sides import ByLength, Ours, Padded, compute_padded, make_folders, peer_of
+from benchmarks.sides import ByLength, Ours, Padded, compute_padded, make_folders, peer_of, there
 from data import EncodedSample, Prompter, Sample, TuningSet, TwinPair, read_samples
 from plumbing.base.flags import DTYPES
 from plumbing.checkpoint.config import Config
@@ -33,10 +33,9 @@ from train import Settings, prepare_model
 
 ALPHA, SEED = 0.05, 1
 TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2}  # relative, of the first step's loss and gradient norm
-SMOLLM = dict(hidden_size=576, intermediate_size=1536, num_hidden_layers=30)
-SMOLLM |= dict(num_attention_heads=9, num_key_value_heads=3, vocab_size=49152)
-NARROW = SMOLLM | dict(hidden_size=72, intermediate_size=96, num_hidden_layers=2, vocab_size=4000)
-TINY = {"135M": NARROW, "demo": NARROW}
+NARROW = dict(hidden_size=72, intermediate_size=96, num_hidden_layers=2, vocab_size=4000)
+NARROW |= dict(num_attention_heads=9, num_key_value_heads=3)
+TINY = {"SmolLM2": NARROW, "demo": NARROW}
 
 
 @dataclass(frozen=True)
@@ -60,15 +59,18 @@ class Row:
 AS_THEY_COME = Row("stage 1, batch 128, 32 as they come", 4, 128, in_order=True)
 AUTHORS = Row("stage 2, batch 32, authors' way", 3.5, 32, stage=2)
 SORTED = Row("stage 1, batch 32, sorted", 2, 32, micro=(8, 16, 32))
-SMALL = Row("135M, stage 1, batch 8", 2.3, 8, micro=(8,), rank=16, model="135M")
+REAL = Row("SmolLM2, stage 1, batch 16", 3, 16, micro=(16,), in_order=True, model="SmolLM2")
+REAL_2 = replace(REAL, name="SmolLM2, stage 2, batch 16, authors' way", goal=7, stage=2)
 ROWS = [
     AS_THEY_COME,
     SORTED,
     replace(SORTED, name="stage 1, batch 128, sorted", batch=128),
     Row("stage 1, batch 32, Trainer by length", None, 32, micro=()),
     AUTHORS,
-    SMALL,
-    replace(SMALL, name="135M, random ids, batch 8", goal=None, random_ids=True),
+    REAL,
+    replace(REAL, name="SmolLM2, the same, sorted", goal=None, micro=(4, 8, 16), in_order=False),
+    replace(REAL, name="SmolLM2, random ids, batch 8", goal=None, batch=8, random_ids=True),
+    REAL_2,
     replace(AS_THEY_COME, name=f"{AS_THEY_COME.name}, bf16", goal=None, dtype="bf16"),
     replace(AUTHORS, name=f"{AUTHORS.name}, bf16", goal=None, dtype="bf16"),
 ]
@@ -235,7 +237,8 @@ def line(row: Row, found: dict, peaks: dict[str, float], memory: tuple[int, int]
 
 def main() -> None:
     s = common.flags(__doc__, quick="one repeat of tiny sizes").parse_args()
-    rows, shapes = ([quick(row) for row in ROWS], TINY) if s.quick else (ROWS, {"135M": SMOLLM})
+    rows, shapes = ([quick(row) for row in ROWS], TINY) if s.quick else (ROWS, {})
+    rows = there(rows, shapes)
     if importlib.util.find_spec("accelerate") is None:
         print("accelerate is not installed: no comparison with transformers.Trainer")
         rows = [row for row in rows if row.micro]
