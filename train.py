@@ -55,11 +55,11 @@ from plumbing.run.settings import (
     PAPER,
     adopt,
     by_stage,
-    counting,
     describe_preset,
     lora_of,
     refuse_misfit,
     refuse_unused,
+    settings_in_use,
     settle,
     take_usual,
     visits_and_steps,
@@ -253,7 +253,7 @@ def batches_of_step(
 def train(s: Settings, run: Run, find_losses: Callable = loss_sums) -> None:
     """A run of either stage: read, begin or go on, take the steps, finish."""
     data = read(s)
-    record = make_record(counting(s), data)
+    record = make_record(settings_in_use(s), data)
     if s.resume and not run.find(record):
         return print(f"{s.out} is finished, there is nothing to resume")
 

@@ -129,7 +129,7 @@ def refuse_unused(s) -> None:
         refuse_given(s, [name], why)
 
 
-def counting(s) -> dict[str, object]:
+def settings_in_use(s) -> dict[str, object]:
     """train.py's settings but for those that do not count."""
     return {name: value for name, value in asdict(s).items() if name not in unused(s)}
 
