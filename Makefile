@@ -41,7 +41,7 @@ runs/smollm2:
 	HF_HUB_OFFLINE=1 .venv-smollm2/bin/python demo/make_smollm2.py --out $@
 
 table: | runs/stage1 runs/post-ins runs/stage2
-	$(PY) experiments/baselines.py --beam 4 --max-new-tokens 64 --shots-from demo/data/shots.tsv --systems base=demo/base \
+	$(PY) -m experiments.baselines --beam 4 --max-new-tokens 64 --shots-from demo/data/shots.tsv --systems base=demo/base \
 		mt=runs/stage1 post-ins=runs/post-ins ptl=runs/stage1,template=ptl 1-shot=runs/stage1,shots=1 \
 		5-shot=runs/stage1,shots=5 c-src+lang=runs/stage1,contrast-language=0.5,beam=1 ours=runs/stage2
 

@@ -1,6 +1,6 @@
 """Other instructions than to translate, made of the demo's corpus, and what a run makes of them.
 
-    python experiments/abilities.py --ckpt RUN --data runs/experiments/abilities-dev.json
+    python -m experiments.abilities --ckpt RUN --data runs/experiments/abilities-dev.json
 
 Four kinds, whose answers can be checked: copy, name the language, count the words, continue. They
 stand for the paper's Alpaca, which is mixed into stage 1 and not into stage 2. The answers go into
@@ -11,23 +11,19 @@ import json
 import os
 import random
 import statistics
-import sys
 from dataclasses import dataclass
 
 import sacrebleu
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
-
-import evaluate  # noqa: E402
-from data import Sample  # noqa: E402
-from evaluate import System, encode_prompts, load_for_decoding, prepare_prompter, translate  # noqa: E402
-from plumbing.base.errors import require  # noqa: E402
-from plumbing.base.files import read_json, write_json  # noqa: E402
-from plumbing.base.flags import run_script  # noqa: E402
-from plumbing.base.processes import progress_bar  # noqa: E402
-from plumbing.compute.decoder import Decoder  # noqa: E402
-from plumbing.corpus.languages import LANGUAGES  # noqa: E402
+import evaluate
+from data import Sample
+from evaluate import System, encode_prompts, load_for_decoding, prepare_prompter, translate
+from plumbing.base.errors import require
+from plumbing.base.files import read_json, write_json
+from plumbing.base.flags import ours, run_script
+from plumbing.base.processes import progress_bar
+from plumbing.compute.decoder import Decoder
+from plumbing.corpus.languages import LANGUAGES
 
 KINDS = {
     "copy": "Repeat the input word for word.",
@@ -56,7 +52,7 @@ def answer(kind: str, text: str, language: str) -> tuple[str, str]:
 def make(folder: str) -> None:
     """Write abilities-train.json and abilities-dev.json, of rows of these splits."""
     for split, size in SPLITS.items():
-        with open(os.path.join(ROOT, "demo", "data", f"{split}.tsv"), encoding="utf-8") as file:
+        with open(ours(f"demo/data/{split}.tsv"), encoding="utf-8") as file:
             header, *rows = (line.rstrip("\n").split("\t") for line in file)
         rng, records = random.Random(f"abilities {split}"), []
         for row in rng.sample([row for row in rows if min(len(x.split()) for x in row) > 1], size):

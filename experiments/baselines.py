@@ -1,7 +1,7 @@
 """The rows of the paper's tables: demonstrations before the prompt, prompts in the target language,
 contrastive decoding. `make table` runs it for all of them.
 
-    python experiments/baselines.py --shots-from demo/data/shots.tsv --systems mt=runs/stage1 \\
+    python -m experiments.baselines --shots-from demo/data/shots.tsv --systems mt=runs/stage1 \\
         1-shot=runs/stage1,shots=1 ptl=runs/stage1,template=ptl
 
 Each system has a name, a folder, and perhaps options of its own. All else is as in evaluate.py.
@@ -9,22 +9,18 @@ Each system has a name, a folder, and perhaps options of its own. All else is as
 
 import os
 import re
-import sys
 from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
-
-import evaluate  # noqa: E402
-from data import Direction, Prompter, Sample, write_prompt  # noqa: E402
-from evaluate import System, encode_prompts, translate  # noqa: E402
-from plumbing.base.errors import InputError, require  # noqa: E402
-from plumbing.base.flags import flag, option, require_bounds, run_script  # noqa: E402
-from plumbing.compute.decoder import Decoder  # noqa: E402
-from plumbing.corpus.corpus import read_corpus  # noqa: E402
+import evaluate
+from data import Direction, Prompter, Sample, write_prompt
+from evaluate import System, encode_prompts, translate
+from plumbing.base.errors import InputError, require
+from plumbing.base.flags import flag, option, require_bounds, run_script
+from plumbing.compute.decoder import Decoder
+from plumbing.corpus.corpus import read_corpus
 
 # Options that a system may have of its own.
 OWN = ("template", "shots", "beam", "length_penalty", "contrast_language", "max_new_tokens")

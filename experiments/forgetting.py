@@ -1,6 +1,6 @@
 """What tuning costs a model elsewhere: its loss on English prose, in nats a token.
 
-    python experiments/forgetting.py --ckpt runs/smollm2 runs/experiments/real-target-seed-1
+    python -m experiments.forgetting --ckpt runs/smollm2 runs/experiments/real-target-seed-1
 
 The prose is Python's own language reference as pydoc has it: no tuning data holds any of it. It
 differs a little between versions of Python, so runs are compared under one of them. The figures go
@@ -9,20 +9,16 @@ into RUN/eval-prose/scores.json.
 
 import os
 import pydoc_data.topics
-import sys
 from dataclasses import dataclass
 
 import torch
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
-
-from loss import mle  # noqa: E402
-from model import load_model  # noqa: E402
-from plumbing.base.errors import require  # noqa: E402
-from plumbing.base.files import write_json  # noqa: E402
-from plumbing.base.flags import DTYPES, DeviceSettings, option, run_script  # noqa: E402
-from plumbing.checkpoint.tokenizer import Tokenizer  # noqa: E402
+from loss import mle
+from model import load_model
+from plumbing.base.errors import require
+from plumbing.base.files import write_json
+from plumbing.base.flags import DTYPES, DeviceSettings, option, run_script
+from plumbing.checkpoint.tokenizer import Tokenizer
 
 CHUNK, CHUNKS = 256, 40  # tokens of a piece of prose; pieces
 

@@ -1,4 +1,4 @@
-"""The experiments' runs as a table: change it, and `python experiments/run.py` makes what is new.
+"""The experiments' runs as a table: change it, and `python -m experiments.run` makes what is new.
 
 A run is what train.py is told besides the seed, on the demo's data. Everything here was chosen on
 the dev split; the test split is for CLAIMS, REAL_CLAIMS, SYSTEMS and the groups of the real model,

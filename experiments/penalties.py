@@ -1,13 +1,11 @@
 """What competes with Eq. 2, plugged into train.py: other penalties, and another kind of conflict.
 
-    python experiments/penalties.py --stage 2 --penalty hinge --alpha 0.2
-    python experiments/penalties.py --stage 2 --conflict keep-source
+    python -m experiments.penalties --stage 2 --penalty hinge --alpha 0.2
+    python -m experiments.penalties --stage 2 --conflict keep-source
 
 All flags of train.py count. In log.jsonl the penalty stands under "ul".
 """
 
-import os
-import sys
 from collections import Counter
 from dataclasses import dataclass
 
@@ -15,13 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
-
-import train  # noqa: E402
-from data import CONFLICTS, Batch, Direction  # noqa: E402
-from loss import log_p, mle, weighted_sum  # noqa: E402
-from plumbing.base.flags import option, run_script  # noqa: E402
+import train
+from data import CONFLICTS, Batch, Direction
+from loss import log_p, mle, weighted_sum
+from plumbing.base.flags import option, run_script
 
 
 def keep_source(direction: Direction, instructions: dict) -> dict[Direction, int]:

@@ -1,6 +1,6 @@
 """Why it works, in one figure: p of the tokens of an answer by their position, for several runs.
 
-    python experiments/positions.py --ckpt runs/stage1 runs/control runs/stage2
+    python -m experiments.positions --ckpt runs/stage1 runs/control runs/stage2
 
 Left, supervised directions: p of the reference under the right instruction I (lines) and under
 wrong ones (dashed), which is what the penalties see. Right, zero-shot directions, which no run was
@@ -9,26 +9,23 @@ tuned on: p of the reference (lines) and of its English translation (dashed) und
 
 import os
 import random
-import sys
 from dataclasses import dataclass
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
-import numpy as np  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import numpy as np
+from matplotlib.figure import Figure
+from tqdm import tqdm
 
-from data import Prompter, Sample, draw_conflict  # noqa: E402
-from model import load_model  # noqa: E402
-from plumbing.base.errors import require  # noqa: E402
-from plumbing.base.flags import DTYPES, DeviceSettings, option, run_script  # noqa: E402
-from plumbing.checkpoint.tokenizer import Tokenizer  # noqa: E402
-from plumbing.corpus.corpus import read_corpus  # noqa: E402
-from plumbing.run.record import read_setting  # noqa: E402
-from tools.explain import response_terms  # noqa: E402
+from data import Prompter, Sample, draw_conflict
+from model import load_model
+from plumbing.base.errors import require
+from plumbing.base.flags import DTYPES, DeviceSettings, option, ours, run_script
+from plumbing.checkpoint.tokenizer import Tokenizer
+from plumbing.corpus.corpus import read_corpus
+from plumbing.run.record import read_setting
+from tools.explain import response_terms
 
 POSITIONS = 8
-OUT = os.path.join(ROOT, "experiments", "positions.png")
+OUT = ours("experiments/positions.png")
 
 
 @dataclass
@@ -96,7 +93,7 @@ def main(s: Settings) -> None:
     require(s.ckpt, "expected --ckpt RUN ...")
     names = [os.path.basename(os.path.normpath(path)) for path in s.ckpt]
     labels = s.ckpt if len(set(names)) < len(names) else names
-    texts, _ = read_corpus([os.path.join(ROOT, "demo/data/dev.tsv")])
+    texts, _ = read_corpus([ours("demo/data/dev.tsv")])
     corpus = {d: [Sample(d, *pair) for pair in pairs] for d, pairs in texts.items()}
     found = {name: measure(path, corpus, s) for name, path in zip(labels, s.ckpt, strict=True)}
     for name, of_run in found.items():

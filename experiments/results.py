@@ -154,7 +154,7 @@ def reports(path: str) -> Iterator[None]:
     try:
         yield
     except (AttributeError, TypeError, LookupError, ValueError):
-        advice = "delete its folder, and run experiments/run.py again"
+        advice = "delete its folder, and run experiments.run again"
         raise InputError(f"{path}: not evaluate.py's whole report; {advice}") from None
 
 
@@ -257,7 +257,7 @@ def write_results(folder: str, only: list[str]) -> None:
     """RESULTS.md, of which the sections of these groups are made anew, where there is something to
     make them of, and the others stay, where there are some."""
     about = (
-        "# The paper's claims at the demo's scale\n\nMade by `python experiments/run.py` from "
+        "# The paper's claims at the demo's scale\n\nMade by `python -m experiments.run` from "
         "scores.json of each run, on the dev split (200 rows a direction, greedy) where nothing "
         "else is said; ± is the 95 % interval over seeds by Student's t, where there are four or "
         "more; in brackets, and as bands in the figures, the least and the most of fewer, and of "

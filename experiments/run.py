@@ -1,10 +1,10 @@
 """Train and evaluate the grid of experiments/grid.py on the demo, then write RESULTS.md.
 
-    python experiments/run.py                      # whatever is missing; hours on two cores
-    python experiments/run.py --only main --seeds 2
-    python experiments/run.py --only ''            # the tables and figures alone
-    python experiments/run.py --only rows          # the rows of the paper's tables, test split
-    python experiments/run.py --only claims        # CLAIMS, once stated, on the test split
+    python -m experiments.run                      # whatever is missing; hours on two cores
+    python -m experiments.run --only main --seeds 2
+    python -m experiments.run --only ''            # the tables and figures alone
+    python -m experiments.run --only rows          # the rows of the paper's tables, test split
+    python -m experiments.run --only claims        # CLAIMS, once stated, on the test split
 
 Runs lie in runs/experiments; what is finished is not done again, what was stopped goes on. Each is
 a command that trains and one that evaluates for each test set, which begun.json there keeps: where
@@ -21,13 +21,10 @@ import zlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
+from tqdm import tqdm
 
-from tqdm import tqdm  # noqa: E402
-
-from experiments import abilities  # noqa: E402
-from experiments.grid import (  # noqa: E402
+from experiments import abilities
+from experiments.grid import (
     ABILITIES,
     ABILITIES_DEV,
     ABOUT_CLAIMS,
@@ -47,7 +44,7 @@ from experiments.grid import (  # noqa: E402
     Claim,
     Run,
 )
-from experiments.results import (  # noqa: E402
+from experiments.results import (
     read_sections,
     run_folder,
     scores_path,
@@ -55,10 +52,10 @@ from experiments.results import (  # noqa: E402
     write_claims,
     write_results,
 )
-from plumbing.base.errors import InputError, require  # noqa: E402
-from plumbing.base.files import read_json, write_json  # noqa: E402
-from plumbing.base.flags import DeviceSettings, option, run_script  # noqa: E402
-from plumbing.base.lock import locked  # noqa: E402
+from plumbing.base.errors import InputError, require
+from plumbing.base.files import read_json, write_json
+from plumbing.base.flags import ROOT, DeviceSettings, option, run_script
+from plumbing.base.lock import locked
 
 BEGUN = os.path.join(FOLDER, "begun.json")
 EXPECTED = "an object of this program's; delete it, and the runs of which it is"
@@ -126,8 +123,8 @@ class Plan:
         needs = [self.add_run(run.start, seed)] if run.start else []
         needs += [self.add_base(base) for base in BASES if f"--model {base}" in run.flags]
         own = "--penalty" in run.flags or "keep-source" in run.flags
-        script = "experiments/penalties.py" if own else "train.py"
-        command = [script, *run.flags.split(), "--seed", str(seed), "--out", out]
+        script = ["-m", "experiments.penalties"] if own else ["train.py"]
+        command = [*script, *run.flags.split(), "--seed", str(seed), "--out", out]
         command += ["--init", folder_of(run.start, seed)] if run.start else []
         command += ["--dtype", self.dtype, "--resume"]
         files = [os.path.join(out, "settings.json")]
@@ -135,16 +132,17 @@ class Plan:
 
     def add_test(self, run: Run, out: str, data: str) -> None:
         path, needs = scores_path(out, data), [out] if run.flags else []
-        command = ["evaluate.py", "--ckpt", out, "--data", data, "--dtype", self.dtype]
+        script, told = ["evaluate.py"], ["--data", DEV if data == SHORTCUT else data]
         if data.endswith("json"):
-            command[0] = "experiments/abilities.py"
+            script = ["-m", "experiments.abilities"]
         elif data == SHORTCUT:
-            command[0], command[4] = "experiments/shortcut.py", DEV
+            script = ["-m", "experiments.shortcut"]
         elif data == PROSE:
-            command = ["experiments/forgetting.py", "--ckpt", out, "--dtype", self.dtype]
-        elif data == DEV and run.rows:
+            script, told = ["-m", "experiments.forgetting"], []
+        command = [*script, "--ckpt", out, *told, "--dtype", self.dtype]
+        if data == DEV and run.rows:
             command += ["--rows", str(run.rows)]
-        elif run.batch:
+        elif script == ["evaluate.py"] and data != DEV and run.batch:
             command += ["--batch-size", str(run.batch)]
         log = f"{out}.log" if run.flags else os.path.join(FOLDER, "real-base.log")
         self.steps.setdefault(os.path.dirname(path), Step(command, [path], needs, log, again=True))
@@ -159,7 +157,7 @@ class Plan:
         """The rows of the paper's tables; the base's has no seed."""
         systems = {name: x for name, x in SYSTEMS.items() if x.run or seed == 1}
         needs = [self.add_run(x.run, seed) for x in systems.values() if x.run]
-        command = ["experiments/baselines.py", "--data", TEST, "--shots-from", SHOTS]
+        command = ["-m", "experiments.baselines", "--data", TEST, "--shots-from", SHOTS]
         command += ["--max-new-tokens", "64"]
         command += ["--dtype", self.dtype, "--systems"]
         command += [

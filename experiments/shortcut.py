@@ -1,6 +1,6 @@
 """Evaluate runs under instructions that do not name the source: "Translate ... to Dutch."
 
-    python experiments/shortcut.py --ckpt runs/stage1 runs/control runs/stage2
+    python -m experiments.shortcut --ckpt runs/stage1 runs/control runs/stage2
 
 Every wrong instruction of stage 2 differs from the right one in its target, but `target` twins
 often name another source too. A run may have learned to compare the source's name with the text;
@@ -8,18 +8,14 @@ here there is no such name. The files are those of evaluate.py, in RUN/eval-SPLI
 """
 
 import os
-import sys
 from dataclasses import replace
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
-
-import evaluate  # noqa: E402
-from evaluate import System  # noqa: E402
-from plumbing.base.errors import require  # noqa: E402
-from plumbing.base.files import require_folder  # noqa: E402
-from plumbing.base.flags import refuse_given, run_script  # noqa: E402
-from plumbing.corpus.languages import TEMPLATES  # noqa: E402
+import evaluate
+from evaluate import System
+from plumbing.base.errors import require
+from plumbing.base.files import require_folder
+from plumbing.base.flags import refuse_given, run_script
+from plumbing.corpus.languages import TEMPLATES
 
 NAME = "no-source"
 

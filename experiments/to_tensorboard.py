@@ -1,6 +1,6 @@
 """Show the logs of runs in TensorBoard: writes event files, follows a run that is on its way.
 
-    python experiments/to_tensorboard.py runs/stage1.partial runs/stage2 [--follow]
+    python -m experiments.to_tensorboard runs/stage1.partial runs/stage2 [--follow]
     tensorboard --logdir runs
 
 The event files lie beside log.jsonl.

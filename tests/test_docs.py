@@ -19,9 +19,9 @@ SCRIPTS = {
     "train.py": train.Settings,
     "evaluate.py": evaluate.Settings,
     "data.py": data.ShowSettings,
-    "experiments/baselines.py": baselines.Settings,
-    "experiments/penalties.py": penalties.Settings,
-    "experiments/run.py": grid.Settings,
+    "experiments.baselines": baselines.Settings,
+    "experiments.penalties": penalties.Settings,
+    "experiments.run": grid.Settings,
     "tools.translate": translate.Settings,
     "tools.explain": explain.Settings,
     "tools.merge": merge.Settings,
@@ -44,7 +44,8 @@ def commands(page):
     for block in re.findall(r"^```\n(.*?)^```", text_of(page), re.M | re.S):
         for line in block.replace("\\\n", " ").split("\n"):
             match = re.search(
-                r"(?:python3?|torchrun .*?) (?:-m )?((?:[\w./]+\.py)|tools\.\w+)", line
+                r"(?:python3?|torchrun .*?) (?:-m )?((?:[\w./]+\.py)|(?:tools|experiments)\.\w+)",
+                line,
             )
             if match and match[1] in SCRIPTS:
                 rest = line[match.end() :].split("|")[0].split(">")[0].split("<")[0]

@@ -309,7 +309,7 @@ def test_another_evaluation_is_made_anew_and_the_run_is_not(begun, monkeypatch):
     monkeypatch.setattr(run, "SHOTS", "other.tsv")
     make("rows", seeds=1)
     make("rows", seeds=1)
-    assert [c[0] for c in begun] == ["experiments/baselines.py"] * 3 and "other.tsv" in begun[2]
+    assert [c[1] for c in begun] == ["experiments.baselines"] * 3 and "other.tsv" in begun[2]
     monkeypatch.setattr(run, "SHOTS", "third.tsv")
     monkeypatch.setattr(run, "start", lambda *_: Ended(1))
     for _ in range(2):  # what another command made is there, and does not count
@@ -327,7 +327,7 @@ def test_a_record_in_another_shape_is_one_sentence(begun, value):
 def test_the_papers_rows_are_one_evaluation_a_seed_behind_their_runs(begun):
     make("rows", seeds=2)
     first, second = [c for c in begun if "--systems" in c]
-    assert begun[-1] == second and {c[0] for c in begun} == {"train.py", "experiments/baselines.py"}
+    assert begun[-1] == second and {c[0] for c in begun} == {"train.py", "-m"}
     systems = first[first.index("--systems") : first.index("--device")]
     assert len([x for x in systems if "=" in x]) == len(grid.SYSTEMS)
     assert f"5-shot.1={run.folder_of('stage1', 1)},shots=5" in first
@@ -422,7 +422,7 @@ def test_a_base_never_takes_the_place_of_another(args, said, capsys, tmp_path, m
     ],
 )
 def test_what_is_asked_wrongly_is_one_sentence(args, said):
-    done = script("experiments/run.py", *args)
+    done = script("experiments.run", *args, module=True)
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
 
 
