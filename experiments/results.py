@@ -218,7 +218,8 @@ def group_table(folder: str, group: Group) -> list[str]:
     rows.append(["---"] + ["---:"] * (len(rows[0]) - 1))
     for name, figures in found.items():
         cells = [describe([x[seed] for seed in seeds], column) for column, x in figures.items()]
-        rows.append([name, str(len(seeds)), *cells])
+        seeded = name not in RUNS or RUNS[name].flags  # a model that is only looked at has no seed
+        rows.append([name, str(len(seeds)) if seeded else "-", *cells])
     missing = missing_runs(folder, group)
     behind = ["", f"{MISSING} {', '.join(missing)}."] if missing else []
     return [*align(rows), *behind] if seeds else []
