@@ -56,7 +56,7 @@ from plumbing.score.identify import CANDIDATES, LIDS, Identifier, make_identifie
 from plumbing.score.report import Report
 
 MAX_NEW_TOKENS, BATCH_SIZE = 128, 64
-LOOP = re.compile(r"(.{3,80}?)\1\1")
+LOOP = re.compile(r"(?=(.{3,80}?)\1\1)")
 
 
 @dataclass
@@ -268,7 +268,7 @@ def percentage(flags: list) -> float:
 def is_looping(text: str) -> bool:
     """Whether a text says something three times in a row, a stretch of 3 to 80 characters with a
     letter among them: greedy decoding of a small model gets caught in that."""
-    return any(any(map(str.isalpha, stretch)) for stretch in LOOP.findall(text))
+    return any(any(map(str.isalpha, stretch)) for stretch in LOOP.findall(f"{text} "))
 
 
 def score(

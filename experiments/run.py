@@ -13,6 +13,7 @@ the grid says another one, a run is refused and an evaluation made again.
 
 import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -259,9 +260,11 @@ class Runner:
 
     def begin(self, name: str) -> None:
         """Start a step, and say before by what it is made. What is made again is known only once
-        it is whole: until then the old files are there."""
+        it is whole; figures of other commands go first, or evaluate.py would write beside them."""
         step = self.plan.steps[name]
         self.begun.pop(name, None)
+        for path in step.files if step.again else ():
+            shutil.rmtree(os.path.dirname(path), ignore_errors=True)
         if not step.again:
             self.begun[name] = Begun(self.plan.commands(name))
         self.write()

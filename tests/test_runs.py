@@ -109,6 +109,18 @@ def test_what_may_change_on_the_way_does(stopped):
     assert rates[:6] == [row["lr"] for row in log(stopped / "whole")][:6] and rates[6] < 0.001
 
 
+def test_a_rate_and_a_batch_that_are_left_out_are_those_of_the_stopped_run(stopped):
+    args, left_out = [*map(str, RUN)], ("--lr", "--batch-size")
+    at = [i for i, word in enumerate(args) if word in left_out]
+    args = [word for i, word in enumerate(args) if i not in at and i - 1 not in at]
+    settings = read_json(stopped / "run.partial" / "settings.json")
+    write_json(stopped / "run.partial" / "settings.json", settings | {"lr": 0.0003})
+    run_here(stopped, *args, "--out", "run", "--resume")
+    found = read_json(stopped / "run" / "settings.json")
+    assert (found["lr"], found["batch_size"]) == (0.0003, settings["batch_size"])
+    run_here(stopped, *args, "--out", "run", "--resume")  # finished
+
+
 @pytest.mark.parametrize(
     "args, said",
     [

@@ -46,16 +46,16 @@ def in_parts(x: Tensor, weight: Tensor) -> Tensor:
 
 @functools.cache
 def is_faster(form: Callable[[Tensor, Tensor], Tensor]) -> bool:
-    """Whether a form is faster than the plain one on this processor, by a few hundredths of a
+    """Whether a form is faster than the plain one on this processor, by some hundredths of a
     second of trying: W X^T with four rows, parts with one."""
     weights, x = torch.ones(TRIED), torch.ones(4 if form is transposed else 1, TRIED[-1])
 
     def seconds(form: Callable) -> float:
-        started = time.perf_counter()
+        started = time.thread_time()  # of this thread alone: other programs count less
         for weight in weights:
             form(x, weight)
-        return time.perf_counter() - started
+        return time.thread_time() - started
 
-    tries = [(seconds(form), seconds(F.linear)) for _ in range(3)][1:]  # the first one warms
+    tries = [(seconds(form), seconds(F.linear)) for _ in range(6)][1:]  # the first one warms
     other, plain = map(min, zip(*tries, strict=True))
     return other < GAIN * plain
