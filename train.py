@@ -43,7 +43,6 @@ from plumbing.base.flags import (
 )
 from plumbing.base.processes import RANK, WORLD, shard, sum_over_processes
 from plumbing.checkpoint.config import Config
-from plumbing.checkpoint.folder import ModelFolder
 from plumbing.checkpoint.peft import read_adapter
 from plumbing.checkpoint.tokenizer import Tokenizer
 from plumbing.compute.optimizer import Optimizer, learning_rate
@@ -323,7 +322,8 @@ def main(s: Settings, find_losses: Callable = loss_sums) -> None:
         begun = f"{s.out}.partial" if os.path.exists(f"{s.out}.partial") else s.out
         s.lr = s.lr or read_setting(begun, "lr", 0.0)
         s.batch_size = s.batch_size or read_setting(begun, "batch_size", 0)
-    take_usual(s, parameters_of(ModelFolder(s.init or s.model, s.model).config))
+    _, files = build_model(s.init or s.model, s.model)
+    take_usual(s, parameters_of(files.config))
     run = Run(s.out, s.save_every, s.best)
     with run.held([s.init, s.model, base], s.resume):
         train(s, run, find_losses)

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -595,3 +596,13 @@ def test_lora_on_a_7b_shaped_model_fits_24_gb_on_cuda():
     result = train_step(model, [[batch]], optimizer, Settings(device="cuda", dtype="bf16"))
     assert result.figures["mle"] == pytest.approx(math.log(32000), rel=0.2)
     assert torch.cuda.max_memory_allocated() < 24e9
+
+
+def test_a_config_of_another_model_is_named_before_a_rate_is_asked_for(finished, tmp_path):
+    shutil.copytree(finished / "model", tmp_path / "lie")
+    config = json.loads((tmp_path / "lie" / "config.json").read_text())
+    (tmp_path / "lie" / "config.json").write_text(json.dumps(config | {"vocab_size": 30_000_000}))
+    args = ["--stage", "1", "--model", tmp_path / "lie", "--device", "cpu"]
+    args += ["--data", finished / "train.tsv", "--out", tmp_path / "run"]
+    with pytest.raises(InputError, match="shape"):
+        main(parse(Settings, "", [*map(str, args)]))

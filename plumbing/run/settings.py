@@ -72,9 +72,9 @@ def take_usual(s, parameters: int) -> None:
     known = next((x for x in (USUAL_FULL if s.full else USUAL) if parameters <= x.parameters), None)
     if not known:
         missing = [flag(name) for name in ("lr", "batch_size") if not getattr(s, name)]
-        kind = "full tuning" if s.full else "LoRA"
+        kind, they = "full tuning" if s.full else "LoRA", "they" if len(missing) > 1 else "it"
         sentence = f"{' and '.join(missing)}: nothing was measured for {kind} of a base of "
-        sentence += f"{parameters / 1e6:,.0f} million parameters, so it must be given"
+        sentence += f"{parameters / 1e6:,.0f} million parameters, so {they} must be given"
         raise InputError(f"{sentence}; a start is {proposal_of(s)}")
     s.lr = s.lr or of_stage(known.lr, s.stage)
     s.batch_size = s.batch_size or of_stage(known.batch_size, s.stage)
