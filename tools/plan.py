@@ -206,7 +206,7 @@ def main(s: Settings) -> None:
     parts = {name: found[name] for name in ("weights", "gradients", "moments", "activations")}
     total, tokens = sum(parts.values()), sum(len(batch.ids) for batch in batches) / looked_at
     flops = usual["flops"] / usual["tokens"] * tokens
-    launches = usual["launches"] * len(batches) / looked_at / s.gpus
+    launches = usual["launches"] * max(1, len(batches) / looked_at / s.gpus)
     seconds, how = time_of(flops, launches, folder.config, s)
     memory = ", ".join(f"{name} {size / GIB:.3g}" for name, size in parts.items())
     print(f"stage {s.stage}: {start} -> {s.out}, {'full' if s.full else 'LoRA'}, {s.dtype}")

@@ -25,8 +25,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     few = few and not torch.is_autocast_enabled("cpu") and not torch.is_grad_enabled()
     if not few or x.is_cuda or x.dtype != torch.float32:
         return F.linear(x, weight, bias)
-    form = in_parts if len(x) == 1 and not len(weight) % PARTS else transposed
-    if not is_faster(form):
+    form = in_parts if len(x) == 1 else transposed
+    uneven = form is in_parts and len(weight) % PARTS
+    if uneven or not is_faster(form):
         return F.linear(x, weight, bias)
     y = form(x, weight)
     return y if bias is None else y + bias
