@@ -362,7 +362,7 @@ def test_after_an_explosion_the_advice_works(stopped, capsys):
     with pytest.raises(InputError, match="step 8: loss nan.*step-000006 is the last one with a"):
         resume(stopped, "--lr", 1e30, "--save-every", 1)
     load_model(stopped / "run.partial" / "step-000006")
-    resume(stopped)
+    resume(stopped, "--lr", 0.002)
     assert "resuming from run.partial/step-000006" in capsys.readouterr().out
     assert same(stopped) and not list(stopped.rglob("*not-finite*"))
 
