@@ -208,12 +208,6 @@ def figures_of_group(folder: str, group: Group) -> tuple[dict, list[int]]:
     return (found, seeds) if seeds else ({}, [])
 
 
-def missing_runs(folder: str, group: Group) -> list[str]:
-    """The runs of a group that have no figures."""
-    found, _ = figures_of_group(folder, group)
-    return [name for name in group.runs if name not in found]
-
-
 def group_table(folder: str, group: Group) -> list[str]:
     """Lines of a Markdown table of the runs that have figures, every figure of the same seeds,
     which are fewer where a run has fewer. Behind it stands which runs are missing."""
@@ -224,7 +218,7 @@ def group_table(folder: str, group: Group) -> list[str]:
         cells = [describe([x[seed] for seed in seeds], column) for column, x in figures.items()]
         seeded = name not in RUNS or RUNS[name].flags  # a model that is only looked at has no seed
         rows.append([name, str(len(seeds)) if seeded else "-", *cells])
-    missing = missing_runs(folder, group)
+    missing = [name for name in group.runs if name not in found]
     behind = ["", f"{MISSING} {', '.join(missing)}."] if missing else []
     return [*align(rows), *behind] if seeds else []
 
@@ -325,13 +319,15 @@ def draw_group(folder: str, name: str) -> bool:
     steps = {0: "stage1", 100: "target"} | {n: f"steps-{n}" for n in STEPS}
     lines = {"alpha": penalties, "steps": {"alpha 0.05": steps}}.get(name)
     path = os.path.join(HERE, f"{name}.png")
-    if lines is None or missing_runs(folder, GROUPS[name]):
+    if lines is None:
+        return False
+    found, seeds = figures_of_group(folder, GROUPS[name])
+    if len(found) < len(GROUPS[name].runs):
         return False
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return os.path.exists(path)
-    found, seeds = figures_of_group(folder, GROUPS[name])
     figure = Figure(figsize=(9, 2.8), layout="constrained")
     axes = figure.subplots(1, 3)
     columns = ("zero-shot OTR", "zero-shot BLEU", "supervised BLEU")
