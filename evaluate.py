@@ -108,27 +108,43 @@ class Settings(DeviceSettings):
 
 @torch.inference_mode()
 def greedy(
-    decoder: Decoder, prompts: list[list[int]], ends: set[int], max_new_tokens: int
+    decoder: Decoder,
+    prompts: list[list[int]],
+    ends: set[int],
+    max_new_tokens: int,
+    batch_size: int = BATCH_SIZE,
+    bar: tqdm | None = None,
 ) -> list[list[int]]:
-    """Greedy decoding of B prompts up to one of the ids `ends`; returns the ids before it. Prompts
-    (lists of ids, any lengths) are prefilled end to end; then every sentence adds one token a step
-    at its own position in the cache. When one ends, the last one takes its place."""
-    logits = decoder.prefill(prompts, max_new_tokens)  # [B, 1, V]
-    outputs, rows = [[] for _ in prompts], list(range(len(prompts)))  # the sentence of a row
-    for left in reversed(range(max_new_tokens)):
-        best = logits[:, 0].argmax(-1, keepdim=True)  # [B, 1]
-        require_finite(logits[:, 0].gather(1, best))
-        new = best[:, 0].tolist()  # B ids
-        for row in reversed(range(len(rows))):
-            if new[row] in ends:  # the last row, which has been looked at, takes its place
+    """Greedy decoding of prompts (lists of ids, any lengths) up to one of the ids `ends`; returns
+    the ids before it. At most batch_size are in work, each in a row of the cache, where it adds one
+    token a step at its own position. When one ends, the last one takes its place. When half of the
+    rows are free, the next prompts take them: a batch does not wait for its longest output. `bar`
+    counts outputs."""
+    decoder.reserve(prompts, min(batch_size, len(prompts)), max_new_tokens)
+    outputs = [[] for _ in prompts]
+    rows, waiting = [], [*range(len(prompts))]  # numbers of prompts
+    while rows or waiting:
+        logits = []
+        if rows:
+            logits.append(decoder.step([[outputs[number][-1]] for number in rows]))
+        if waiting and len(rows) <= batch_size // 2:  # many at once begin with much in common
+            free = batch_size - len(rows)
+            new, waiting = waiting[:free], waiting[free:]
+            logits.append(decoder.prefill([prompts[number] for number in new], after=len(rows)))
+            rows += new
+        logits = torch.cat(logits)[:, 0]  # [B, V]
+        best = logits.argmax(-1, keepdim=True)  # [B, 1]
+        require_finite(logits.gather(1, best))
+        for row, token in reversed([*enumerate(best[:, 0].tolist())]):
+            output = outputs[rows[row]]
+            if token not in ends:
+                output.append(token)
+            if token in ends or len(output) == max_new_tokens:
                 decoder.drop(row, last=len(rows) - 1)
-                rows[row], new[row] = rows[-1], new[-1]
-                del rows[-1], new[-1]
-        for number, token in zip(rows, new, strict=True):
-            outputs[number].append(token)
-        if not rows or not left:
-            break
-        logits = decoder.step([[token] for token in new])  # [B, 1, V]
+                rows[row] = rows[-1]  # which has its token already
+                del rows[-1]
+                if bar is not None:
+                    bar.update()
     return outputs
 
 
@@ -160,7 +176,8 @@ def beam_search(
     that do not end go on; a sentence is over when n are kept and the best beam that goes on, at its
     present length, is no better than the worst of them."""
     n = decoder.n
-    logits = decoder.prefill(prompts, max_new_tokens)
+    decoder.reserve(prompts, len(prompts), max_new_tokens)
+    logits = decoder.prefill(prompts)
     rows = list(range(len(prompts)))  # the sentence of a row
     kept = [[] for _ in prompts]
     live = [[Beam(0.0, [])] for _ in prompts]  # of each row
@@ -204,14 +221,14 @@ def beam_search(
 
 def encode_prompts(
     prompter: Prompter, samples: list[Sample], positions: int, max_new_tokens: int
-) -> tuple[list[list[int]], int]:
-    """(the prompts of the samples; how many of them lost the end of their source, to leave room for
-    so many new tokens in the model's positions). Raises InputError where no prompt has room."""
+) -> tuple[list[list[int]], list[bool]]:
+    """(the prompts of the samples; which of them lost the end of their source, to leave room for so
+    many new tokens in the model's positions). Raises InputError where no prompt has room."""
     encoded = [prompter.encode(sample, positions - max_new_tokens) for sample in samples]
     sentence = f"decoding {max_new_tokens} tokens leaves no room for the prompt in {positions}"
     advice = "positions; evaluate.py can lower --max-new-tokens, train.py not"
     require(all(prompt for prompt, _ in encoded), f"{sentence} {advice}")
-    return [prompt for prompt, _ in encoded], sum(cut for _, cut in encoded)
+    return [prompt for prompt, _ in encoded], [cut for _, cut in encoded]
 
 
 def translate(
@@ -222,26 +239,25 @@ def translate(
     max_new_tokens: int = MAX_NEW_TOKENS,
     batch_size: int = BATCH_SIZE,
     length_penalty: float = 1.0,
-) -> tuple[list[str], int]:
-    """(the hypotheses of the prompts in their order; how many of them ended because of
-    max_new_tokens). They are decoded in batches of similar length, with beams where the decoder has
-    them; `bar` counts sentences."""
+) -> tuple[list[str], list[bool]]:
+    """(the hypotheses of the prompts in their order; which of them ended because of
+    max_new_tokens). Those of similar length are decoded together, the longest first, with beams
+    where the decoder has them; `bar` counts sentences."""
     ends = {prompter.encoder.end, prompter.tokenizer.eos, *decoder.model.config.eos_token_id}
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    hypotheses, unfinished = [""] * len(prompts), 0
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        batch = [prompts[i] for i in chosen]
-        if decoder.n > 1:
-            beams = beam_search(decoder, batch, ends, max_new_tokens, length_penalty)
-            outputs = [[token for token in beam.ids if token not in ends] for beam in beams]
-        else:
-            outputs = greedy(decoder, batch, ends, max_new_tokens)
-        unfinished += sum(len(ids) == max_new_tokens for ids in outputs)
-        for i, ids in zip(chosen, outputs, strict=True):
-            hypotheses[i] = prompter.tokenizer.decode(ids).strip()
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    longest_first, outputs = [prompts[i] for i in order], []
+    if decoder.n == 1 and prompts:
+        outputs = greedy(decoder, longest_first, ends, max_new_tokens, batch_size, bar)
+    for start in range(0, len(order), batch_size) if decoder.n > 1 else ():
+        batch = longest_first[start : start + batch_size]
+        beams = beam_search(decoder, batch, ends, max_new_tokens, length_penalty)
+        outputs += [[token for token in beam.ids if token not in ends] for beam in beams]
         if bar is not None:
-            bar.update(len(chosen))
+            bar.update(len(batch))
+    hypotheses, unfinished = [""] * len(prompts), [False] * len(prompts)
+    for i, ids in zip(order, outputs, strict=True):
+        hypotheses[i] = prompter.tokenizer.decode(ids).strip()
+        unfinished[i] = len(ids) == max_new_tokens
     return hypotheses, unfinished
 
 
@@ -410,9 +426,9 @@ def whole_rows(samples: list[Sample]) -> list[int]:
 
 def translate_rows(
     decoder: Decoder, prompter: Prompter, samples: list[Sample], s: Settings, bar: tqdm
-) -> tuple[list[str], int, int]:
-    """(the hypotheses of some rows of a direction; how many prompts lost the end of their source;
-    how many hypotheses ended because of --max-new-tokens)."""
+) -> tuple[list[str], list[bool], list[bool]]:
+    """(the hypotheses of samples of any directions; which prompts lost the end of their source;
+    which hypotheses ended because of --max-new-tokens)."""
     positions = decoder.model.config.max_position_embeddings
     prompts, cut = encode_prompts(prompter, samples, positions, s.max_new_tokens)
     limits = s.max_new_tokens, s.batch_size, s.length_penalty
@@ -424,20 +440,19 @@ def decode(
     system: System, prompter: Prompter, corpus: TestSet, translate_fn: Callable = translate_rows
 ) -> Outputs:
     """A system's translations of this process's share of each direction's rows."""
-    s, texts, cut, unfinished = system.settings, {}, Counter(), Counter()
-    decoder = Decoder(load_for_decoding(system), s.beam)
-    shares = {}
+    decoder, share = Decoder(load_for_decoding(system), system.settings.beam), []
     for turn, (direction, samples) in enumerate(corpus.items()):
         rows = sorted(whole_rows(samples), key=lambda n: len(samples[n].source))
-        shares[direction] = rows[(RANK - turn) % WORLD :: WORLD]  # alike in number and in size
-    with progress_bar(
-        total=sum(map(len, shares.values())), desc=system.name, unit="sentence"
-    ) as bar:
-        for direction, rows in shares.items():
-            samples = [corpus[direction][n] for n in rows]
-            found = translate_fn(decoder, prompter, samples, s, bar)
-            outputs, cut[direction], unfinished[direction] = found
-            texts |= {(direction, n): text for n, text in zip(rows, outputs, strict=True)}
+        rows = rows[(RANK - turn) % WORLD :: WORLD]  # alike in number and in size
+        share += [(direction, n) for n in rows]
+    samples = [corpus[direction][n] for direction, n in share]
+    with progress_bar(total=len(share), desc=system.name, unit="sentence") as bar:
+        found = translate_fn(decoder, prompter, samples, system.settings, bar)
+    texts, cut, unfinished = {}, Counter(), Counter()
+    for (direction, n), text, *flags in zip(share, *found, strict=True):
+        texts[direction, n] = text
+        cut[direction] += flags[0]
+        unfinished[direction] += flags[1]
     return Outputs(texts, cut, unfinished, decoder.computed)
 
 

@@ -107,12 +107,16 @@ class Contrasting(Decoder):
     def __init__(self, model, weight: float, variants: dict[tuple, list[list[int]]]):
         super().__init__(model)
         self.weight, self.variants = weight, variants
+        self.C = 1 + max(map(len, variants.values()))  # of which all have as many
 
-    def prefill(self, prompts: list[list[int]], max_new_tokens: int) -> Tensor:
-        rows = [[prompt, *self.variants[tuple(prompt)]] for prompt in prompts]
-        self.C = len(rows[0])
-        together = [prompt for row in rows for prompt in row]
-        return self.contrast(super().prefill(together, max_new_tokens))
+    def with_variants(self, prompts: list[list[int]]) -> list[list[int]]:
+        return [ids for prompt in prompts for ids in (prompt, *self.variants[tuple(prompt)])]
+
+    def reserve(self, prompts: list[list[int]], rows: int, max_new_tokens: int) -> None:
+        super().reserve(self.with_variants(prompts), rows * self.C, max_new_tokens)
+
+    def prefill(self, prompts: list[list[int]], after: int = 0) -> Tensor:
+        return self.contrast(super().prefill(self.with_variants(prompts), after * self.C))
 
     def step(self, new: list[list[int]], parents: list | None = None) -> Tensor:
         return self.contrast(super().step([token for token in new for _ in range(self.C)]))
@@ -144,14 +148,22 @@ def make_translate_rows(shots: dict[Direction, list[Sample]]):
     """evaluate.py's translate_rows with demonstrations and contrast, as a system's settings say."""
 
     def translate_rows(decoder: Decoder, prompter: Prompter, samples: list, s: Settings, bar):
+        columns = {}, {}, {}  # texts, which were cut, which are unfinished, by the sample's number
+        for direction in dict.fromkeys(sample.direction for sample in samples):
+            own = [n for n, sample in enumerate(samples) if sample.direction == direction]
+            found = translate_direction(decoder, prompter, [samples[n] for n in own], s, bar)
+            for column, values in zip(columns, found, strict=True):
+                column |= zip(own, values, strict=True)
+        return tuple([column[n] for n in range(len(samples))] for column in columns)
+
+    def translate_direction(decoder: Decoder, prompter: Prompter, samples: list, s: Settings, bar):
         positions = decoder.model.config.max_position_embeddings
         limits = s.max_new_tokens, s.batch_size, s.length_penalty
-        before = shots.get(samples[0].direction, [])[: s.shots] if samples else []
-        name = samples[0].name if samples else ""
+        name, before = samples[0].name, shots.get(samples[0].direction, [])[: s.shots]
         few = f"--shots-from: {len(before)} pairs of {name}; expected {s.shots}"
-        require(len(before) == s.shots or not samples, few)
+        require(len(before) == s.shots, few)
 
-        def encode(some: list[Sample]) -> tuple[list[list[int]], int]:
+        def encode(some: list[Sample]) -> tuple[list[list[int]], list[bool]]:
             if not s.shots:
                 return encode_prompts(prompter, some, positions, s.max_new_tokens)
             room = positions - s.max_new_tokens
@@ -159,10 +171,10 @@ def make_translate_rows(shots: dict[Direction, list[Sample]]):
             fewer = sum(lost > 0 for _, lost in encoded)
             if fewer:
                 print(f"{name}: {fewer:,} prompts with fewer shots, to fit")
-            return [ids for ids, _ in encoded], 0
+            return [ids for ids, _ in encoded], [False] * len(encoded)
 
         prompts, cut = encode(samples)
-        if not s.contrast_language or not samples:
+        if not s.contrast_language:
             texts, unfinished = translate(decoder, prompter, prompts, bar, *limits)
             return texts, cut, unfinished
         columns = [encode(others)[0] for others in undesired(samples)]

@@ -41,8 +41,8 @@ def test_outputs_that_end_at_the_limit_are_counted(tokenizer):
     for beams in (1, 2):
         free = translate(Decoder(model, beams), prompter, prompts, None, 40)
         ids = [len(x) for x in greedy(Decoder(model), prompts, {prompter.encoder.end}, 40)]
-        assert beams > 1 or free[1] == sum(n == 40 for n in ids)
-        assert translate(Decoder(model, beams), prompter, prompts, None, 1)[1] == 4
+        assert beams > 1 or free[1] == [n == 40 for n in ids]
+        assert translate(Decoder(model, beams), prompter, prompts, None, 1)[1] == [True] * 4
 
 
 def test_batched_greedy_decoding_equals_single_and_uncached():
@@ -68,11 +68,48 @@ def test_batched_greedy_decoding_equals_single_and_uncached():
 
 def both(folder, **changes):
     """A random model, and the same in transformers."""
+    model = lively(**changes)
+    save_model(model, folder)
+    return model, in_transformers(folder)
+
+
+def lively(**changes):
+    """A random model that does not repeat itself at once."""
     model = tiny(seed=3, vocab_size=VOCABULARY, **changes)
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.3) if p.ndim == 2 else None
-    save_model(model, folder)
-    return model, in_transformers(folder)
+    return model
+
+
+def short_prompts(lengths):
+    return [[i % VOCABULARY for i in p] for p in prompts_of(1, lengths)]
+
+
+@pytest.mark.parametrize("changes", [{}, {"sliding_window": 7}], ids=["full", "window"])
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 64])
+def test_a_prompt_that_takes_a_free_row_is_decoded_as_alone(size, changes):
+    """Rows of every age stand beside each other, some behind ones that ended at the limit."""
+    model = lively(**changes | ({"model_type": "mistral"} if changes else {}))
+    prompts = short_prompts([9, 4, 17, 1, 26, 12, 5, 4, 8, 9, 3])
+    ends = {5, 11, 23}
+    expected = [greedy(Decoder(model), [p], ends, 12)[0] for p in prompts]
+    assert len({len(ids) for ids in expected}) > 3
+    decoder = Decoder(model)
+    assert greedy(decoder, prompts, ends, 12, size) == expected
+    assert len(decoder.cache.lengths) == min(size, len(prompts))
+
+
+def test_no_batch_waits_for_its_longest_output():
+    """Of 32 outputs some go on to the limit, and the others are much shorter."""
+    model, steps = lively(), []
+    prompts, ends = short_prompts([4, 17, 9, 1, 12, 5, 26, 8] * 4), {5, 11, 23}
+    lengths = [len(ids) for ids in greedy(Decoder(model), prompts, ends, 60)]
+    batches = [lengths[i : i + 4] for i in range(0, 32, 4)]
+    decoder = Decoder(model)
+    step = decoder.step
+    decoder.step = lambda new: steps.append(len(new)) or step(new)
+    greedy(decoder, prompts, ends, 60, 4)
+    assert len(steps) < 0.8 * sum(map(max, batches))
 
 
 def theirs(model, prompt, ends, room, beams, length_penalty):

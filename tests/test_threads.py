@@ -102,7 +102,8 @@ def test_each_layer_asks_on_its_way_forward_and_back(monkeypatch):
     monkeypatch.setattr(threads.THREADS, "fit", lambda device: asked.append(str(device)))
     with torch.no_grad():
         decoder = Decoder(model)
-        decoder.prefill([[1, 2], [3]], 4)
+        decoder.reserve([[1, 2], [3]], 2, 4)
+        decoder.prefill([[1, 2], [3]])
         decoder.step([[4], [5]])
     assert asked == ["cpu"] * 4
     asked.clear()

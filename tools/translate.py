@@ -86,7 +86,7 @@ def main(s: Settings) -> None:
             texts = iter(texts)
             for line in batch:
                 print(" ".join(next(texts).split()) if line.strip() else "", flush=True)
-            cut, unfinished = cut + more, unfinished + ended
+            cut, unfinished = cut + sum(more), unfinished + sum(ended)
     if cut:
         print(f"{cut:,} lines lost their end, to fit", file=sys.stderr)
     if unfinished:

@@ -4,6 +4,8 @@ Symbols in shape comments: L layers, B rows, K key heads, S slots, s of them tha
 width of a head, n beams, T new tokens.
 """
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -58,7 +60,7 @@ class KVCache:
         self.k = torch.zeros(layers, B, K, slots, d, device=device, dtype=dtype)
         self.v = torch.zeros(layers, B, K, slots, d, device=device, dtype=dtype)
         self.used = torch.zeros(B, dtype=torch.long, device=device)  # [B]
-        self.longest = 0  # the most that a row may have in use
+        self.lengths = [0] * B  # the same on the host
         self.paths = None  # with beams, what each of them sees of its row
 
     def append(self, layer: int, k: Tensor, v: Tensor, layout: Layout | CachedLayout):
@@ -76,6 +78,14 @@ class KVCache:
     def move(self, row: int, to: int) -> None:
         """Copy a row over another, whose sequence is finished."""
         self.k[:, to], self.v[:, to] = self.k[:, row], self.v[:, row]
-        self.used[to] = self.used[row]
+        self.used[to], self.lengths[to] = self.used[row], self.lengths[row]
         if self.paths:
             self.paths.move(row, to)
+
+    def behind(self, row: int) -> "KVCache":
+        """Its rows from this one on, emptied: a cache in the same memory."""
+        rest = copy.copy(self)
+        rest.k, rest.v, rest.used = self.k[:, row:], self.v[:, row:], self.used[row:]
+        rest.used.zero_()
+        rest.lengths = [0] * len(self.lengths[row:])
+        return rest

@@ -17,14 +17,20 @@ class Decoder:
         self.model, self.n = model, beams
         self.computed = 0  # tokens that passed the network
 
-    def prefill(self, prompts: list[list[int]], max_new_tokens: int) -> Tensor:
-        """Logits [B, 1, V] of the token after each of B prompts."""
+    def reserve(self, prompts: list[list[int]], rows: int, max_new_tokens: int) -> None:
+        """An empty cache with room for any so many of the prompts at a time."""
+        slots = max(map(len, prompts)) + self.n * max_new_tokens
+        self.cache = self.model.new_cache(rows, slots)
+
+    def prefill(self, prompts: list[list[int]], after: int = 0) -> Tensor:
+        """Logits [B, 1, V] of the token after each of B prompts, which take the rows behind the
+        first so many."""
         lengths = [len(prompt) for prompt in prompts]
-        slots = max(lengths) + self.n * max_new_tokens
-        self.cache = self.model.new_cache(len(prompts), slots)
+        cache = self.cache.behind(after)
         ids = torch.tensor([i for prompt in prompts for i in prompt])  # [T]
         last = torch.tensor(lengths).cumsum(0) - 1  # [B]
-        logits = self.model(ids, lengths, self.cache, at=last)  # [B, V]
+        logits = self.model(ids, lengths, cache, at=last)  # [B, V]
+        self.cache.lengths[after:] = cache.lengths
         self.computed += self.model.computed
         return logits[:, None]
 

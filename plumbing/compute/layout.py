@@ -5,6 +5,7 @@ tokens that are computed, s cache slots that are looked at, H heads of queries, 
 width.
 """
 
+import operator
 from functools import cached_property
 from itertools import islice
 
@@ -164,13 +165,13 @@ def lay_out(
 ) -> Layout | CachedLayout:
     """The Layout of sequences that begin, where `share` is what they begin with in common computed
     once; or the CachedLayout of those that go on from a cache, whose use it counts."""
-    if cache is not None and cache.longest:
-        slots = min(cache.longest + max(lengths), cache.k.shape[3])
+    if cache is not None and any(cache.lengths[: len(lengths)]):
+        slots = max(map(operator.add, cache.lengths, lengths))
         cached = cache.used, slots, window, cache.paths
         layout = CachedLayout(ids.to(device), lengths, *cached)
     else:
         layout = Layout(ids, lengths, device, window, share)
     if cache is not None:
         cache.used[: len(lengths)] += layout.whole.sizes
-        cache.longest += max(lengths)
+        cache.lengths[: len(lengths)] = map(operator.add, cache.lengths, lengths)
     return layout
