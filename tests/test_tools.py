@@ -143,6 +143,26 @@ def test_the_plan_is_of_the_largest_batch_and_has_a_time_on_this_cpu(place, caps
     assert found[9] > found[1]
 
 
+def test_the_plan_ranks_batches_by_what_is_computed(place, capsys):
+    """Translations begin with much in common, which is computed once, other instructions not."""
+    rows = "".join(f"{'open ' * 40}{n}\tapri {n}\n" for n in range(64))
+    (place / "alike.tsv").write_text(f"en\tit\n{rows}")
+    records = [{"instruction": f"{n} count on " * 5, "output": "apri il file " * 9} for n in range(64)]
+    write_json(place / "general.json", records)
+    args = ["--data", place / "alike.tsv", "--model", place / "model", "--device", "cpu"]
+    args += ["--steps", 1, "--batch-size", 64, "--micro-batch-tokens", 1200]
+    args += ["--general", place / "general.json", "--general-share", 0.2]
+    s = parse(plan.Settings, "", [*map(str, args)])
+    plan.main(s)
+    planned = float(re.search(r"activations ([0-9.]+)", capsys.readouterr().out)[1])
+    folder = ModelFolder(str(place / "model"))
+    batches, *_ = plan.first_batches(folder, s)
+    found = [plan.measure(folder, batch, s)["activations"] for batch in batches]
+    longest = max(range(len(batches)), key=lambda n: len(batches[n].ids))
+    assert found[longest] < 0.9 * max(found)
+    assert planned == pytest.approx(max(found) / 2**30, rel=0.01)
+
+
 def test_a_larger_batch_and_no_recomputation_hold_more(place, tokenizer):
     folder = ModelFolder(str(place / "model"))
     samples = [Sample(("en", "it"), "open", "apri il file " * n) for n in (1, 30)]

@@ -26,6 +26,7 @@ from plumbing.base.flags import DTYPES, autocast, option, ours, refuse_given, ru
 from plumbing.checkpoint.config import Config
 from plumbing.checkpoint.folder import ModelFolder
 from plumbing.checkpoint.tokenizer import Tokenizer
+from plumbing.compute.layout import Layout
 from plumbing.corpus.languages import add_languages
 from plumbing.run.log import PEAK
 from plumbing.run.record import read_setting
@@ -113,7 +114,7 @@ def try_backward(model: nn.Module, batch: Batch, s: Settings) -> None:
 
 
 def measure(folder: ModelFolder, batch: Batch, s: Settings) -> dict[str, float]:
-    """What one of s.gpus GPUs holds at most, in bytes, and the FLOPs and tokens of the batch."""
+    """What one of s.gpus GPUs holds at most, in bytes, and the FLOPs of the batch."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = make_network(folder, s)
         with FlopCounterMode(display=False) as counter:
@@ -132,7 +133,6 @@ def measure(folder: ModelFolder, batch: Batch, s: Settings) -> dict[str, float]:
         "moments": 2 * trained / s.gpus,
         "activations": live.peak,
         "flops": counter.get_total_flops(),
-        "tokens": len(batch.ids),
         "launches": live.launches,
     }
 
@@ -149,8 +149,8 @@ def cpu_speed(width: int, inner: int, dtype: torch.dtype) -> float:
 
 
 def first_batches(folder: ModelFolder, s: Settings) -> tuple[list[Batch], int, int]:
-    """(the micro-batches of a run's first steps on s.gpus GPUs, the smallest first; how many steps
-    these are; how many the run has). Raises InputError."""
+    """(the micro-batches of a run's first steps on s.gpus GPUs; how many steps these are; how many
+    the run has). Raises InputError."""
     tokenizer = Tokenizer([folder.folder, folder.source, ours("demo/base")], folder.config)
     data = train.read(s)
     prompter = Prompter(tokenizer, s.template)
@@ -162,7 +162,14 @@ def first_batches(folder: ModelFolder, s: Settings) -> tuple[list[Batch], int, i
     for step in range(looked_at):
         for share in train.batches_of_step(tuning_set, step, visits, s, s.gpus):
             batches += [batch for batch in share if batch.pairs]  # the others wait for these
-    return sorted(batches, key=lambda batch: len(batch.ids)), looked_at, steps
+    return batches, looked_at, steps
+
+
+def count_computed(batch: Batch, s: Settings) -> int:
+    """Tokens of a micro-batch that pass the network: what sequences begin with in common is
+    computed once."""
+    share = s.full or not s.lora_dropout
+    return len(Layout(batch.ids, batch.lengths, share=share).ids)
 
 
 def time_of(flops: float, launches: float, config: Config, s: Settings) -> tuple[float, str]:
@@ -201,12 +208,17 @@ def main(s: Settings) -> None:
     s.template = s.template or read_setting(start, "template", "alpaca")
     batches, looked_at, steps = first_batches(folder, s)
 
-    found = measure(folder, batches[-1], s)
-    usual = measure(folder, batches[len(batches) // 2], s)
+    computed = [count_computed(batch, s) for batch in batches]
+    order = sorted(range(len(batches)), key=computed.__getitem__)
+    usual = batches[order[len(order) // 2]]
+    most_responses = max(batches, key=lambda batch: len(batch.y))  # which have logits
+    largest = [measure(folder, batch, s) for batch in (batches[order[-1]], most_responses)]
+    found = max(largest, key=lambda figures: figures["activations"])
     parts = {name: found[name] for name in ("weights", "gradients", "moments", "activations")}
     total, tokens = sum(parts.values()), sum(len(batch.ids) for batch in batches) / looked_at
-    flops = usual["flops"] / usual["tokens"] * tokens
-    launches = usual["launches"] * max(1, len(batches) / looked_at / s.gpus)
+    found = measure(folder, usual, s)
+    flops = found["flops"] / count_computed(usual, s) * sum(computed) / looked_at
+    launches = found["launches"] * max(1, len(batches) / looked_at / s.gpus)
     seconds, how = time_of(flops, launches, folder.config, s)
     memory = ", ".join(f"{name} {size / GIB:.3g}" for name, size in parts.items())
     print(f"stage {s.stage}: {start} -> {s.out}, {'full' if s.full else 'LoRA'}, {s.dtype}")

@@ -82,10 +82,10 @@ def write_lines(path: str, lines: list[str]) -> None:
     write_whole(path, "".join(line + "\n" for line in lines))
 
 
-def read_lines(path: str) -> Iterator[str]:
+def read_lines(path: str, what: str = "a file of translations") -> Iterator[str]:
     """The lines of a UTF-8 file, perhaps of a gzip-compressed one, one at a time. Only \\n ends a
-    line: U+2028 and U+0085 are text. Raises InputError."""
-    require_file(path, "a file of translations")
+    line: U+2028 and U+0085 are text. what: the file is expected to be. Raises InputError."""
+    require_file(path, what)
     number = 1
     try:
         with open(path, "rb") as file:
@@ -105,7 +105,7 @@ def read_lines(path: str) -> Iterator[str]:
         raise InputError(f"{sentence}; copy the file again") from None
     except OSError as error:
         found = error.strerror.lower()
-        raise InputError(f"{path}: {found}; expected a file of translations") from None
+        raise InputError(f"{path}: {found}; expected {what}") from None
     except UnicodeDecodeError as error:
         place, byte = f"{path}, line {number}", error.object[error.start]
         advice = "convert the file, or unpack it where it is an archive or a table of columns"

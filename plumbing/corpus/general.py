@@ -17,7 +17,8 @@ def read_general(paths: list[str]) -> list[tuple[str, str, str]]:
     gives them twins. Raises InputError."""
     samples, left_out = [], Counter()
     for path in paths:
-        first = next((line.strip() for line in read_lines(path) if line.strip()), "")
+        lines = read_lines(path, "a file of instructions")
+        first = next((line.strip() for line in lines if line.strip()), "")
         require(first[:1] in ("[", "{"), f"{path}: {first[:60]!r}; {EXPECTED}")
         before = len(samples)
         for where, record in read_records(path, first):

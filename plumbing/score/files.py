@@ -83,7 +83,7 @@ def read_outputs(
     texts = {}
     for direction, rows in corpus.items():
         path = files.get(direction) or files[None]
-        lines = [clean(line) for line in read_lines(path)]
+        lines = [clean(line) for line in read_lines(path, "a file of outputs")]
         found = f"{path}: {len(lines):,} lines for the {len(rows):,} rows of {'-'.join(direction)}"
         fits = len(lines) == len(rows) or cut and len(lines) > len(rows)
         require(fits, f"{found}; expected one for each row, blank or not")
