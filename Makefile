@@ -30,7 +30,7 @@ real: .venv/run | runs/smollm2
 	$(PY) train.py --stage 1 --model runs/smollm2 --pairs 300 --out runs/real-stage1 --resume
 	$(PY) train.py --stage 2 --init runs/real-stage1 --alpha 0 --steps 80 --out runs/real-control --resume
 	$(PY) train.py --stage 2 --init runs/real-stage1 --alpha 0.05 --steps 80 --out runs/real-stage2 --resume
-	$(PY) evaluate.py --rows 40 --batch-size 40 --ckpt runs/smollm2 runs/real-stage1 runs/real-control runs/real-stage2
+	$(PY) evaluate.py --rows 40 --ckpt runs/smollm2 runs/real-stage1 runs/real-control runs/real-stage2
 
 smollm2: | runs/smollm2
 runs/smollm2:
