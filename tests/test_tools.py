@@ -147,7 +147,9 @@ def test_the_plan_ranks_batches_by_what_is_computed(place, capsys):
     """Translations begin with much in common, which is computed once, other instructions not."""
     rows = "".join(f"{'open ' * 40}{n}\tapri {n}\n" for n in range(64))
     (place / "alike.tsv").write_text(f"en\tit\n{rows}")
-    records = [{"instruction": f"{n} count on " * 5, "output": "apri il file " * 9} for n in range(64)]
+    records = [
+        {"instruction": f"{n} count on " * 5, "output": "apri il file " * 9} for n in range(64)
+    ]
     write_json(place / "general.json", records)
     args = ["--data", place / "alike.tsv", "--model", place / "model", "--device", "cpu"]
     args += ["--steps", 1, "--batch-size", 64, "--micro-batch-tokens", 1200]

@@ -16,28 +16,34 @@ from torch import Tensor
 from plumbing.compute.layout import CachedLayout, Layout
 from plumbing.compute.threads import THREADS
 
-HAS_VARLEN = False
-if torch.cuda.is_available():  # the import takes seconds, and the kernel is for CUDA alone
-    with suppress(ImportError):
+HAS_VARLEN, GROUPED = False, {}
+if torch.cuda.is_available():
+    # cuDNN's attention plans anew for every shape, and here nearly every batch has another one.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    with suppress(ImportError):  # the import takes seconds, and the kernel is for CUDA alone
         from torch.nn.attention.varlen import varlen_attn
 
-        names = inspect.signature(varlen_attn).parameters.keys()
-        HAS_VARLEN = {"window_size", "enable_gqa"} <= names
+        names = inspect.signature(varlen_attn).parameters
+        HAS_VARLEN = "window_size" in names
+        # Torch 2.11 takes fewer heads of keys without being told.
+        GROUPED = {"enable_gqa": True} if "enable_gqa" in names else {}
+
+
+def masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Attention of rectangles q [B, H, n, d], k, v [B, K, s, d] under a mask [B, 1, n, s]:
+    [B, H, n, d]. Heads that share keys become rows of one head: with a mask, CUDA's fast kernels
+    take no groups of heads."""
+    B, H, n, d = q.shape
+    groups = H // k.shape[1]
+    q = q.reshape(B, -1, groups * n, d)  # [B, K, G n, d]
+    mask = mask[:, :, None].expand(-1, -1, groups, -1, -1).flatten(2, 3)  # [B, 1, G n, s]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).reshape(B, H, n, d)
 
 
 def padded(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
     """One call for rectangles that are padded to the longest sequence: the reference."""
     rows, keys = layout.computed, layout.whole
-    if layout.place is None and not layout.window:
-        mask = {"is_causal": True}
-    else:
-        n, s = rows.n, keys.n
-        lengths, own = (torch.tensor(x, device=q.device) for x in (layout.lengths, layout.own))
-        first = (lengths - own)[:, None]  # [B, 1]
-        query = (first + torch.arange(n, device=q.device)).clamp(max=s - 1)  # [B, n]
-        mask = {"attn_mask": layout.mask(q.dtype)[query][:, None]}  # [B, 1, n, s]
-    q, k, v = rows.pad(q), keys.pad(k), keys.pad(v)
-    out = F.scaled_dot_product_attention(q, k, v, enable_gqa=True, **mask)
+    out = masked(rows.pad(q), keys.pad(k), keys.pad(v), layout.padded_mask(q.dtype))
     return rows.unpad(out)
 
 
@@ -62,15 +68,12 @@ def varlen(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
     rows, keys = layout.computed, layout.whole
     ends, longest = (rows.ends, keys.ends), (rows.n, keys.n)
     window = ((layout.window or 0) - 1, 0)  # -1: all that is before
-    return varlen_attn(q, k, v, *ends, *longest, window_size=window, enable_gqa=True)
+    return varlen_attn(q, k, v, *ends, *longest, window_size=window, **GROUPED)
 
 
 def cached(q: Tensor, k: Tensor, v: Tensor, layout: CachedLayout) -> Tensor:
     """For tokens q [T, H, d] that continue sequences: k, v [B, K, s, d] are a cache's slots."""
-    q = layout.whole.pad(q)  # [B, H, n, d]
-    mask = layout.mask(q.dtype)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
-    return layout.whole.unpad(out)
+    return layout.whole.unpad(masked(layout.whole.pad(q), k, v, layout.mask(q.dtype)))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, layout: Layout | CachedLayout) -> Tensor:

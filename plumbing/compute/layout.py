@@ -111,6 +111,16 @@ class Layout:
             self.masks[dtype] = to_mask(visible, dtype)
         return self.masks[dtype]
 
+    def padded_mask(self, dtype: torch.dtype) -> Tensor:
+        """[B, 1, n, s]: the rows of mask for the own tokens of each sequence, padded to the most
+        of them."""
+        if (dtype, "padded") not in self.masks:
+            n, s = self.computed.n, self.whole.n
+            first = (self.whole.sizes - self.computed.sizes)[:, None]  # [B, 1]
+            query = (first + torch.arange(n, device=self.device)).clamp(max=s - 1)  # [B, n]
+            self.masks[dtype, "padded"] = self.mask(dtype)[query][:, None]
+        return self.masks[dtype, "padded"]
+
 
 class CachedLayout:
     """Tokens that continue the sequences of a KV cache."""
