@@ -22,8 +22,17 @@ from plumbing.checkpoint.config import LLAMA3_ROPE, Config
 from plumbing.checkpoint.folder import ModelFolder, copy_companions, write_model
 from plumbing.compute.attention import attend
 from plumbing.compute.cache import KVCache
+from plumbing.compute.fused import fused
 from plumbing.compute.layout import CachedLayout, Layout, lay_out
 from plumbing.compute.products import linear
+
+
+@fused
+def normalize(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps), feature by feature times a weight [D]."""
+    h = x.float()  # in bf16 the squares would lose the small components
+    h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + eps)
+    return weight * h.to(x.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -32,9 +41,7 @@ class RMSNorm(nn.Module):
         self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def forward(self, x: Tensor) -> Tensor:  # [U, D]
-        h = x.float()  # in bf16 the squares would lose the small components
-        h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * h.to(x.dtype)
+        return normalize(x, self.weight, self.eps)
 
 
 def rope_table(config: Config, position: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,9 +59,10 @@ def rope_table(config: Config, position: Tensor) -> tuple[Tensor, Tensor]:
     return angle.cos(), angle.sin()
 
 
-def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    """x [U, H, d] rotated by its position. A pair is (first half, second half), not (even, odd)."""
-    cos, sin = rope  # [U, 1, d]
+@fused
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x [U, H, d] rotated by its position, cos and sin [U, 1, d]. A pair is (first half, second
+    half), not (even, odd)."""
     a, b = x.float().chunk(2, -1)  # [U, H, d/2]
     return (x * cos + torch.cat([-b, a], -1) * sin).to(x.dtype)
 
@@ -91,7 +99,7 @@ class Linear(nn.Linear):
         # A [r, in] and B [out, r] are stored in fp32.
         A, B = (m.weight.to(y.dtype) for m in (self.lora_A, self.lora_B))
         a = F.linear(self.dropout(x), A)  # [U, r]
-        return torch.addmm(y, a, B.T, alpha=self.scale)  # y + scale * B a
+        return y.addmm_(a, B.T, alpha=self.scale)  # y + scale * B a
 
     def attach_lora(self, r: int, alpha: float, dropout: float, use_rslora: bool) -> None:
         """Add A [r, in] and B [out, r]. B starts at zero, so at first nothing changes."""
@@ -132,13 +140,18 @@ class Attention(nn.Module):
         q = self.q_proj(x).view(U, -1, self.d)  # [U, H, d]
         k = self.k_proj(x).view(U, -1, self.d)  # [U, K, d]
         v = self.v_proj(x).view(U, -1, self.d)  # [U, K, d]
-        q, k = rotate(torch.cat([q, k], 1), rope).split([q.shape[1], k.shape[1]], 1)
+        q, k = rotate(torch.cat([q, k], 1), *rope).split([q.shape[1], k.shape[1]], 1)
         k, v = layout.expand(k), layout.expand(v)  # [T, K, d]: what is shared, for each sequence
         if cache is not None:
             k, v = cache.append(layer, k, v, layout)  # with those of the tokens before
         # causal_attention of every sequence by itself: the layout says where each begins and ends.
         out = attend(q, k, v, layout)  # [U, H, d]
         return self.o_proj(out.flatten(1))  # [U, H d] -> [U, D]
+
+
+@fused
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    return F.silu(gate) * up
 
 
 class Block(nn.Module):
@@ -163,7 +176,7 @@ class Block(nn.Module):
     ) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), rope, layout, cache, layer)
         h = self.post_attention_layernorm(x)  # [U, D]
-        gated = F.silu(self.mlp.gate_proj(h)) * self.mlp.up_proj(h)  # [U, width of the MLP]
+        gated = swiglu(self.mlp.gate_proj(h), self.mlp.up_proj(h))  # [U, width of the MLP]
         return x + self.mlp.down_proj(gated)
 
 

@@ -36,6 +36,7 @@ from plumbing.base.flags import (
     DTYPES,
     DeviceSettings,
     autocast,
+    make_deterministic,
     option,
     ours,
     refuse_given,
@@ -322,6 +323,7 @@ def main(s: Settings, find_losses: Callable = loss_sums) -> None:
         begun = f"{s.out}.partial" if os.path.exists(f"{s.out}.partial") else s.out
         s.lr = s.lr or read_setting(begun, "lr", 0.0)
         s.batch_size = s.batch_size or read_setting(begun, "batch_size", 0)
+    make_deterministic(s.device)
     _, files = build_model(s.init or s.model, s.model)
     take_usual(s, parameters_of(files.config))
     run = Run(s.out, s.save_every, s.best)

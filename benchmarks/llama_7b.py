@@ -16,7 +16,7 @@ from benchmarks.sides import Ours, Padded, TheirLlama
 from data import EncodedSample, TwinPair
 from model import LlamaForCausalLM, add_lora
 from plumbing.base.errors import require
-from plumbing.base.flags import DTYPES
+from plumbing.base.flags import DTYPES, make_deterministic
 from plumbing.checkpoint.config import Config
 from plumbing.checkpoint.peft import LoraSettings
 from plumbing.run.log import SpeedMeter
@@ -94,7 +94,7 @@ class Training:
         self.theirs, self.checkpointing = Padded(self.peer, self.s, self.size), wanted
 
     def our_step(self, pairs: list[TwinPair]) -> None:
-        torch.use_deterministic_algorithms(True, warn_only=True)  # as run_script has it
+        make_deterministic(self.s.device)  # as train.py does
         self.ours.step(pairs)
         torch.use_deterministic_algorithms(False)
 

@@ -14,9 +14,11 @@ from model import (
     causal_attention,
     load_model,
     merge_lora,
+    normalize,
     rope_table,
     rotate,
     save_model,
+    swiglu,
 )
 from plumbing.base.errors import InputError
 from plumbing.checkpoint.config import Config
@@ -54,10 +56,32 @@ def test_norm_and_rotation_match_their_formulas():
     config = Config(10, 8, 8, 1, 1, rope_theta=100.0)
     # a feature and its partner half a head away
     pairs = torch.complex(*torch.randn(5, 1, 8).chunk(2, -1))
-    turned = rotate(torch.cat([pairs.real, pairs.imag], -1), rope_table(config, torch.arange(5)))
+    turned = rotate(torch.cat([pairs.real, pairs.imag], -1), *rope_table(config, torch.arange(5)))
     angle = torch.arange(5)[:, None] * 100.0 ** (-torch.arange(4) / 4)
     expected = pairs[:, 0] * torch.polar(torch.ones(5, 4), angle)
     torch.testing.assert_close(turned[:, 0], torch.cat([expected.real, expected.imag], -1))
+
+
+def test_what_cuda_compiles_is_one_graph_and_computes_the_same():
+    """The tracing alone, whatever compiler follows: no break, for any number of tokens."""
+    graphs, x, cos, sin = [], torch.randn(5, 4, 8), torch.rand(5, 1, 8), torch.rand(5, 1, 8)
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    for function, *others in (
+        (normalize, torch.rand(8), 1e-6),
+        (rotate, cos, sin),
+        (swiglu, x + 1),
+    ):
+        plain = function.__wrapped__
+        compiled = torch.compile(plain, dynamic=True, fullgraph=True, backend=backend)
+        torch.testing.assert_close(compiled(x, *others), plain(x, *others))
+        before = len(graphs)
+        few = [other[:3] if getattr(other, "ndim", 0) == 3 else other for other in others]
+        torch.testing.assert_close(compiled(x[:3].clone(), *few), plain(x[:3], *few))
+        assert len(graphs) == before
 
 
 def test_sequences_laid_end_to_end_do_not_see_each_other():

@@ -130,6 +130,15 @@ def autocast(device: str, dtype: str) -> AbstractContextManager:
     return torch.autocast(device.split(":")[0], DTYPES[dtype], enabled, cache_enabled=False)
 
 
+def make_deterministic(device: str) -> None:
+    """On CUDA: the same steps give the same bits, so that a resumed run ends as one in peace. To
+    be called before the first product."""
+    if device.startswith("cuda"):
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # all of it is written
+
+
 def run_script(main: Callable, settings: type, about: str) -> None:
     """Run a script's main with its settings, perhaps as one of torchrun's processes, and exit. A
     user's error, a full disk or memory ends in one sentence and exit code 2. about: the script's
@@ -143,9 +152,6 @@ def run_script(main: Callable, settings: type, about: str) -> None:
         s = parse(settings, about)
         if s.device.startswith("cuda"):
             torch.cuda.set_device(s.device)
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            # A resumed run ends with the same bits.
-            torch.use_deterministic_algorithms(True, warn_only=True)
         join_processes(s.device)
         main(s)
         leave_processes()
