@@ -1,0 +1,48 @@
+// A CUDA device that computes nothing, so that a CPU build of PyTorch has tensors "on cuda:0" as long
+// as they have no memory (FakeTensorMode). tests/test_fake_cuda.py builds it and preloads it.
+
+#include <ATen/Context.h>
+#include <ATen/detail/CUDAHooksInterface.h>
+#include <c10/core/impl/DeviceGuardImplInterface.h>
+
+using namespace c10;
+
+struct Guard : impl::DeviceGuardImplInterface {
+  static Device device() { return Device(DeviceType::CUDA, 0); }
+  static Stream stream() { return Stream(Stream::DEFAULT, device()); }
+  DeviceType type() const override { return DeviceType::CUDA; }
+  DeviceIndex deviceCount() const noexcept override { return 1; }
+  Device getDevice() const override { return device(); }
+  Device exchangeDevice(Device) const override { return device(); }
+  void setDevice(Device) const override {}
+  void uncheckedSetDevice(Device) const noexcept override {}
+  Stream getStream(Device) const noexcept override { return stream(); }
+  Stream getDefaultStream(Device) const override { return stream(); }
+  Stream exchangeStream(Stream) const noexcept override { return stream(); }
+  void record(void**, const Stream&, const DeviceIndex, const EventFlag) const override {}
+  void block(void*, const Stream&) const override {}
+  bool queryEvent(void*) const override { return true; }
+  void destroyEvent(void*, const DeviceIndex) const noexcept override {}
+  bool queryStream(const Stream&) const override { return true; }
+  void synchronizeStream(const Stream&) const override {}
+  void recordDataPtrOnStream(const DataPtr&, const Stream&) const override {}
+};
+
+namespace c10::impl {
+C10_REGISTER_GUARD_IMPL(CUDA, Guard)
+}
+
+namespace at {
+struct CUDAHooks : CUDAHooksInterface {  // PyTorch asks for this name
+  CUDAHooks(CUDAHooksArgs) {}
+  void init() const override {}
+  bool hasCUDA() const override { return true; }
+  bool isBuilt() const override { return true; }
+  bool isAvailable() const override { return true; }
+  bool hasPrimaryContext(DeviceIndex) const override { return true; }
+  DeviceIndex deviceCount() const override { return 1; }
+  DeviceIndex getCurrentDevice() const override { return 0; }
+  int getNumGPUs() const override { return 1; }
+};
+REGISTER_CUDA_HOOKS(CUDAHooks)
+}
