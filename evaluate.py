@@ -440,7 +440,7 @@ def decode(
     system: System, prompter: Prompter, corpus: TestSet, translate_fn: Callable = translate_rows
 ) -> Outputs:
     """A system's translations of this process's share of each direction's rows."""
-    decoder, share = Decoder(load_for_decoding(system), system.settings.beam), []
+    decoder, share = Decoder(load_for_decoding(system), system.settings.beam, record=True), []
     for turn, (direction, samples) in enumerate(corpus.items()):
         rows = sorted(whole_rows(samples), key=lambda n: len(samples[n].source))
         rows = rows[(RANK - turn) % WORLD :: WORLD]  # alike in number and in size

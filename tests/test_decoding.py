@@ -11,6 +11,7 @@ from data import Prompter
 from evaluate import beam_search, greedy, translate
 from model import save_model
 from plumbing.base.errors import InputError
+from plumbing.compute import graphs
 from plumbing.compute.decoder import Decoder
 
 LENGTHS = [4, 17, 9, 1, 12, 5, 26]
@@ -110,6 +111,42 @@ def test_no_batch_waits_for_its_longest_output():
     decoder.step = lambda new: steps.append(len(new)) or step(new)
     greedy(decoder, prompts, ends, 60, 4)
     assert len(steps) < 0.8 * sum(map(max, batches))
+
+
+class OnCPU:
+    """What a CUDA graph does: the recorded step again, from and to the same tensors."""
+
+    def __init__(self, graphs, ids, logits):
+        self.graphs, self.ids, self.logits, self.slots = graphs, ids, logits, graphs.cache.least
+
+    def replay(self):
+        cache = self.graphs.cache
+        assert cache.least == self.slots  # as recorded
+        lengths = [*cache.lengths]
+        self.logits.copy_(self.graphs.model(self.ids, [1] * len(self.ids), cache))
+        cache.lengths[:] = lengths
+
+
+@pytest.mark.parametrize("size", [1, 3, 64])
+def test_recorded_steps_are_the_steps(size, monkeypatch):
+    model, ends, recorded = lively(), {5, 11, 23}, []
+    prompts = short_prompts([9, 4, 17, 1, 26, 12, 5, 4, 8, 9, 3])
+    expected = greedy(Decoder(model), prompts, ends, 12, size)
+
+    def record(self, B):
+        recorded.append((B, self.cache.least))
+        ids, logits = torch.zeros(B, dtype=torch.long), torch.zeros(B, VOCABULARY)
+        return OnCPU(self, ids, logits), ids, logits
+
+    monkeypatch.setattr(graphs.Graphs, "record", record)
+    monkeypatch.setattr(graphs, "SLOTS", 8)
+    decoder = Decoder(model)
+    decoder.reserve(prompts, size, 12)
+    decoder.graphs = graphs.Graphs(model, decoder.cache)
+    for _ in range(2):  # in the same cache
+        assert greedy(decoder, prompts, ends, 12, size) == expected
+        assert len(recorded) == len(set(recorded)) > 0  # each once
+    assert decoder.cache is decoder.graphs.cache
 
 
 def theirs(model, prompt, ends, room, beams, length_penalty):

@@ -74,7 +74,7 @@ def main(s: Settings) -> None:
     with contextlib.redirect_stdout(sys.stderr):
         prompter = evaluate.prepare_prompter(system, {direction: []})
         model = load_for_decoding(system)
-    decoder, lines = Decoder(model, s.beam), read_lines(sys.stdin.buffer)
+    decoder, lines = Decoder(model, s.beam, record=True), read_lines(sys.stdin.buffer)
     cut = unfinished = 0
     positions = model.config.max_position_embeddings
     with progress_bar(desc=system.name, unit="line") as bar:

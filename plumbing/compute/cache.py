@@ -57,10 +57,12 @@ class KVCache:
     def __init__(
         self, layers: int, B: int, K: int, slots: int, d: int, device=None, dtype=torch.float32
     ):
+        self.rows, self.slots = B, slots
         self.k = torch.zeros(layers, B, K, slots, d, device=device, dtype=dtype)
         self.v = torch.zeros(layers, B, K, slots, d, device=device, dtype=dtype)
         self.used = torch.zeros(B, dtype=torch.long, device=device)  # [B]
         self.lengths = [0] * B  # the same on the host
+        self.least = 0  # slots that are looked at even where no row has as many
         self.paths = None  # with beams, what each of them sees of its row
 
     def append(self, layer: int, k: Tensor, v: Tensor, layout: Layout | CachedLayout):

@@ -176,7 +176,7 @@ def lay_out(
     """The Layout of sequences that begin, where `share` is what they begin with in common computed
     once; or the CachedLayout of those that go on from a cache, whose use it counts."""
     if cache is not None and any(cache.lengths[: len(lengths)]):
-        slots = max(map(operator.add, cache.lengths, lengths))
+        slots = max(cache.least, *map(operator.add, cache.lengths, lengths))
         cached = cache.used, slots, window, cache.paths
         layout = CachedLayout(ids.to(device), lengths, *cached)
     else:
