@@ -6,7 +6,7 @@
 #   make table   the rows of the paper's tables on the demo; it trains what is not there yet
 #   make lint    the format and the checks of ruff.toml
 #   make stress  kills, crashes and full disks at every write, and what --resume makes of them
-#   make gpu     what needs one GPU of 80 GB; writes its part of benchmarks/RESULTS.md
+#   make gpu     what needs one GPU of 80 GB, with the packages that are there; writes its part of benchmarks/RESULTS.md
 #   make clean   removes .venv and runs
 PYTHON ?= python3
 PY = .venv/bin/python
@@ -62,8 +62,8 @@ lint: .venv/test
 stress: .venv/test
 	$(PY) tests/stress.py
 
-gpu: .venv/test
-	$(PY) benchmarks/gpu.py
+gpu:
+	$(PYTHON) benchmarks/gpu.py
 
 .venv/run: requirements.txt
 	$(PYTHON) -m venv .venv

@@ -95,20 +95,29 @@ def generate(model, batches: list, ends: list[int], new: int, cache: str | None,
 
 
 def against_generate(
-    name: str, model, peer, batches: list, ends: list[int], new: int, repeats: int, least: float
+    name: str,
+    model,
+    peer,
+    batches: list,
+    ends: list[int],
+    new: int,
+    repeats: int,
+    least: float,
+    caches: tuple[str, ...] = tuple(CACHES),
 ) -> dict:
     """Rows that agree, generated tokens (EOS is one), seconds of both sides and the peer's faster
-    cache. Raises InputError where less than the share `least` of the outputs is the same."""
-    device = model.lm_head.weight.device
+    cache of some. Raises InputError where less than the share `least` of the outputs is the
+    same."""
+    device, decoder = model.lm_head.weight.device, Decoder(model, record=True)
 
     def ours(_=None) -> list[list[int]]:
-        return [x for prompts in batches for x in greedy(Decoder(model), prompts, {*ends}, new)]
+        return [x for prompts in batches for x in greedy(decoder, prompts, {*ends}, new)]
 
     def theirs(_=None, cache: str = "dynamic") -> list[list[int]]:
         return generate(peer, batches, ends, new, CACHES[cache], device)
 
     answers, found, warm = ours(), {}, {}
-    for cache in CACHES:
+    for cache in caches:
         try:
             outputs = theirs(cache=cache)
             warm[cache] = common.seconds_of(theirs, None, cache)
@@ -123,7 +132,7 @@ def against_generate(
 
     def first(_) -> None:  # the prompt alone, and the token after it
         for prompts in batches:
-            greedy(Decoder(model), prompts, {*ends}, 1)
+            greedy(decoder, prompts, {*ends}, 1)
 
     columns = common.in_turn([ours, lambda _: theirs(cache=cache), first], repeats)
     *seconds, before = map(common.median, columns)

@@ -10,7 +10,7 @@ import torch
 from conftest import ROOT
 
 sides = pytest.importorskip("benchmarks.sides")
-from benchmarks import common, llama_7b  # noqa: E402
+from benchmarks import common, gpu, llama_7b  # noqa: E402
 from benchmarks import train as benchmark  # noqa: E402
 from plumbing.base.errors import InputError  # noqa: E402
 
@@ -52,8 +52,30 @@ def test_growth_and_decode_print_a_row_for_each_setting(outputs):
 
 
 def test_gpu_runs_every_section(outputs):
-    words = ("7B, batch 3", "same to the bit", "memory ratio (0.5)", "losses are finite")
+    words = ["7B, batch 3", "same to the bit", "memory ratio (0.5)", "losses are finite"]
+    words += ["the demo's prompts", "| training: ", "| decoding: "]
     assert "Failed" not in outputs["gpu"] and all(x in outputs["gpu"] for x in words)
+
+
+def test_a_section_ends_at_its_limit_with_its_children():
+    started = []
+
+    def endless(device, tiny):
+        nested = "import subprocess, sys; subprocess.run([sys.executable, *sys.argv[1:]])"
+        started.append(gpu.start("-c", nested, "-c", "import time; time.sleep(600)"))
+        started[0].communicate()
+
+    said = gpu.guarded(endless, "cpu", True, 1)
+    assert "Failed" in said and "more than 1 s" in said and started[0].poll() is not None
+    started[0].communicate(timeout=30)  # nobody is left who could write
+
+
+def test_sections_that_were_written_before_stay(tmp_path):
+    assert gpu.parts_there(tmp_path) == {}
+    parts = {"Precision": "fine.\n\n| a |\n| --- |", "Decoding 7B": "**Failed:** OSError: no"}
+    text = "\n\n".join(f"**{title}.** {part}" for title, part in parts.items())
+    common.write("gpu", f"## One GPU\n\n{text}", tmp_path)
+    assert gpu.parts_there(tmp_path) == parts
 
 
 def test_tiny_runs_write_nothing_and_no_card_is_one_sentence(outputs):
