@@ -3,7 +3,7 @@
     python demo/make_base.py --out DIR              # about 50 minutes on two cores
     python demo/make_base.py --out DIR --size tiny  # another of SIZES
     python demo/make_base.py --out DIR --more       # demo/base, gone on with: two languages more
-    python demo/make_base.py --out DIR --apart      # of half the rows; DIR/tuning.tsv has the rest
+    python demo/make_base.py --out DIR --apart      # of half the rows, and both halves as files
 
 Every document holds messages of demo/data/train.tsv, most lines labelled with their language
 ("Italian: ..."). PHASES is the mixture (README.md says why it matters): one-language documents,
@@ -69,7 +69,7 @@ VOCABULARY = 4000
 # Width, layers, key/value heads: 1.3, 2.8, 5.5 and 10.0 million parameters. Every size meets the
 # same documents in the same order.
 SIZES = {"tiny": (128, 4, 1), "small": (192, 5, 1), "base": (256, 6, 2), "large": (320, 8, 1)}
-TUNING = "tuning.tsv"  # --apart: the rows that the base never read
+TUNING, KNOWN = "tuning.tsv", "known.tsv"  # --apart: rows that the base never read, and has read
 FILES = ["config.json", "model.safetensors", "tokenizer.model", "tokenizer_config.json"]
 STEP_TOKENS, MICRO_TOKENS, POOL_STEPS = 8192, 2048, 16
 LEARNING_RATE, WARMUP = 3e-3, 100
@@ -218,6 +218,7 @@ def main(s):
     if s.more:
         rows, dev = read_more(rows), read("more/dev")
     rows, unread = apart(rows) if s.apart else (rows, [])
+    halves = {TUNING: unread, KNOWN: rows} if s.apart else {}
     phases = {3: PHASE_MORE} if s.more else dict(enumerate(PHASES, start=1))
     started, first_phase = os.path.join(HERE, "base") if s.more else None, f"{s.out}.phase-1"
     if os.path.exists(first_phase):  # a run that was stopped goes on
@@ -246,26 +247,26 @@ def main(s):
     for number, phase in phases.items():
         train_phase(model, tokenizer, rows, dev, number, phase, f"{s.out}_log.jsonl")
         folder = first_phase if number == 1 else s.out
-        save(model, pieces, folder, unread)
+        save(model, pieces, folder, halves)
         # as a run that goes on from here would find it
         model.load_state_dict(load_model(folder, torch.float32).state_dict())
     with suppress(OSError):  # none, or with other files
-        for name in FILES + [TUNING] * s.apart:
+        for name in [*FILES, *halves]:
             os.remove(os.path.join(first_phase, name))
         os.rmdir(first_phase)
 
 
-def save(model, pieces, folder, unread):
-    """Make the folder of a base, whole or not at all. pieces: of its tokenizer.model. unread: rows
-    for tuning.tsv."""
+def save(model, pieces, folder, halves):
+    """Make the folder of a base, whole or not at all. pieces: of its tokenizer.model. halves: rows
+    by the file that gets them."""
     partial = f"{folder}.partial"
     os.makedirs(partial, exist_ok=True)
     save_model(copy.deepcopy(model).bfloat16(), partial)
     with open(os.path.join(partial, "tokenizer.model"), "wb") as f:
         f.write(pieces)
-    if unread:
-        lines = ["\t".join(texts) for texts in (unread[0], *(row.values() for row in unread))]
-        with open(os.path.join(partial, TUNING), "w", encoding="utf-8") as f:
+    for name, rows in halves.items():
+        lines = ["\t".join(texts) for texts in (rows[0], *(row.values() for row in rows))]
+        with open(os.path.join(partial, name), "w", encoding="utf-8") as f:
             f.write("\n".join(lines) + "\n")
     with open(os.path.join(partial, "tokenizer_config.json"), "w") as f:  # for transformers
         json.dump(

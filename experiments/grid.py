@@ -120,6 +120,12 @@ RUNS["apart-post-ins"] = Run(f"{apart} --template post-instruction", "")
 RUNS["apart-post-ins-control"] = Run(f"{STAGE_2} --alpha 0 {unread}", "apart-post-ins")
 RUNS["apart-post-ins-target"] = Run(f"{STAGE_2} --alpha 0.05 {unread}", "apart-post-ins")
 
+# The same on rows that this base has read: does the cure rest on that, or is the base too weak?
+known = f"--data {BASE_APART}/known.tsv"
+RUNS["known-stage1"] = Run(f"--stage 1 --model {BASE_APART} {known}", "")
+RUNS["known-control"] = Run(f"{STAGE_2} --alpha 0 {known}", "known-stage1")
+RUNS["known-target"] = Run(f"{STAGE_2} --alpha 0.05 {known}", "known-stage1")
+
 # The paper's ratios together: full tuning, three epochs, then a tenth of the rate, batches of 8,
 # any other instruction, the same pairs, means over sentences.
 paper = "--full --loss-reduction sentence"
@@ -224,9 +230,11 @@ GROUPS = {
         "Made as demo/base was, of every second row of its corpus (demo/make_base.py --apart); "
         "tuning as ever, on those of the other rows that share no text with them. Its diet is the "
         "demo's, fixed before any stage 2 was run on it. *post-ins-control* and *post-ins-target* "
-        "are 100 steps from *post-ins*, without and with the unlikelihood.",
+        "are 100 steps from *post-ins*, without and with the unlikelihood. *known*: the same base, "
+        "tuned on rows that it has read; these were added after *apart-target* of seed 1 was seen.",
         [f"apart-{x}" for x in ("stage1", "control", "target")]
-        + [f"apart-post-ins{x}" for x in ("", "-control", "-target")],
+        + [f"apart-post-ins{x}" for x in ("", "-control", "-target")]
+        + [f"known-{x}" for x in ("stage1", "control", "target")],
         seeds=5,
     ),
     "paper": Group(
