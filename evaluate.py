@@ -31,6 +31,7 @@ from plumbing.base.flags import (
     DTYPES,
     DeviceSettings,
     autocast,
+    nondeterministic,
     option,
     ours,
     refuse_given,
@@ -541,7 +542,11 @@ def measure_dev(model: LlamaForCausalLM, dev: Dev, s) -> dict[str, float]:
     mle_sum, mle_weight = sum_over_processes(sums).tolist()
     prompter = dev.tuning_set.prompter
     bar = progress_bar(total=len(dev.prompts), desc="dev", unit="sentence", leave=False)
-    with autocast(s.device, s.dtype), bar:  # by all processes: weights may be sharded
+    with (
+        autocast(s.device, s.dtype),
+        nondeterministic(),
+        bar,
+    ):  # by all processes: weights may be sharded
         texts, _ = translate(Decoder(model), prompter, dev.prompts, bar)
     texts = [" ".join(text.split()) for text in texts]
     kinds = off_target(texts, [sample.direction for sample in dev.samples], dev.identify)

@@ -226,7 +226,8 @@ class LlamaForCausalLM(nn.Module):
         x = self.model.embed_tokens(layout.ids)  # [U, D]
         for layer, block in enumerate(self.model.layers):
             if recompute:
-                x = checkpoint(block, x, rope, layout, use_reentrant=False)
+                kept = {"use_reentrant": False, "preserve_rng_state": bool(dropout)}
+                x = checkpoint(block, x, rope, layout, **kept)
             else:
                 x = block(x, rope, layout, cache, layer)
         x = self.model.norm(layout.pick(x, at))  # [R, D]

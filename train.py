@@ -137,7 +137,8 @@ class Settings(DeviceSettings):
 def loss_sums(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """The sums of L_MLE and of L_UL over a micro-batch, from its logits [R, V]: positives, which
     are under the right instruction I, come before their twins, under a wrong one, I~."""
-    y, w, n = batch.y.to(logits.device), batch.weight.to(logits.device), batch.positives
+    y, w = (x.to(logits.device, non_blocking=True) for x in (batch.y, batch.weight))
+    n = batch.positives
     mle_sum, _ = mle(logits[:n], y[:n], w[:n])  # of [n, V]
     ul_sum, _ = unlikelihood(logits[n:], y[n:], w[n:])  # of [R - n, V]
     return mle_sum, ul_sum
@@ -175,8 +176,8 @@ def train_step(
         # Gradient accumulation: backward() adds to what is there; over processes FSDP2 adds up too,
         # without averaging, since the weights are already those of the whole batch.
         optimizer.scale(objective).backward()
-        computed = model.computed if batch.pairs else 0
-        sums[row] = torch.stack([mle_sum, ul_sum, mle_sum.new_tensor(computed)]).detach()
+        sums[row, :2] = torch.stack([mle_sum, ul_sum]).detach()
+        sums[row, 2] = model.computed if batch.pairs else 0
     sum_over_processes(sums)  # each has filled its own rows
 
     norm = optimizer.clip(CLIP)  # of the true gradient: fp16's loss scale is taken out first

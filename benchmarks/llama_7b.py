@@ -9,6 +9,7 @@ from random import Random
 
 import peft
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig
 
@@ -101,8 +102,10 @@ class Training:
 
     def our_step(self, pairs: list[TwinPair]) -> None:
         make_deterministic(self.s.device)  # as train.py does
-        self.ours.step(pairs)
-        torch.use_deterministic_algorithms(False)
+        try:
+            self.ours.step(pairs)
+        finally:
+            torch.use_deterministic_algorithms(False)
 
     def peaks(self, pairs: list[TwinPair]) -> list[float]:
         """GB at the most in a step of each; the peer takes to checkpointing if it must."""
@@ -216,7 +219,8 @@ def kernels_7b(device: str, tiny: bool) -> str:
     64 rows, without their graph."""
     shape, rows = (TINY, 3) if tiny else (LLAMA_7B, 64)
     dtype = "fp32" if tiny else "bf16"
-    model, _ = make_models(shape, device, dtype, 16)
+    model, peer = make_models(shape, device, dtype, 16)
+    del peer
     s = Settings(device=device, dtype=dtype)
     ours, pairs = Ours(model, s), random_pairs(1 if tiny else 8, 512, shape["vocab_size"])
     ours.step(pairs)
@@ -238,7 +242,9 @@ def heaviest(what: str, step: Callable, device: str, most: int = 25) -> str:
         step()
         common.synchronise()
     where = "self_cpu_time_total" if device == "cpu" else "self_device_time_total"
-    events = sorted(found.key_averages(), key=lambda event: -getattr(event, where))
+    kind = getattr(DeviceType, device.split(":")[0].upper())  # an operation has its kernels' time
+    events = [x for x in found.key_averages() if x.device_type == kind and not x.is_user_annotation]
+    events.sort(key=lambda event: -getattr(event, where))
     total = sum(getattr(event, where) for event in events)
     rows = [
         {

@@ -34,15 +34,15 @@ from train import LINEARS, Settings, train_step
 CUDA = "cuda:0"
 SHAPE = dict(vocab_size=4000, hidden_size=256, intermediate_size=704, num_attention_heads=4)
 SHAPE |= dict(num_key_value_heads=2, max_position_embeddings=512)
-PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
+PRODUCTS = {"mm", "addmm", "addmm_", "bmm", "baddbmm"}
 NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 NO_KERNEL |= {"_unsafe_view", "lift_fresh"}
 
 
 class Counts(TorchDispatchMode):
     """launches: of kernels, about. products: {dtype: how many}. mixed: operations on a CUDA tensor
-    and on a CPU's that is no single number. reads: {line: how often the host waits there for a
-    value}."""
+    and on a CPU's that is no single number. reads: {line: how often the host waits there, for a
+    value or for a copy}."""
 
     def __init__(self):
         super().__init__()
@@ -61,7 +61,11 @@ class Counts(TorchDispatchMode):
         if not any(x.is_cuda for x in given + made):
             return out
         host = [tuple(x.shape) for x in given + made if not x.is_cuda and x.ndim]
-        if host and name not in ("_to_copy", "copy_"):
+        if host and name in ("_to_copy", "copy_"):
+            third = args[2:3] if name == "copy_" else ()
+            waits = not (kwargs or {}).get("non_blocking", third == (True,))
+            self.reads[where()] += waits
+        elif host:
             self.mixed.append(f"{name} {host}")
         self.launches += func.namespace != "prim" and not (func.is_view or name in NO_KERNEL)
         if name in PRODUCTS:
@@ -156,6 +160,14 @@ def decode(case: dict, counts: Counts) -> None:
     dtype = DTYPES[case["dtype"]]
     model = make_model(case, dtype, dtype).eval()
     decoder, prompts = Decoder(model, case["beams"]), [[5] * 7, [6] * 11, [5] * 3]
+    if case.get("recorded"):  # what a CUDA graph records
+        with torch.inference_mode():
+            decoder.reserve(prompts, 3, 4)
+            decoder.prefill(prompts)
+            ids = torch.zeros(3, dtype=torch.long, device=CUDA)
+            with counts:
+                decoder.model(ids, [1] * 3, decoder.cache)
+        return
     with counts, autocast(CUDA, "fp32"):
         if case["beams"] > 1:
             beam_search(decoder, prompts, {-1}, 4)

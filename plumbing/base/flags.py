@@ -5,8 +5,8 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields
 
 import torch
@@ -135,8 +135,20 @@ def make_deterministic(device: str) -> None:
     be called before the first product."""
     if device.startswith("cuda"):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        os.environ.setdefault("TORCHINDUCTOR_DETERMINISTIC", "1")  # of what fused.py compiles
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # all of it is written
+
+
+@contextmanager
+def nondeterministic() -> Iterator[None]:
+    """Without make_deterministic, under which each write into a KV cache would be sorted."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def run_script(main: Callable, settings: type, about: str) -> None:

@@ -24,7 +24,7 @@ if torch.cuda.is_available():
         from torch.nn.attention.varlen import varlen_attn
 
         names = inspect.signature(varlen_attn).parameters
-        HAS_VARLEN = "window_size" in names
+        HAS_VARLEN = "window_size" in names and torch.cuda.get_device_capability() >= (8, 0)
         # Torch 2.11 takes fewer heads of keys without being told.
         GROUPED = {"enable_gqa": True} if "enable_gqa" in names else {}
 
@@ -85,5 +85,5 @@ def attend(q: Tensor, k: Tensor, v: Tensor, layout: Layout | CachedLayout) -> Te
         return cached(q, k, v, layout)
     if not q.is_cuda:
         return each(q, k, v, layout)
-    fits = HAS_VARLEN and q.dtype in (torch.bfloat16, torch.float16)
-    return (varlen if fits else padded)(q, k, v, layout)
+    fits = q.dtype in (torch.bfloat16, torch.float16) and q.shape[2] % 8 == 0 and q.shape[2] <= 256
+    return (varlen if HAS_VARLEN and fits else padded)(q, k, v, layout)

@@ -18,6 +18,8 @@ def fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @functools.cache
     def compiled() -> Callable[..., Tensor]:
+        torch._dynamo.config.suppress_errors = True  # where it cannot compile, as it is written
+        torch._dynamo.config.recompile_limit = 64  # dtypes, with gradients and without, one token
         found = importlib.util.find_spec("triton") and any(map(shutil.which, COMPILERS))
         return torch.compile(function, dynamic=True) if found else function
 

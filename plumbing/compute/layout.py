@@ -26,7 +26,7 @@ class Ragged:
         if self.even:  # without a copy from the host, which a CUDA graph could not record
             self.sizes = torch.full((self.B,), self.n, device=device)
         else:
-            self.sizes = torch.as_tensor(lengths, device=device)  # [B]
+            self.sizes = send(lengths, device)  # [B]
         rows = torch.arange(self.B, device=device)
         self.row = torch.repeat_interleave(rows, self.sizes, output_size=self.T)  # [T]
         first = self.sizes.cumsum(0) - self.sizes  # [B]
@@ -74,11 +74,11 @@ class Layout:
         tokens = [token for _, token in nodes]
 
         self.lengths, self.own, self.window, self.device = lengths, own, window, device
-        self.ids = torch.tensor(tokens, device=device)  # [U]
-        self.position = torch.tensor(depth, device=device)  # [U]
+        self.ids = send(tokens, device)  # [U]
+        self.position = send(depth, device)  # [U]
         self.place = None  # [T], of each token among the U
         if len(tokens) < len(place):
-            self.place = torch.tensor(place, device=device)
+            self.place = send(place, device)
         self.masks = {}
 
     @cached_property
@@ -99,7 +99,7 @@ class Layout:
         """What the tokens `at` [R] in 0..T-1 have (None: all): [U, ...] -> [R, ...]"""
         if at is None:
             return self.expand(x)
-        at = at.to(x.device)
+        at = at.to(x.device, non_blocking=True)
         return x[at if self.place is None else self.place[at]]
 
     def mask(self, dtype: torch.dtype) -> Tensor:
@@ -156,13 +156,18 @@ class CachedLayout:
         return x  # nothing is shared
 
     def pick(self, x: Tensor, at: Tensor | None) -> Tensor:
-        return x if at is None else x[at.to(x.device)]
+        return x if at is None else x[at.to(x.device, non_blocking=True)]
 
     def mask(self, dtype: torch.dtype) -> Tensor:
         """[B, 1, n, s]: 0 where a token sees a slot, else -inf."""
         if dtype not in self.masks:
             self.masks[dtype] = to_mask(self.visible[:, None], dtype)
         return self.masks[dtype]
+
+
+def send(numbers: list[int], device: torch.device | None) -> Tensor:
+    """Numbers as a tensor on a device, which the host does not wait for."""
+    return torch.tensor(numbers).to(device, non_blocking=True)
 
 
 def to_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
@@ -178,7 +183,7 @@ def lay_out(
     if cache is not None and any(cache.lengths[: len(lengths)]):
         slots = max(cache.least, *map(operator.add, cache.lengths, lengths))
         cached = cache.used, slots, window, cache.paths
-        layout = CachedLayout(ids.to(device), lengths, *cached)
+        layout = CachedLayout(ids.to(device, non_blocking=True), lengths, *cached)
     else:
         layout = Layout(ids, lengths, device, window, share)
     if cache is not None:
