@@ -165,7 +165,7 @@ def test_recorded_steps_are_the_steps_on_cuda(size, monkeypatch):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_translations_on_cuda_are_those_of_the_cpu(tmp_path):
-    """In fp32, through evaluate.py, of a model that repeats itself and of one that stops."""
+    """In fp32, through evaluate.py."""
     texts = {}
     for device in ("cpu", "cuda"):
         shutil.copytree(BASE, tmp_path / device, ignore=shutil.ignore_patterns("eval-*"))
