@@ -22,9 +22,8 @@ from plumbing.checkpoint.config import LLAMA3_ROPE, Config
 from plumbing.checkpoint.folder import ModelFolder, copy_companions, write_model
 from plumbing.compute.attention import attend
 from plumbing.compute.cache import KVCache
-from plumbing.compute.fused import fused
 from plumbing.compute.layout import CachedLayout, Layout, lay_out
-from plumbing.compute.products import linear
+from plumbing.compute.products import fused, linear
 
 
 @fused

@@ -26,7 +26,7 @@ from plumbing.base.files import ROOT
 from plumbing.base.flags import DTYPES, autocast
 from plumbing.checkpoint.config import Config
 from plumbing.checkpoint.peft import LoraSettings
-from plumbing.compute import attention, fused
+from plumbing.compute import attention, products
 from plumbing.compute.decoder import Decoder
 from plumbing.compute.optimizer import Optimizer
 from train import LINEARS, Settings, train_step
@@ -176,7 +176,7 @@ def decode(case: dict, counts: Counts) -> None:
 
 
 def main(cases: list[dict]) -> None:
-    fused.COMPILERS = ()  # a compiler would make kernels for a GPU that is not there
+    products.COMPILERS = ()  # a compiler would make kernels for a GPU that is not there
     attention.F = SimpleNamespace(scaled_dot_product_attention=attention_kernel)
     attention.varlen_attn, attention.GROUPED = varlen.varlen_attn, {"enable_gqa": True}
     for case in cases:

@@ -12,8 +12,8 @@ from data import Prompter
 from evaluate import beam_search, greedy, translate
 from model import save_model
 from plumbing.base.errors import InputError
-from plumbing.compute import graphs
-from plumbing.compute.decoder import Decoder
+from plumbing.compute import decoder as decoder_file
+from plumbing.compute.decoder import Decoder, Graphs
 
 LENGTHS = [4, 17, 9, 1, 12, 5, 26]
 VOCABULARY = 40  # small, so that outputs end early by chance
@@ -139,11 +139,11 @@ def test_recorded_steps_are_the_steps(size, monkeypatch):
         ids, logits = torch.zeros(B, dtype=torch.long), torch.zeros(B, VOCABULARY)
         return OnCPU(self, ids, logits), ids, logits
 
-    monkeypatch.setattr(graphs.Graphs, "record", record)
-    monkeypatch.setattr(graphs, "SLOTS", 8)
+    monkeypatch.setattr(Graphs, "record", record)
+    monkeypatch.setattr(decoder_file, "SLOTS", 8)
     decoder = Decoder(model)
     decoder.reserve(prompts, size, 12)
-    decoder.graphs = graphs.Graphs(model, decoder.cache)
+    decoder.graphs = Graphs(model, decoder.cache)
     for _ in range(2):  # in the same cache
         assert greedy(decoder, prompts, ends, 12, size) == expected
         assert len(recorded) == len(set(recorded)) > 0  # each once
@@ -156,7 +156,7 @@ def test_recorded_steps_are_the_steps_on_cuda(size, monkeypatch):
     model, ends = lively().cuda(), {5, 11, 23}
     prompts = short_prompts([9, 4, 17, 1, 26, 12, 5, 4, 8, 9, 3] * 3)
     expected = greedy(Decoder(model), prompts, ends, 24, size)
-    monkeypatch.setattr(graphs, "SLOTS", 8)  # so that graphs are made anew
+    monkeypatch.setattr(decoder_file, "SLOTS", 8)  # so that graphs are made anew
     decoder = Decoder(model, record=True)
     for _ in range(3):
         assert greedy(decoder, prompts, ends, 24, size) == expected

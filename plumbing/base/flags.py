@@ -135,7 +135,7 @@ def make_deterministic(device: str) -> None:
     be called before the first product."""
     if device.startswith("cuda"):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        os.environ.setdefault("TORCHINDUCTOR_DETERMINISTIC", "1")  # of what fused.py compiles
+        os.environ.setdefault("TORCHINDUCTOR_DETERMINISTIC", "1")  # of what is compiled
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # all of it is written
 

@@ -1,6 +1,8 @@
-"""The matrix product of a linear layer, by the form that is fastest where it is computed."""
+"""Matrix products and elementwise functions, in the form that is fastest where they run."""
 
 import functools
+import importlib.util
+import shutil
 import time
 from collections.abc import Callable
 
@@ -14,6 +16,7 @@ PARTS = 8
 GAIN = 0.9  # the share of the plain form's time that another one has to stay below
 # Weights to try the forms on, [n, out, in]: more than a cache holds, as a model's are.
 TRIED = (16, 1536, 576)
+COMPILERS = ("cc", "gcc", "clang")  # which Triton needs
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -61,3 +64,22 @@ def is_faster(form: Callable[[Tensor, Tensor], Tensor]) -> bool:
     tries = [(seconds(form), seconds(F.linear)) for _ in range(6)][1:]  # the first one warms
     other, plain = map(min, zip(*tries, strict=True))
     return other < GAIN * plain
+
+
+def fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A function of tensors, compiled by PyTorch where the first of them is on CUDA and a compiler
+    is there. By itself each of its operations reads and writes whole tensors. Elsewhere the
+    function runs as it is written."""
+
+    @functools.cache
+    def compiled() -> Callable[..., Tensor]:
+        torch._dynamo.config.suppress_errors = True  # where it cannot compile, as it is written
+        torch._dynamo.config.recompile_limit = 64  # dtypes, with gradients and without, one token
+        found = importlib.util.find_spec("triton") and any(map(shutil.which, COMPILERS))
+        return torch.compile(function, dynamic=True) if found else function
+
+    @functools.wraps(function)
+    def run(x: Tensor, *others) -> Tensor:
+        return (compiled() if x.is_cuda else function)(x, *others)
+
+    return run
