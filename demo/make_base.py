@@ -35,7 +35,6 @@ from model import LlamaForCausalLM, load_model, save_model  # noqa: E402
 from plumbing.base.errors import InputError  # noqa: E402
 from plumbing.checkpoint.config import Config  # noqa: E402
 from plumbing.checkpoint.folder import ModelFolder  # noqa: E402
-from plumbing.compute.attention import padded  # noqa: E402
 
 NAMES = {"en": "English", "it": "Italian", "nl": "Dutch", "ro": "Romanian"}
 MORE = {"de": "German", "es": "Spanish"}
@@ -165,14 +164,15 @@ def documents(rows, tokenizer, rng, mixture):
         yield [tokenizer.bos_id(), *tokenizer.encode(text), tokenizer.eos_id()]
 
 
-def attention(q, k, v, is_causal, enable_gqa):
-    """Causal attention for short documents in bf16 on a CPU, where PyTorch's own kernel is four
-    times slower."""
+def attend(q, k, v, layout):
+    """plumbing's attend of all documents in one call, which loss_sum pads. PyTorch's own kernel is
+    four times slower for short documents in bf16 on a CPU."""
+    q, k, v = map(layout.whole.pad, (q, k, v))
     B, K, n, d = k.shape
     scores = (q.reshape(B, K, -1, d) @ k.transpose(-1, -2)).view(B, K, -1, n, n).float() * d**-0.5
     future = torch.ones(n, n, dtype=torch.bool).triu(1)
     weights = scores.masked_fill(future, -torch.inf).softmax(-1).to(v.dtype)
-    return (weights.view(B, K, -1, n) @ v).view(q.shape)
+    return layout.whole.unpad((weights.view(B, K, -1, n) @ v).view(q.shape))
 
 
 def loss_sum(model, batch):
@@ -211,8 +211,7 @@ def steps(stream, rng):
 
 def main(s):
     torch.manual_seed(SEED)
-    F.scaled_dot_product_attention = attention
-    llama.attend = padded  # one call for all documents, which loss_sum pads
+    llama.attend = attend
     os.makedirs(os.path.dirname(s.out) or ".", exist_ok=True)
     rows, dev = read("train"), read("dev")
     if s.more:
