@@ -247,14 +247,15 @@ def translate(
     ends = {prompter.encoder.end, prompter.tokenizer.eos, *decoder.model.config.eos_token_id}
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     longest_first, outputs = [prompts[i] for i in order], []
-    if decoder.n == 1 and prompts:
+    if decoder.n > 1:
+        for start in range(0, len(order), batch_size):
+            batch = longest_first[start : start + batch_size]
+            beams = beam_search(decoder, batch, ends, max_new_tokens, length_penalty)
+            outputs += [[token for token in beam.ids if token not in ends] for beam in beams]
+            if bar is not None:
+                bar.update(len(batch))
+    elif prompts:
         outputs = greedy(decoder, longest_first, ends, max_new_tokens, batch_size, bar)
-    for start in range(0, len(order), batch_size) if decoder.n > 1 else ():
-        batch = longest_first[start : start + batch_size]
-        beams = beam_search(decoder, batch, ends, max_new_tokens, length_penalty)
-        outputs += [[token for token in beam.ids if token not in ends] for beam in beams]
-        if bar is not None:
-            bar.update(len(batch))
     hypotheses, unfinished = [""] * len(prompts), [False] * len(prompts)
     for i, ids in zip(order, outputs, strict=True):
         hypotheses[i] = prompter.tokenizer.decode(ids).strip()

@@ -210,14 +210,14 @@ def main(s: Settings) -> None:
 
     computed = [count_computed(batch, s) for batch in batches]
     order = sorted(range(len(batches)), key=computed.__getitem__)
-    usual = batches[order[len(order) // 2]]
-    most_responses = max(batches, key=lambda batch: len(batch.y))  # which have logits
-    largest = [measure(folder, batch, s) for batch in (batches[order[-1]], most_responses)]
+    usual, most = order[len(order) // 2], order[-1]
+    most_responses = max(order, key=lambda n: len(batches[n].y))  # which have logits
+    largest = [measure(folder, batches[n], s) for n in {most, most_responses}]
     found = max(largest, key=lambda figures: figures["activations"])
     parts = {name: found[name] for name in ("weights", "gradients", "moments", "activations")}
     total, tokens = sum(parts.values()), sum(len(batch.ids) for batch in batches) / looked_at
-    found = measure(folder, usual, s)
-    flops = found["flops"] / count_computed(usual, s) * sum(computed) / looked_at
+    found = measure(folder, batches[usual], s)
+    flops = found["flops"] / computed[usual] * sum(computed) / looked_at
     launches = found["launches"] * max(1, len(batches) / looked_at / s.gpus)
     seconds, how = time_of(flops, launches, folder.config, s)
     memory = ", ".join(f"{name} {size / GIB:.3g}" for name, size in parts.items())

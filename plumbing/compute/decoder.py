@@ -55,7 +55,7 @@ class Decoder:
         self.computed += len(ids)
         if self.n > 1:
             if self.cache.paths is None:
-                self.cache.paths = Paths(self.cache.used, self.n, self.cache.k.shape[3])
+                self.cache.paths = Paths(self.cache.used, self.n, self.cache.slots)
             self.cache.paths.extend(torch.tensor(parents, device=self.cache.used.device))
         if self.graphs:
             return self.graphs.step(ids)[:, None]
