@@ -30,8 +30,6 @@ from data import (
 from evaluate import measure_dev, prepare_dev
 from loss import language_aware, mle, unlikelihood
 from model import LlamaForCausalLM, add_lora, build_model, save_model
-from plumbing.base.errors import require
-from plumbing.base.files import FROM_HUB
 from plumbing.base.flags import (
     DTYPES,
     DeviceSettings,
@@ -39,29 +37,24 @@ from plumbing.base.flags import (
     make_deterministic,
     option,
     ours,
-    refuse_given,
     run_script,
 )
 from plumbing.base.processes import RANK, WORLD, shard, sum_over_processes
-from plumbing.checkpoint.config import Config
-from plumbing.checkpoint.peft import read_adapter
 from plumbing.checkpoint.tokenizer import Tokenizer
 from plumbing.compute.optimizer import Optimizer, learning_rate
 from plumbing.corpus.languages import TEMPLATES, add_languages
 from plumbing.run.folder import Run
-from plumbing.run.log import count_parameters, describe
-from plumbing.run.record import make_record, read_setting
+from plumbing.run.log import describe
+from plumbing.run.record import make_record
 from plumbing.run.settings import (
     PAPER,
-    adopt,
     by_stage,
+    complete,
     describe_preset,
     lora_of,
-    refuse_misfit,
-    refuse_unused,
+    require_init,
     settings_in_use,
     settle,
-    take_usual,
     visits_and_steps,
 )
 
@@ -215,7 +208,6 @@ def prepare_model(s: Settings, checkpoint: str | None) -> tuple[LlamaForCausalLM
     --model. Raises InputError."""
     start = s.init or s.model
     model, files = build_model(checkpoint or start, s.model)
-    refuse_misfit(s, start, files.lora, model.config.max_position_embeddings)
 
     torch.manual_seed(s.seed)
     if not s.full and not model.lora:
@@ -295,40 +287,17 @@ def seed_dropout(seed: int, step: int) -> None:
     torch.manual_seed(Random(f"{seed} dropout {step} {RANK}").getrandbits(63))
 
 
-def parameters_of(config: Config) -> int:
-    """How many a base has, without LoRA."""
-    with torch.device("meta"):
-        return count_parameters(LlamaForCausalLM(config))
-
-
 def main(s: Settings, find_losses: Callable = loss_sums) -> None:
     """Train in the run's folder, which nobody else writes meanwhile. Raises InputError."""
-    how = f"--stage 1 --out {s.init}" if s.stage == 2 else f"--out {s.init}"
-    made = f"make it with `python train.py {how}`, or choose another --init"
-    if "init" in s.given:
-        made += f"; {FROM_HUB}"
     add_languages(s.languages)
-    require(os.path.isdir(s.init or "."), f"{s.init}: no such run; {made}")
+    require_init(s)
     if s.preset:
         print(describe_preset(s))
-    refuse_unused(s)
-    lora, base = read_adapter(s.init or s.model, s.model)
-    if lora and not s.full:
-        adopt(s, lora)
-    elif not lora and s.init and os.path.realpath(s.model or s.init) != os.path.realpath(s.init):
-        refuse_given(s, ["model"], f"{s.init} is a whole model, which has no other base")
-    s.template = s.template or read_setting(s.init, "template", "alpaca")
-    known = f"prompts.json has no template {s.template}; it has {' '.join(TEMPLATES)}"
-    require(s.template in TEMPLATES, known)
-    if s.resume:  # what was left out is what the stopped run had
-        begun = f"{s.out}.partial" if os.path.exists(f"{s.out}.partial") else s.out
-        s.lr = s.lr or read_setting(begun, "lr", 0.0)
-        s.batch_size = s.batch_size or read_setting(begun, "batch_size", 0)
+    _, files = build_model(s.init or s.model, s.model)  # whole, before anything is read
+    complete(s, files)
     make_deterministic(s.device)
-    _, files = build_model(s.init or s.model, s.model)
-    take_usual(s, parameters_of(files.config))
     run = Run(s.out, s.save_every, s.best)
-    with run.held([s.init, s.model, base], s.resume):
+    with run.held([s.init, s.model, files.base], s.resume):
         train(s, run, find_losses)
 
 

@@ -63,8 +63,8 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_processes_under_torchrun_take_the_same_steps_as_one(place, case):
-    """The gradient, the log and the trained weights of train.py, with 1, 2 and 4 processes that
-    share out each batch."""
+    """The gradient, the log and the trained weights of train.py, with one process and with several
+    that share out each batch."""
     args = [] if "--init" in CASES[case] else ["--model", "model"]
     args += [
         "--data",
@@ -85,7 +85,7 @@ def test_processes_under_torchrun_take_the_same_steps_as_one(place, case):
         700,
         *CASES[case],
     ]
-    found, counts = {}, (1, 2, 4) if "sentence" not in case else (1, 4)
+    found, counts = {}, (1, 4) if "untied" in case else (1, 2)
     for processes in counts:
         run = place / f"{case} {processes}"
         result = script("train.py", *args, "--out", run, cwd=place, processes=processes)
@@ -197,8 +197,8 @@ def test_evaluation_shares_the_sentences_out_and_reports_as_one(place):
         + "".join(f"open {'it ' * (i % 4)}{i}\tapri {i}\tdeschide {i}\n" for i in range(7))
         + "last\t\tultim\n"
     )
-    found = [evaluated(place, "long.tsv", n, "en-it,it-en,en-ro") for n in (1, 2, 4)]
-    assert found[0][:3] == found[1][:3] == found[2][:3]
+    found = [evaluated(place, "long.tsv", n, "en-it,it-en,en-ro") for n in (1, 4)]
+    assert found[0][:3] == found[1][:3]
     assert list(found[0][1][0]) == ["en-it", "it-en", "en-ro"]
     hypotheses = found[0][2]["en-it.txt"].decode().split("\n")
     assert len(hypotheses) == 12 and hypotheses[2] == hypotheses[10] == ""
@@ -209,8 +209,8 @@ def test_evaluation_shares_the_sentences_out_and_reports_as_one(place):
 
 def test_evaluation_of_fewer_sentences_than_processes(place):
     (place / "one.tsv").write_text("en\tit\n\tvuoto\nopen the file\tapri il file\n")
-    one, four = (evaluated(place, "one.tsv", n, "en-it") for n in (1, 4))
-    assert one[:3] == four[:3] and one[1][0]["en-it"]["sentences"] == 1
+    one, two = (evaluated(place, "one.tsv", n, "en-it") for n in (1, 2))
+    assert one[:3] == two[:3] and one[1][0]["en-it"]["sentences"] == 1
 
 
 def test_bad_input_is_said_once_by_several_processes(place):

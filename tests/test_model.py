@@ -310,6 +310,12 @@ def test_beams_that_are_reordered_see_their_own_path_alone(window):
 # LoRA, saving and loading
 
 
+@pytest.mark.parametrize("kv_heads, tied", [(4, True), (2, False)])
+def test_a_config_knows_how_many_numbers_the_weights_hold(kv_heads, tied):
+    model = tiny(kv_heads=kv_heads, tied=tied, head_dim=12)
+    assert model.config.parameters == sum(p.numel() for p in model.parameters())
+
+
 def test_lora_changes_nothing_at_first_and_alone_gets_gradients():
     model, ids = tiny(), ids_of([6, 3])
     before = model(ids, [6, 3])

@@ -29,15 +29,7 @@ from plumbing.checkpoint.tokenizer import Tokenizer
 from plumbing.compute.layout import Layout
 from plumbing.corpus.languages import add_languages
 from plumbing.run.log import PEAK
-from plumbing.run.record import read_setting
-from plumbing.run.settings import (
-    adopt,
-    lora_of,
-    refuse_misfit,
-    refuse_unused,
-    take_usual,
-    visits_and_steps,
-)
+from plumbing.run.settings import complete, lora_of, visits_and_steps
 
 # Bytes of memory of GPUs, by the names of PEAK.
 MEMORY = {"H100 PCIe": 80e9, "H100": 80e9, "H200": 141e9, "A100": 80e9, "L40S": 48e9, "4090": 24e9}
@@ -193,19 +185,14 @@ def main(s: Settings) -> None:
     add_languages(s.languages)
     if not s.gpu:
         refuse_given(s, ["mfu"], "there is no --gpu")
-    refuse_unused(s)
     start = s.init or s.model
     if "init" not in s.given and ("model" in s.given or not os.path.isdir(s.init)):
         s.init, start = "", s.model or ours("demo/base")  # a plan of stage 2 comes before stage 1
     if s.gpu:
         s.dtype = s.dtype if "dtype" in s.given else "bf16"  # whatever machine this is
     folder = ModelFolder(start, s.model)
-    if folder.lora and not s.full:
-        adopt(s, folder.lora)
-    refuse_misfit(s, start, folder.lora, folder.config.max_position_embeddings)
     s.lr = s.lr or 1.0  # whatever it is, a plan is the same
-    take_usual(s, train.parameters_of(folder.config))
-    s.template = s.template or read_setting(start, "template", "alpaca")
+    complete(s, folder)
     batches, looked_at, steps = first_batches(folder, s)
 
     computed = [count_computed(batch, s) for batch in batches]

@@ -80,6 +80,15 @@ class Config:
         sentence = f"a weight of {largest:,} numbers; expected fewer than {LARGEST:,}"
         require(largest < LARGEST, sentence)
 
+    @property
+    def parameters(self) -> int:
+        """How many numbers the weights hold, biases and LoRA apart."""
+        D, heads, keys = self.hidden_size, self.num_attention_heads, self.num_key_value_heads
+        attention = 2 * D * (heads + keys) * self.head_dim
+        block = attention + 3 * D * self.intermediate_size + 2 * D  # the last of two norms
+        tables = 1 if self.tie_word_embeddings else 2
+        return self.num_hidden_layers * block + tables * self.vocab_size * D + D
+
     @classmethod
     def load(cls, folder: str) -> "Config":
         """Read folder/config.json. Raises InputError for what would silently be wrong."""

@@ -6,8 +6,11 @@ from dataclasses import asdict, dataclass, fields
 from typing import NamedTuple
 
 from plumbing.base.errors import InputError, require
+from plumbing.base.files import FROM_HUB
 from plumbing.base.flags import flag, ours, refuse_given
+from plumbing.checkpoint.folder import ModelFolder
 from plumbing.checkpoint.peft import LoraSettings, errors_of
+from plumbing.corpus.languages import TEMPLATES
 from plumbing.run.record import read_setting
 
 LORA_FLAGS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets")
@@ -151,6 +154,33 @@ def adopt(s, lora: LoraSettings) -> None:
         setattr(s, name, value)
 
 
+def require_init(s) -> None:
+    """Raise InputError where the run to go on from is not there."""
+    how = f"--stage 1 --out {s.init}" if s.stage == 2 else f"--out {s.init}"
+    advice = f"make it with `python train.py {how}`, or choose another --init"
+    if "init" in s.given:
+        advice += f"; {FROM_HUB}"
+    require(os.path.isdir(s.init or "."), f"{s.init}: no such run; {advice}")
+
+
+def complete(s, files: ModelFolder) -> None:
+    """Put into train.py's settings what was left out, and what the folder decides that the run
+    starts from: LoRA that is gone on with, template, learning rate, batch. Raises InputError for
+    what does not go with that folder, or does not count."""
+    refuse_unused(s)
+    refuse_misfit(s, files)
+    if files.lora:
+        adopt(s, files.lora)
+    s.template = s.template or read_setting(files.folder, "template", "alpaca")
+    known = f"prompts.json has no template {s.template}; it has {' '.join(TEMPLATES)}"
+    require(s.template in TEMPLATES, known)
+    if s.resume:  # what was left out is what the stopped run had
+        begun = f"{s.out}.partial" if os.path.exists(f"{s.out}.partial") else s.out
+        s.lr = s.lr or read_setting(begun, "lr", 0.0)
+        s.batch_size = s.batch_size or read_setting(begun, "batch_size", 0)
+    take_usual(s, files.config.parameters)
+
+
 def visits_and_steps(s, samples: int) -> tuple[int, int]:
     """(visits to samples in the whole run, steps), for so many samples."""
     total = s.steps * s.batch_size if s.steps else math.ceil(s.epochs * samples)
@@ -162,14 +192,18 @@ def lora_of(s) -> LoraSettings:
     return LoraSettings(s.lora_rank, s.lora_alpha, s.lora_targets.split(","), s.lora_dropout)
 
 
-def refuse_misfit(s, start: str, lora: object, positions: int) -> None:
+def refuse_misfit(s, files: ModelFolder) -> None:
     """Raise InputError for settings that do not go with what a run starts from: an adapter or none,
-    and the model's positions."""
+    its base, the model's positions."""
     asked = f"--preset {s.preset}" if s.preset else "--full"
     expected = f"expected a full model for {asked} (tools.merge makes one), or --no-full"
-    require(not (s.full and lora), f"{start} is a LoRA run; {expected}")
-    fits = s.max_length <= positions
-    require(fits, f"--max-length {s.max_length}: the model has {positions} positions")
+    require(not (s.full and files.lora), f"{files.folder} is a LoRA run; {expected}")
+    other = os.path.realpath(s.model or s.init) != os.path.realpath(s.init)
+    if s.init and not files.lora and other:
+        refuse_given(s, ["model"], f"{s.init} is a whole model, which has no other base")
+    positions = files.config.max_position_embeddings
+    sentence = f"--max-length {s.max_length}: the model has {positions} positions"
+    require(s.max_length <= positions, sentence)
 
 
 def describe_preset(s) -> str:
