@@ -1,6 +1,6 @@
 """From samples to batches: the prompt, the wrong instruction, the twin, the batch.
 
-    python data.py --show 3  # samples as the trainer sees them, and which tokens are supervised
+    python data.py --show 3  # samples as the trainer sees them, and which tokens have a loss
 
 What is random here follows the seed, or a generator that train.py makes of the seed and the step:
 a step's samples and conflicting instructions are the same however the run got there.
@@ -32,8 +32,9 @@ Direction = tuple[str, str]  # codes of source and target language: ("en", "it")
 
 
 class Sample(NamedTuple):
-    """A source sentence x and its translation y. Without a direction: another instruction, given in
-    full, with its input and its response; such a sample has no twin."""
+    """A source sentence x and its translation y; the instruction I is written from the direction.
+    Without a direction: another task, whose instruction is given in full, with its input and its
+    response; such a sample has no twin."""
 
     direction: Direction | None
     source: str
@@ -121,25 +122,26 @@ class Prompter(NamedTuple):
 # The wrong instruction: paper, section 3
 
 
-def other_instructions(direction: Direction, instructions: Counter) -> dict[Direction, int]:
-    """The paper's I~ != I: every other one of the tuning set's instructions, {direction: number of
-    samples}. It may keep the target language: it->en under nl->en punishes a right-language
-    output."""
-    return {d: n for d, n in instructions.items() if d != direction}
+def other_instructions(direction: Direction, tuned: Counter) -> dict[Direction, int]:
+    """The paper's I~ != I: the instruction of every other direction in the tuning set. `tuned` and
+    what is returned: {direction: number of samples}. I~ may keep the target language: it->en under
+    nl->en punishes a right-language output."""
+    return {d: n for d, n in tuned.items() if d != direction}
 
 
-def other_targets(direction: Direction, instructions: Counter) -> dict[Direction, int]:
-    """Those of them that ask for another target language: the output is wrong under each."""
-    return {d: n for d, n in instructions.items() if d[1] != direction[1]}
+def other_targets(direction: Direction, tuned: Counter) -> dict[Direction, int]:
+    """Every instruction that asks for another target language: the output is wrong under each."""
+    return {d: n for d, n in tuned.items() if d[1] != direction[1]}
 
 
 CONFLICTS = {"target": other_targets, "any": other_instructions}  # by their names in --conflict
 
 
-def draw_conflict(direction: Direction, instructions: Counter, mode: str, rng: Random) -> Direction:
-    """The instruction I~ of a conflicting sample, drawn at random from those that conflict:
-    frequent ones more often, as from the data itself. Raises InputError."""
-    wrong = CONFLICTS[mode](direction, instructions)
+def draw_conflict(direction: Direction, tuned: Counter, mode: str, rng: Random) -> Direction:
+    """The direction whose instruction is the I~ of an instruction-conflicting sample, drawn at
+    random from those that conflict: frequent ones more often, as from the data itself. Raises
+    InputError."""
+    wrong = CONFLICTS[mode](direction, tuned)
     sentence = f"no instruction in the tuning data conflicts with {'-'.join(direction)}"
     require(wrong, f"{sentence} (--conflict {mode}); add data of another direction")
     return rng.choices(list(wrong), wrong.values())[0]
@@ -161,7 +163,8 @@ class EncodedSample(NamedTuple):
 
 
 class TwinPair(NamedTuple):
-    """A sample and its conflicting twin: the same x (cut if I~ is long) and y under a wrong I~."""
+    """A sample and its twin, the paper's instruction-conflicting sample: the same y and the same x,
+    cut anew to fit, under a wrong instruction I~."""
 
     positive: EncodedSample
     twin: EncodedSample | None  # None: alpha is 0, no translation, or it does not fit
@@ -184,11 +187,12 @@ class TuningSet:
     ):
         self.prompter, self.max_length = prompter, max_length
         self.samples, self.general = self._those_that_fit(samples), self._those_that_fit(general)
-        self.instructions = Counter(sample.direction for sample in self.samples)
+        self.tuned = Counter(sample.direction for sample in self.samples)
         self.encoded = {}  # {sample: EncodedSample}, of those that encode() was given
 
     def encode(self, samples: Iterable[Sample]) -> list[EncodedSample]:
-        """The samples as ids, each made once; sources that are cut to fit are counted aloud."""
+        """The samples as ids, one for each distinct sample; sources that are cut to fit are counted
+        aloud."""
         wanted = dict.fromkeys(samples)
         new, cuts = [sample for sample in wanted if sample not in self.encoded], Counter()
         for sample in progress_bar(new, desc="tokenizing", unit="sample", leave=False, delay=3):
@@ -205,11 +209,9 @@ class TuningSet:
         """Samples without those whose response leaves no room for a prompt, which are counted
         aloud. A response is never cut: that would teach the model to stop mid-sentence."""
         fitting = [sample for sample in samples if self._fits(sample)]
-        left_out = Counter(sample.name for sample in samples)
-        left_out.subtract(sample.name for sample in fitting)
+        left_out = Counter(x.name for x in samples) - Counter(x.name for x in fitting)
         for name, n in left_out.items():
-            if n:
-                print(f"  {name}: {n:,} over-long pairs left out: no room for a source")
+            print(f"  {name}: {n:,} over-long pairs left out: no room for a source")
         sentence = f"none of {len(samples)} samples fits --max-length {self.max_length}; raise it"
         require(fitting or not samples, sentence)
         return fitting
@@ -217,15 +219,17 @@ class TuningSet:
     def _fits(self, sample: Sample) -> bool:
         """Whether a sample's response leaves room for the prompt, whose source may be cut. No text
         has more tokens than bytes, so that most need not be tokenized to know it."""
-        room = self.max_length - self._shortest_prompt(sample.direction, bool(sample.source))
+        prompt = self._length_of_empty_prompt(sample.direction, bool(sample.source))
+        room = self.max_length - prompt
         size = len(sample.target.encode()) + 8  # a space before it, and its end
+        # SentencePiece normalizes to NFKC, which may make a text longer than these bytes.
         if size <= room and unicodedata.is_normalized("NFKC", sample.target):
             return True
         head = self.prompter.tokenizer.head(sample.target, self.max_length)
         return head == sample.target and len(self.prompter.encode_response(head)) <= room
 
     @functools.lru_cache  # noqa: B019 - there is one tuning set in a run, as long as the run
-    def _shortest_prompt(self, direction: Direction | None, with_input: bool) -> int:
+    def _length_of_empty_prompt(self, direction: Direction | None, with_input: bool) -> int:
         """Tokens of a prompt whose source, and instruction of its own, are empty."""
         empty = Sample(direction, "x" if with_input else "", "")
         ids = self.prompter.encoder.encode_turns([write_prompt(self.prompter.template, empty, "")])
@@ -233,13 +237,13 @@ class TuningSet:
 
     def require_conflicts(self, mode: str) -> None:
         """Raise InputError where a direction of the samples has no conflicting instruction."""
-        for direction in self.instructions:
-            draw_conflict(direction, self.instructions, mode, Random(0))
+        for direction in self.tuned:
+            draw_conflict(direction, self.tuned, mode, Random(0))
 
     def of_step(self, step: int, size: int, total: int, seed: int, share: float = 0.0):
-        """The samples of a step, counted from 0: the visits from step * size on, `size` of the
-        run's `total`. An epoch is a new order of all samples. General samples come on top, as this
-        share of all."""
+        """The samples of a step; steps count from 0. A run visits `total` samples, `size` a step,
+        and its last step may have fewer. Each epoch visits all samples in a new order. General
+        samples come on top, as this share of all."""
         first, last = step * size, min((step + 1) * size, total)
         samples = [self.samples[i] for i in visits(range(first, last), len(self.samples), seed)]
         if self.general:
@@ -258,8 +262,9 @@ class TuningSet:
     def with_twins(
         self, samples: Sequence[Sample], conflict: str | None = None, rng: Random | None = None
     ) -> list[TwinPair]:
-        """Each sample, shortest first, with its twin under an instruction drawn anew. conflict: the
-        mode of draw_conflict; None: no twins."""
+        """Each sample with its twin under an instruction drawn anew, shortest first, so that
+        neighbours fill micro-batches of similar lengths. conflict: the mode of draw_conflict; None:
+        no twins."""
         ordered = [self.encoded.get(x) or self.encode([x])[0] for x in samples]
         ordered.sort(key=lambda encoded: encoded.tokens)
         if conflict is None:
@@ -272,7 +277,7 @@ class TuningSet:
         direction = positive.sample.direction
         if direction is None:
             return None
-        wrong = draw_conflict(direction, self.instructions, conflict, rng)
+        wrong = draw_conflict(direction, self.tuned, conflict, rng)
         sample = positive.sample._replace(direction=wrong)
         prompt, _ = self.prompter.encode(sample, self.max_length - len(positive.response))
         sentence = f"--template {self.prompter.template} has one prompt for {'-'.join(direction)}"
@@ -282,8 +287,8 @@ class TuningSet:
 
 
 def visits(numbers: range, n: int, seed: object) -> list[int]:
-    """Which of n samples the visits of these numbers are to; every n of them are an epoch, a new
-    permutation."""
+    """Which of n samples are visited, for visits of these numbers. Every n visits are an epoch, in
+    a new order."""
     return [permutation(n, f"{seed} epoch {i // n}")[i % n] for i in numbers]
 
 
@@ -308,7 +313,8 @@ class Batch(NamedTuple):
 
 
 def collate(pairs: list[TwinPair], reduction: str = "token") -> Batch:
-    """The Batch of some pairs. Weights are 1, or for a mean of "sentence" means 1 / length.
+    """The micro-batch of some pairs. A token's weight is 1; with the reduction "sentence" it is
+    1 / the response's length, so that weighted sums are sums of the sentences' means.
 
     >>> sample = Sample(("en", "it"), "open", "apri")
     >>> positive = EncodedSample(sample, prompt=[1, 50, 51], response=[60, 61, 2])
@@ -379,8 +385,8 @@ class ShowSettings(DeviceSettings):
 
 
 def show(s: ShowSettings) -> None:
-    """Print some samples of a tuning set with their twins, read off their Batch: the supervised
-    tokens are in brackets. Raises InputError."""
+    """Print some samples of a tuning set with their twins, read off their Batch: the tokens with a
+    loss are in brackets. Raises InputError."""
     refuse_given(s, ["dtype"], "nothing is computed")
     add_languages(s.languages)
     folder = ModelFolder(s.model)
@@ -395,7 +401,7 @@ def show(s: ShowSettings) -> None:
 
 
 def describe(batch: Batch, prompter: Prompter) -> list[str]:
-    """The lines of a Batch of one pair: prompts as text, the supervised tokens in brackets."""
+    """The lines of a Batch of one pair: prompts as text, the tokens with a loss in brackets."""
     lines, start = [], 0
     ids, predicted = batch.ids.tolist(), {at + 1 for at in batch.at.tolist()}
     kinds = ["Eq. 1: made more likely", "Eq. 2: made less likely"]
@@ -405,7 +411,7 @@ def describe(batch: Batch, prompter: Prompter) -> list[str]:
         prompt = [ids[i] for i in places if i not in predicted]
         response = [ids[i] for i in places if i in predicted]
         texts = prompter.tokenizer.texts_of(response, prompter.encoder.end)
-        tokens = f"{len(prompt)} tokens of prompt, {len(response)} supervised"
+        tokens = f"{len(prompt)} tokens of prompt, {len(response)} with a loss"
         lines.append(f"--- {'→'.join(encoded.sample.direction)}: {tokens} ({kind})")
         lines.append(prompter.tokenizer.decode(prompt))
         lines.append(" ".join(f"[{text}]" for text in texts))

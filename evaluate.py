@@ -268,8 +268,8 @@ def translate(
 
 def off_target(texts: list[str], directions: list[Direction], identify: Identifier) -> list[str]:
     """What each text is instead of its target language: "" where it is right, else "empty",
-    "english", "source" or "other", as is a text without letters. The off-target ratio is the share
-    of those that are not ""."""
+    "english", "source" or "other" (also for a text without letters). The off-target ratio is the
+    share of those that are not ""."""
     kinds = []
     for text, (source, target) in zip(texts, directions, strict=True):
         code = identify(text)
@@ -286,7 +286,8 @@ def percentage(flags: list) -> float:
 def is_looping(text: str) -> bool:
     """Whether a text says something three times in a row, a stretch of 3 to 80 characters with a
     letter among them: greedy decoding of a small model gets caught in that."""
-    return any(any(map(str.isalpha, stretch)) for stretch in LOOP.findall(f"{text} "))
+    repeated = LOOP.findall(f"{text} ")  # words at the end have a space behind them too
+    return any(any(map(str.isalpha, stretch)) for stretch in repeated)
 
 
 def score(
@@ -303,10 +304,17 @@ def score(
     hypotheses = [" ".join(text.split()) for text in hypotheses]  # as in the files
     references, target = [sample.target for sample in samples], samples[0].direction[1]
     scores, resampled = compare_texts(hypotheses, references, target, tokenizer)
-    scores |= {"sentences": len(samples), "otr": None, "floor": None, "off_target": {}}
-    scores |= {"mixed": None, "mixed_floor": None, "answered": {}}
-    scores |= {"loops": percentage([is_looping(text) for text in hypotheses])}
-    scores |= {"loops_floor": percentage([is_looping(text) for text in references])}
+    scores |= {
+        "sentences": len(samples),
+        "otr": None,
+        "floor": None,
+        "off_target": {},
+        "mixed": None,
+        "mixed_floor": None,
+        "answered": {},
+        "loops": percentage([is_looping(text) for text in hypotheses]),
+        "loops_floor": percentage([is_looping(text) for text in references]),
+    }
     if not identifiers:  # --lid none
         return scores | {"resampled": resampled}
 
@@ -355,7 +363,7 @@ def language_scores(
 
 
 class System(NamedTuple):
-    """A column of the table: a checkpoint, or outputs that something else made."""
+    """One of the systems that are compared: a checkpoint, or outputs that something else made."""
 
     name: str
     ckpt: str
@@ -517,7 +525,8 @@ def prepare_dev(
     """--dev, made ready before the first step: what is wrong with it is said then, a language that
     langid lacks or too few positions. Raises InputError."""
     tuning_set = TuningSet(samples, prompter, max_length)
-    samples = [encoded.sample for encoded in tuning_set.encode(tuning_set.samples)]
+    samples = tuning_set.samples
+    tuning_set.encode(samples)
     directions = {sample.direction for sample in samples}
     unknown = sorted({code for pair in directions for code in pair} - possible("langid"))
     sentence = f"--dev: langid has no {' '.join(unknown)}, so OTR cannot be measured"

@@ -31,7 +31,7 @@ def language_aware(mle_sum, mle_weight, ul_sum, ul_weight, alpha: float):
     """Eq. 3, L = L_MLE + alpha * L_UL, each a weighted mean over its own response tokens.
 
     The sums may be of one micro-batch, the weights are the whole step's. Stage 1: alpha = 0."""
-    return mle_sum / (mle_weight or 1) + alpha * ul_sum / (ul_weight or 1)
+    return mle_sum / mle_weight + alpha * ul_sum / (ul_weight or 1)  # 0 where there is no twin
 
 
 def log_p(logits: Tensor, y: Tensor) -> Tensor:
@@ -44,7 +44,8 @@ def log_not_p(logits: Tensor, y: Tensor) -> Tensor:
     """log(1 - p(y_t)) [R], in fp32 at least, from logits [R, V].
 
     The naive form is log_not_p_naive: where p rounds to 1, which is where the model is most wrong,
-    it gives -inf and a gradient of NaN. Here, with m = z_y - logsumexp(z without z_y), the margin
+    it gives -inf and a gradient of NaN. The authors' code clamps 1 - p at 1e-9, which gives a
+    gradient of 0 there. Here, with m = z_y - logsumexp(z without z_y), the margin
     of y over all other tokens, p = sigmoid(m) and log(1 - p) = logsigmoid(-m), which is exact
     everywhere. The gradient of -log(1 - p) in m is p itself."""
     z = logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -51,7 +51,7 @@ def rope_table(config: Config, position: Tensor) -> tuple[Tensor, Tensor]:
     if config.rope_scaling:
         # LLaMA-3.1: long waves are stretched by the factor, short ones kept, a ramp between them.
         factor, low, high, trained = (config.rope_scaling[name] for name in LLAMA3_ROPE)
-        waves = trained * frequency / (2 * math.pi)  # in the length of the training's sequences
+        waves = trained * frequency / (2 * math.pi)  # that fit into the training's context
         ramp = ((waves - low) / (high - low)).clamp(0, 1)
         frequency = (1 - ramp) * frequency / factor + ramp * frequency
     angle = (position[:, None].float() * frequency).repeat(1, 2)[:, None]  # [U, d/2] -> [U, 1, d]
@@ -278,7 +278,8 @@ def build_model(folder: str, base: str | None = None) -> tuple[LlamaForCausalLM,
 def load_model(
     folder: str, dtype: torch.dtype | None = None, device: str = "cpu", base: str | None = None
 ) -> LlamaForCausalLM:
-    """build_model with its weights, in `dtype` (None: as stored; LoRA is fp32). InputError."""
+    """build_model with its weights, in `dtype` (None: as stored; LoRA is fp32). Raises
+    InputError."""
     model, files = build_model(folder, base)
     files.fill(model, dtype, device)
     return model

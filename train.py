@@ -59,7 +59,7 @@ from plumbing.run.settings import (
 )
 
 WARMUP = 0.03  # share of the steps in which the learning rate rises, before the cosine (paper)
-CLIP = 1.0  # largest norm of a step's gradient
+CLIP = 1.0  # largest norm of a step's gradient; the paper names none
 LINEARS = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
 
 
@@ -153,7 +153,8 @@ def train_step(
     s: Settings,
     find_losses: Callable = loss_sums,
 ) -> StepResult:
-    """One update from one global batch; shares[rank] are the micro-batches of a process."""
+    """One update from one global batch; shares[rank] are the micro-batches of a process.
+    find_losses: loss_sums, or what takes its place (experiments/penalties.py)."""
     batches = [batch for share in shares for batch in share]
     # The whole batch's response tokens are counted first: any split gives the same gradient.
     mle_weight = sum(b.weight[: b.positives].double().sum().item() for b in batches)
@@ -167,7 +168,7 @@ def train_step(
         mle_sum, ul_sum = find_losses(logits, batch)  # in fp32
         objective = language_aware(mle_sum, mle_weight, ul_sum, ul_weight, s.alpha)  # Eq. 3
         # Gradient accumulation: backward() adds to what is there; over processes FSDP2 adds up too,
-        # without averaging, since the weights are already those of the whole batch.
+        # without averaging, since the losses are already divided by those of the whole batch.
         optimizer.scale(objective).backward()
         sums[row, :2] = torch.stack([mle_sum, ul_sum]).detach()
         sums[row, 2] = model.computed if batch.pairs else 0
@@ -175,7 +176,7 @@ def train_step(
 
     norm = optimizer.clip(CLIP)  # of the true gradient: fp16's loss scale is taken out first
     blamed = find_blame(batches, sums, norm, optimizer)
-    updated = optimizer.step() if not blamed else False  # AdamW; then gradients are zeroed
+    updated = not blamed and optimizer.step()  # AdamW; then gradients are zeroed
     figures = summarize(sums, mle_weight, ul_weight, norm, s.alpha)
     return StepResult(figures, int(sums[:, 2].sum()), updated, blamed)
 
@@ -210,7 +211,7 @@ def prepare_model(s: Settings, checkpoint: str | None) -> tuple[LlamaForCausalLM
     model, files = build_model(checkpoint or start, s.model)
 
     torch.manual_seed(s.seed)
-    if not s.full and not model.lora:
+    if not s.full and not model.lora:  # stage 2 goes on with the adapter of stage 1
         with torch.device(s.device):
             add_lora(model, lora_of(s))
     if WORLD > 1:
@@ -218,7 +219,7 @@ def prepare_model(s: Settings, checkpoint: str | None) -> tuple[LlamaForCausalLM
     # --full: fp32 master weights. LoRA: the frozen base in --dtype, the adapter in fp32.
     files.fill(model, torch.float32 if s.full else DTYPES[s.dtype], s.device)
     if not model.lora:
-        model.source = os.path.abspath(start)  # checkpoints will be deleted
+        model.source = os.path.abspath(start)  # not the checkpoint, which will be deleted
     model.recompute = s.recompute
     return model, Tokenizer([start, model.source], model.config)
 

@@ -19,11 +19,11 @@ from loss import log_p, mle, weighted_sum
 from plumbing.base.flags import option, run_script
 
 
-def keep_source(direction: Direction, instructions: dict) -> dict[Direction, int]:
+def keep_source(direction: Direction, tuned: dict) -> dict[Direction, int]:
     """Instructions with the same source and another of the target languages, perhaps of no sample:
     a zero-shot direction has then been asked for in tuning, with a wrong answer."""
     targets = Counter()
-    for (_, target), n in instructions.items():
+    for (_, target), n in tuned.items():
         targets[target] += n
     return {(direction[0], t): n for t, n in targets.items() if t not in direction}
 

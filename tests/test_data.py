@@ -207,7 +207,7 @@ def test_a_pair_whose_twin_does_not_fit_has_none(tokenizer, monkeypatch):
     short, long = (x.tokens for x in TuningSet(samples, prompter, 99).encode(samples))
     for room, fits in ((long, True), (long - 1, True), (short, False)):
         tight = TuningSet(samples, prompter, room)
-        tight.instructions = dict.fromkeys([("nl", "it"), ("it", "nl")], 1)
+        tight.tuned = dict.fromkeys([("nl", "it"), ("it", "nl")], 1)
         (pair,) = tight.with_twins(samples[:1], "any", random.Random(0))
         assert (pair.twin is not None) == fits
 

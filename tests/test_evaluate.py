@@ -8,12 +8,12 @@ import unicodedata
 import numpy as np
 import pytest
 import sacrebleu
-from conftest import TEXT, one_sentence, script
+from conftest import TEXT, one_sentence, script, tiny
 from sacrebleu.significance import PairedTest
 
 import evaluate
-from data import Sample
-from evaluate import is_looping, off_target, score
+from data import Prompter, Sample
+from evaluate import is_looping, off_target, prepare_dev, score
 from plumbing.base.errors import InputError
 from plumbing.base.files import read_lines
 from plumbing.base.flags import parse
@@ -41,6 +41,12 @@ def test_every_wrong_output_is_off_target_and_named():
     # an untranslated English source counts as English
     assert off_target([TEXT["en"], TEXT["ro"]], [("en", "ro")] * 2, IDENTIFY) == ["english", ""]
     assert off_target([TEXT["en"], TEXT["ro"]], [("ro", "en")] * 2, IDENTIFY) == ["", "source"]
+
+
+def test_rows_of_dev_that_come_twice_count_twice(tokenizer):
+    samples = [Sample(PAIR, TEXT["it"], TEXT["nl"])] * 3
+    dev = prepare_dev(tiny(), samples, Prompter(tokenizer, "alpaca"), 512)
+    assert len(dev.samples) == len(dev.prompts) == 3
 
 
 def test_scores_are_sacrebleus_and_langids_with_the_floor_of_the_references():

@@ -57,9 +57,10 @@ class Usual(NamedTuple):
     batch_size: by_stage
 
 
-# With LoRA: rates that were the best of some on the demo's base, of 5.5 million parameters, and on
-# SmolLM2-135M; the batches were not varied. In full: the better of two on the demo's base
-# (experiments/README.md).
+# With LoRA, up to 20 million: the demo's. In stage 2 three rates were tried, and batches of 8 and
+# 32; in stage 1 no others. Up to 200 million: SmolLM2-135M's, the best of four rates in stage 1 and
+# of two in stage 2; no other batch. In full: the better of two rates on the demo's base
+# (experiments/README.md, demo/README.md).
 USUAL = [
     Usual(20e6, by_stage(2e-3, 2e-3), by_stage(128, 32)),
     Usual(200e6, by_stage(2e-3, 2e-4), by_stage(16, 16)),
