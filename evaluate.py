@@ -227,7 +227,7 @@ def encode_prompts(
     many new tokens in the model's positions). Raises InputError where no prompt has room."""
     encoded = [prompter.encode(sample, positions - max_new_tokens) for sample in samples]
     sentence = f"decoding {max_new_tokens} tokens leaves no room for the prompt in {positions}"
-    advice = "positions; evaluate.py can lower --max-new-tokens, train.py not"
+    advice = "positions; lower --max-new-tokens (train.py's --dev has 128)"
     require(all(prompt for prompt, _ in encoded), f"{sentence} {advice}")
     return [prompt for prompt, _ in encoded], [cut for _, cut in encoded]
 
@@ -391,9 +391,12 @@ class Outputs(NamedTuple):
 TestSet = dict[Direction, list[Sample]]
 
 
-def read_test_set(s: Settings, systems: list[System]) -> tuple[TestSet, list[Direction]]:
-    """({direction: its rows, also those with a blank side}, the directions that count as
-    supervised: what the first run was tuned on, else those with English). Raises InputError."""
+def read_test_set(
+    s: Settings, systems: list[System]
+) -> tuple[TestSet, dict[Direction, int], list[Direction]]:
+    """({direction: its rows, also those with a blank side}, {direction: how many the files have
+    without --rows}, the directions that count as supervised: what the first run was tuned on, else
+    those with English). Raises InputError."""
     tuned = next(filter(None, (supervised_directions(x.ckpt) for x in systems)), [])
     texts, tuned = read_corpus(s.data, s.directions, tuned, s.skip_unknown, keep_blank=True)
     corpus = {}
@@ -405,7 +408,7 @@ def read_test_set(s: Settings, systems: list[System]) -> tuple[TestSet, list[Dir
     chosen = [directions_of(system.outputs or {}, there) for system in systems]
     corpus = {d: corpus[d] for d in there if all(d in some for some in chosen)}
     require(corpus, "--hypotheses: no direction is common to all systems; name files of one")
-    return corpus, tuned
+    return corpus, {direction: len(rows) for direction, rows in texts.items()}, tuned
 
 
 def prepare_prompter(system: System, corpus: TestSet) -> Prompter:
@@ -469,13 +472,13 @@ def decode(
 def evaluate(s: Settings, systems: list[System], translate_fn: Callable = translate_rows) -> None:
     """Every system on the same test set: files beside each checkpoint, one table of all. Raises
     InputError."""
-    corpus, supervised = read_test_set(s, systems)
+    corpus, sizes, supervised = read_test_set(s, systems)
     identifiers = make_identifiers(s.lid, s.candidates, corpus)
     languages = {code for direction in corpus for code in direction}
     read_seed()
     for (_, target), samples in corpus.items():  # a package may be missing: said before the work
         bleu_metric(target, [sample.target for sample in samples], s.tokenize)
-    given = [x.outputs and read_outputs(x.outputs, corpus, s.rows > 0) for x in systems]
+    given = [x.outputs and read_outputs(x.outputs, corpus, sizes) for x in systems]
     prompters = [None if x.outputs else prepare_prompter(x, corpus) for x in systems]
     places = [None if x.outputs else Results(x.ckpt, s.data[0], corpus, x.suffix) for x in systems]
 

@@ -292,10 +292,10 @@ def main(s: Settings, find_losses: Callable = loss_sums) -> None:
     """Train in the run's folder, which nobody else writes meanwhile. Raises InputError."""
     add_languages(s.languages)
     require_init(s)
-    if s.preset:
-        print(describe_preset(s))
     _, files = build_model(s.init or s.model, s.model)  # whole, before anything is read
     complete(s, files)
+    if s.preset:
+        print(describe_preset(s))
     make_deterministic(s.device)
     run = Run(s.out, s.save_every, s.best)
     with run.held([s.init, s.model, files.base], s.resume):

@@ -273,25 +273,24 @@ def is_left(path):
 # Two runs at once
 
 
-def second(folder, name, args, steps=150):
-    """A second run on the folder of a first one is refused, with and without --resume; the first
-    one ends as in peace. Returns how often it was tried."""
+def second(folder, name, args, steps=60):
+    """A second run on the folder of a first one is refused; the first one ends as in peace. Returns
+    how often it was tried."""
     args, out = [*args, "--steps", steps, "--save-every", 3], f"{name}, held"
-    process, tried = start(folder, out, args), 0
+    process, tries = start(folder, out, args), 3
     log = os.path.join(folder, f"{out}.partial", "log.jsonl")
     while not os.path.exists(log) and process.poll() is None:
         time.sleep(0.01)
-    while process.poll() is None and tried < 20:
-        code, said = forked(folder, out, [*args, "--save-every", 1 + tried % 3])
-        if process.poll() is not None:
-            break
+    process.send_signal(signal.SIGSTOP)  # it holds its folder, and cannot end meanwhile
+    for n in range(tries):
+        code, said = forked(folder, out, [*args, "--save-every", 1 + n])
         assert code == 2 and f"is being written by process {process.pid} on " in said, said
-        tried += 1
+    process.send_signal(signal.SIGCONT)
     said, _ = process.communicate()
     assert process.returncode == 0, said
     code, _ = forked(folder, f"{out}, peace", args)
     check_same(folder, f"{out}, peace", out, f"step-{steps - 3:06}")
-    return tried
+    return tries
 
 
 if __name__ == "__main__":

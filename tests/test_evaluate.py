@@ -432,7 +432,11 @@ def test_only_directions_that_all_systems_have_are_scored_in_whatever_order(tmp_
         said = table_of(capsys, "--hypotheses", *order, *data)
         assert "| it→nl" in said and "nl→it" not in said
     said = table_of(capsys, "--hypotheses", *files[1:], *data, "--rows", 1)
-    assert "| nl→it" in said  # files may have more lines than the rows that are asked for
+    assert "| nl→it" in said  # files may have a line for each row, whatever is asked for
+    with open(files[1], "a", encoding="utf-8") as file:
+        file.write("x\n")
+    with pytest.raises(InputError, match="3 lines for the 1 rows"):
+        table_of(capsys, "--hypotheses", *files[1:], *data, "--rows", 1)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_a_run_ends_well_after_a_crash_or_a_full_disk_at_any_write(tmp_path, nam
 
 def test_a_second_run_on_the_same_folder_is_refused_and_the_first_goes_on(tmp_path):
     stress.make(tmp_path)
-    assert stress.second(tmp_path, "run", stress.SETTINGS["stage 2, LoRA"], steps=60) > 0
+    assert stress.second(tmp_path, "run", stress.SETTINGS["stage 2, LoRA"], steps=21) > 0
 
 
 def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(finished, tmp_path):
@@ -119,6 +119,17 @@ def test_a_rate_and_a_batch_that_are_left_out_are_those_of_the_stopped_run(stopp
     found = read_json(stopped / "run" / "settings.json")
     assert (found["lr"], found["batch_size"]) == (0.0003, settings["batch_size"])
     run_here(stopped, *args, "--out", "run", "--resume")  # finished
+    (stopped / "run.partial").mkdir()  # of a run that was killed before it had begun
+    run_here(stopped, *args, "--out", "run", "--resume")
+
+
+def test_a_link_to_a_run_is_the_run(stopped):
+    """Beside the link there is no folder of a stopped run."""
+    os.symlink("run", stopped / "link")
+    at = RUN.index("--batch-size")
+    args = RUN[:at] + RUN[at + 2 :]
+    run_here(stopped, *args, "--out", "link", "--resume")
+    assert same(stopped) and (stopped / "link").is_symlink()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The tools: each does what its own page says, on a tiny run."""
 
+import io
 import math
 import os
 import re
@@ -57,6 +58,15 @@ def test_bad_input_to_the_tools_is_one_sentence(place):
     one_sentence(tool("explain"), "--ckpt")
     one_sentence(tool("merge", "--ckpt", place / "model"), "is a whole model")
     one_sentence(tool("picture", "--ckpt", place / "run"), "scores.json: no such file")
+
+
+def test_texts_are_read_without_byte_order_marks_and_what_is_no_text_is_refused():
+    assert [*translate.read_lines(io.BytesIO("\ufeffa\n\ufeff\n b\r\n".encode()))] == ["a", "", "b"]
+    with pytest.raises(InputError, match="standard input, line 2: NUL"):
+        [*translate.read_lines(io.BytesIO(b"a\n\0\n"))]
+    args = ["--ckpt", "x", "--direction", "it-nl", "--source", "a", "--target", "\udcff"]
+    with pytest.raises(InputError, match="--target .* is not UTF-8"):
+        explain.main(parse(explain.Settings, "", [*args, "--device", "cpu"]))
 
 
 def test_explain_shows_the_terms_of_eq_1_and_2(place, tokenizer):

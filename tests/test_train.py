@@ -25,7 +25,7 @@ from plumbing.checkpoint.config import Config
 from plumbing.checkpoint.peft import LoraSettings
 from plumbing.compute.decoder import Decoder
 from plumbing.compute.optimizer import Optimizer, learning_rate
-from plumbing.run.settings import take_usual
+from plumbing.run.settings import describe_preset, take_usual
 from train import CLIP, Settings, loss_sums, main, train_step
 
 FAST = ["--pairs", 20, "--steps", 3, "--batch-size", 8, "--device", "cpu"]
@@ -394,6 +394,12 @@ def test_the_presets_values_count_unless_a_flag_says_otherwise():
     assert (one.lr, one.batch_size, one.epochs, one.full, one.pairs) == (2e-5, 128, 3.0, True, 2000)
     assert (two.lr, two.batch_size, two.steps, two.full) == (1e-4, 8, 100, False)
     assert two.conflict == "any" and two.loss_reduction == "sentence"
+    for args, words in [
+        (["--steps", "2"], ["--epochs 3.0", "; but --steps 2"]),
+        (["--stage", "2", "--epochs", "1"], ["--steps 100", "; but --epochs 1.0"]),
+    ]:
+        said = describe_preset(parse(Settings, "", ["--preset", "paper", *args]))
+        assert all(word in said for word in words)
 
 
 # The best by --dev

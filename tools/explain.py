@@ -30,7 +30,7 @@ from plumbing.base.files import require_folder
 from plumbing.base.flags import DeviceSettings, option, ours, refuse_given, run_script
 from plumbing.checkpoint.peft import read_adapter
 from plumbing.compute.decoder import Decoder
-from plumbing.corpus.corpus import read_corpus
+from plumbing.corpus.corpus import UNREADABLE, clean, read_corpus
 from plumbing.corpus.languages import TEMPLATES, add_languages
 from plumbing.run.record import read_setting, supervised_directions
 from plumbing.score.report import align
@@ -83,7 +83,9 @@ def main(s: Settings) -> None:
     """Print the table of each model. Raises InputError."""
     require(s.ckpt, "nothing to explain: expected --ckpt RUN ...")
     add_languages(s.languages)
-    direction, source = parse_direction(s.direction), " ".join(s.source.split())
+    direction, source = parse_direction(s.direction), " ".join(clean(s.source).split())
+    for name, text in (("source", source), ("target", s.target)):
+        require(not UNREADABLE.search(text), f"--{name} {text!r:.60} is not UTF-8; convert it")
     require(source, "--source is blank; expected a sentence")
     corpus, _ = read_corpus(s.data)
     known = (y for x, y in corpus.get(direction, []) if " ".join(x.split()) == source)

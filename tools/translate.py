@@ -23,6 +23,7 @@ from plumbing.base.flags import DeviceSettings, option, ours, refuse_given, run_
 from plumbing.base.processes import WORLD, progress_bar
 from plumbing.checkpoint.peft import read_adapter
 from plumbing.compute.decoder import Decoder
+from plumbing.corpus.corpus import clean
 from plumbing.corpus.languages import LANGUAGES, TEMPLATES, add_languages
 
 
@@ -48,14 +49,16 @@ def parse_direction(text: str) -> Direction:
 
 
 def read_lines(file: BinaryIO) -> Iterator[str]:
-    """The lines of a UTF-8 stream without their ends; only \\n ends one. Raises InputError."""
+    """The lines of a UTF-8 stream as texts; only \\n ends one. Raises InputError."""
     for number, line in enumerate(file, start=1):
+        place = f"standard input, line {number}"
         try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            text = line.decode("utf-8")
         except UnicodeDecodeError as error:
             found = f"byte {error.object[error.start]:#04x} is not UTF-8"
-            raise InputError(f"standard input, line {number}: {found}; convert it") from None
-        yield text.removesuffix("\n").removesuffix("\r")
+            raise InputError(f"{place}: {found}; convert it") from None
+        require("\0" not in text, f"{place}: NUL; expected text, in UTF-8")
+        yield clean(text)
 
 
 def main(s: Settings) -> None:
@@ -69,6 +72,7 @@ def main(s: Settings) -> None:
     if not read_adapter(s.ckpt, s.model)[0]:
         refuse_given(s, ["model"], f"{s.ckpt} is no adapter")
     require(WORLD == 1, "tools.translate is the work of one process; start it without torchrun")
+    require(sys.stdin, "standard input is closed; expected lines of text")
     sys.stdout.reconfigure(encoding="utf-8")  # whatever the terminal has
     system = System(os.path.basename(s.ckpt), s.ckpt, s)
     with contextlib.redirect_stdout(sys.stderr):
@@ -79,13 +83,13 @@ def main(s: Settings) -> None:
     positions = model.config.max_position_embeddings
     with progress_bar(desc=system.name, unit="line") as bar:
         while batch := list(itertools.islice(lines, s.batch_size)):
-            samples = [Sample(direction, text.strip(), "") for text in batch if text.strip()]
+            samples = [Sample(direction, text, "") for text in batch if text]
             prompts, more = encode_prompts(prompter, samples, positions, s.max_new_tokens)
             limits = s.max_new_tokens, s.batch_size, s.length_penalty
             texts, ended = evaluate.translate(decoder, prompter, prompts, bar, *limits)
             texts = iter(texts)
             for line in batch:
-                print(" ".join(next(texts).split()) if line.strip() else "", flush=True)
+                print(" ".join(next(texts).split()) if line else "", flush=True)
             cut, unfinished = cut + sum(more), unfinished + sum(ended)
     if cut:
         print(f"{cut:,} lines lost their end, to fit", file=sys.stderr)

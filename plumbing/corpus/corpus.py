@@ -233,6 +233,7 @@ def choose_directions(
         there = any(counts[pair] for pair in chosen)
     else:
         chosen = [tuple(pair.strip().split("-")) for pair in wanted.split(",")]
+        chosen = list(dict.fromkeys(chosen))
         strange = next((pair for pair in chosen if not is_direction(pair)), None)
         expected = f"expected the like of en-it,it-en, or {', '.join(keywords)}"
         sentence = f"--directions {wanted}: {'-'.join(strange or ())!r} is no direction; {expected}"

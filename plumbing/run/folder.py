@@ -55,9 +55,8 @@ class Run:
         longest = len(os.fsencode(f"{name}{max(MARKS, key=len)}"))
         sentence = f"--out {out}: its name has no room for the marks of a folder on its way"
         require(longest <= 255, f"{sentence}; choose a shorter one")
-        linked = os.path.islink(out) or name in (".", "..")
-        self.out = os.path.realpath(out) if linked else out
-        self.partial, self.save_every, self.best_by = self.out + ".partial", save_every, best_by
+        self.out, self.partial = out, f"{out}.partial"
+        self.save_every, self.best_by = save_every, best_by
         self.step, self.updates, self.seen, self.best = 0, 0, 0, NONE_YET
         self.checkpoint, self.state = None, {}  # what a resumed run goes on from
         self.stop_asked = False

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from plumbing.base.errors import InputError, require
 from plumbing.base.files import FROM_HUB
 from plumbing.base.flags import flag, ours, refuse_given
+from plumbing.base.folders import SETTINGS
 from plumbing.checkpoint.folder import ModelFolder
 from plumbing.checkpoint.peft import LoraSettings, errors_of
 from plumbing.corpus.languages import TEMPLATES
@@ -109,6 +110,8 @@ def settle(s) -> None:
     s.init = os.path.normpath(s.init) if s.init else usual
     s.model = s.model or ("" if s.init else ours("demo/base"))
     s.out = os.path.normpath(s.out or ours(f"runs/stage{s.stage}"))
+    if os.path.islink(s.out) or os.path.basename(s.out) in (".", ".."):
+        s.out = os.path.realpath(s.out)  # whose neighbour OUT.partial is
     require(s.dev or not s.best, "--best needs --dev")
     require(s.save_every or not s.dev, "--dev needs --save-every")
     require(s.steps or s.epochs, "--epochs 0 without --steps: no training")
@@ -149,7 +152,8 @@ def adopt(s, lora: LoraSettings) -> None:
         asked = getattr(s, name)
         same = asked == value or (name == "lora_targets" and {*asked.split(",")} == {*theirs})
         sentence = (
-            f"{flag(name)} {asked}, but the adapter of {s.init} has {value}, and is continued"
+            f"{flag(name)} {asked}, but the adapter of {s.init or s.model} has {value}, and is "
+            "continued"
         )
         require(same or name not in s.given, f"{sentence} as it is; leave the flag out")
         setattr(s, name, value)
@@ -158,6 +162,7 @@ def adopt(s, lora: LoraSettings) -> None:
 def require_init(s) -> None:
     """Raise InputError where the run to go on from is not there."""
     how = f"--stage 1 --out {s.init}" if s.stage == 2 else f"--out {s.init}"
+    how += f" --model {s.model}" if s.model else ""
     advice = f"make it with `python train.py {how}`, or choose another --init"
     if "init" in s.given:
         advice += f"; {FROM_HUB}"
@@ -175,11 +180,19 @@ def complete(s, files: ModelFolder) -> None:
     s.template = s.template or read_setting(files.folder, "template", "alpaca")
     known = f"prompts.json has no template {s.template}; it has {' '.join(TEMPLATES)}"
     require(s.template in TEMPLATES, known)
-    if s.resume:  # what was left out is what the stopped run had
-        begun = f"{s.out}.partial" if os.path.exists(f"{s.out}.partial") else s.out
-        s.lr = s.lr or read_setting(begun, "lr", 0.0)
-        s.batch_size = s.batch_size or read_setting(begun, "batch_size", 0)
+    if s.resume:
+        take_begun(s)
     take_usual(s, files.config.parameters)
+
+
+def take_begun(s) -> None:
+    """Put the learning rate and the batch of the run that is gone on with in the place of those
+    that the command line left out."""
+    partial = f"{s.out}.partial"
+    begun = partial if os.path.exists(os.path.join(partial, SETTINGS)) else s.out
+    for name in {"lr", "batch_size"} - s.given:
+        value = getattr(s, name)
+        setattr(s, name, read_setting(begun, name, type(value)()) or value)
 
 
 def visits_and_steps(s, samples: int) -> tuple[int, int]:
@@ -212,10 +225,12 @@ def describe_preset(s) -> str:
     if not s.preset:
         return ""
     values = {name: of_stage(x, s.stage) for name, x in s.PRESETS[s.preset].items()}
-    del values["epochs" if s.steps else "steps"]  # of which the other decides
+    del values["epochs" if values["steps"] else "steps"]  # of which the other decides
     values = {name: value for name, value in values.items() if name not in unused(s)}
     said = [spell(name, value) for name, value in values.items()]
-    changed = [spell(name, getattr(s, name)) for name, x in values.items() if getattr(s, name) != x]
+    counting = [name for name in values if name not in ("epochs", "steps")]
+    counting.append("steps" if s.steps else "epochs")
+    changed = [spell(x, getattr(s, x)) for x in counting if getattr(s, x) != values.get(x)]
     text = f"--preset {s.preset}: {', '.join(said)}"
     return text + (f"; but {', '.join(changed)}" if changed else "")
 

@@ -76,16 +76,16 @@ def directions_of(files: dict[Direction | None, str], there: list[Direction]) ->
 
 
 def read_outputs(
-    files: dict[Direction | None, str], corpus: Corpus, cut: bool
+    files: dict[Direction | None, str], corpus: Corpus, sizes: dict[Direction, int]
 ) -> dict[tuple[Direction, int], str]:
-    """{(direction, row): a system's output}. cut: the rows are the first of a test set's, and so
-    may be the lines. Raises InputError."""
+    """{(direction, row): a system's output}. sizes: how many rows the test set has, of which the
+    corpus may have the first alone; a file has either as many lines. Raises InputError."""
     texts = {}
     for direction, rows in corpus.items():
         path = files.get(direction) or files[None]
         lines = [clean(line) for line in read_lines(path, "a file of outputs")]
         found = f"{path}: {len(lines):,} lines for the {len(rows):,} rows of {'-'.join(direction)}"
-        fits = len(lines) == len(rows) or cut and len(lines) > len(rows)
+        fits = len(lines) in (len(rows), sizes[direction])
         require(fits, f"{found}; expected one for each row, blank or not")
         texts |= {(direction, n): line for n, line in enumerate(lines[: len(rows)])}
     return texts
