@@ -227,7 +227,7 @@ def encode_prompts(
     many new tokens in the model's positions). Raises InputError where no prompt has room."""
     encoded = [prompter.encode(sample, positions - max_new_tokens) for sample in samples]
     sentence = f"decoding {max_new_tokens} tokens leaves no room for the prompt in {positions}"
-    advice = "positions; lower --max-new-tokens (train.py's --dev has 128)"
+    advice = f"positions; lower --max-new-tokens (train.py's --dev has {MAX_NEW_TOKENS})"
     require(all(prompt for prompt, _ in encoded), f"{sentence} {advice}")
     return [prompt for prompt, _ in encoded], [cut for _, cut in encoded]
 
