@@ -300,7 +300,7 @@ def permutation(n: int, seed: str) -> list[int]:
 # The batch
 
 
-class Batch(NamedTuple):
+class MicroBatch(NamedTuple):
     """A micro-batch of B sequences, positives before their twins, with R response tokens."""
 
     ids: Tensor  # [T], the sequences end to end
@@ -312,7 +312,7 @@ class Batch(NamedTuple):
     pairs: list[TwinPair]  # what it is made of; none where a process idles
 
 
-def collate(pairs: list[TwinPair], reduction: str = "token") -> Batch:
+def collate(pairs: list[TwinPair], reduction: str = "token") -> MicroBatch:
     """The micro-batch of some pairs. A token's weight is 1; with the reduction "sentence" it is
     1 / the response's length, so that weighted sums are sums of the sentences' means.
 
@@ -336,15 +336,15 @@ def collate(pairs: list[TwinPair], reduction: str = "token") -> Batch:
         lengths.append(len(prompt) + len(response))
     ids, at, y, weight = map(torch.tensor, (ids, at, y, weight))
     of_positives = sum(len(positive.response) for positive in positives)
-    return Batch(ids, lengths, at, y, weight, of_positives, pairs)
+    return MicroBatch(ids, lengths, at, y, weight, of_positives, pairs)
 
 
 def micro_batches(
     pairs: list[TwinPair], tokens: int, reduction: str = "token", world: int = 1
-) -> list[list[Batch]]:
-    """A step's pairs dealt over `world` processes: for each its Batches, of similar lengths. A
-    Batch has at most `tokens` tokens, or one pair. Every process has as many as the others, since
-    FSDP counts forward passes: one that has fewer repeats a batch, with weight 0."""
+) -> list[list[MicroBatch]]:
+    """A step's pairs dealt over `world` processes: for each its micro-batches, of similar lengths.
+    A micro-batch has at most `tokens` tokens, or one pair. Every process has as many as the others,
+    since FSDP counts forward passes: one that has fewer repeats one, with weight 0."""
     shares = []
     for rank in range(world):
         groups = pack(pairs[rank::world], tokens)
@@ -385,8 +385,8 @@ class ShowSettings(DeviceSettings):
 
 
 def show(s: ShowSettings) -> None:
-    """Print some samples of a tuning set with their twins, read off their Batch: the tokens with a
-    loss are in brackets. Raises InputError."""
+    """Print some samples of a tuning set with their twins, read off their micro-batch: the tokens
+    with a loss are in brackets. Raises InputError."""
     refuse_given(s, ["dtype"], "nothing is computed")
     add_languages(s.languages)
     folder = ModelFolder(s.model)
@@ -400,8 +400,9 @@ def show(s: ShowSettings) -> None:
         print("\n".join(describe(collate([pair]), tuning_set.prompter)))
 
 
-def describe(batch: Batch, prompter: Prompter) -> list[str]:
-    """The lines of a Batch of one pair: prompts as text, the tokens with a loss in brackets."""
+def describe(batch: MicroBatch, prompter: Prompter) -> list[str]:
+    """The lines of a micro-batch of one pair: prompts as text, the tokens with a loss in
+    brackets."""
     lines, start = [], 0
     ids, predicted = batch.ids.tolist(), {at + 1 for at in batch.at.tolist()}
     kinds = ["Eq. 1: made more likely", "Eq. 2: made less likely"]

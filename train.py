@@ -19,7 +19,7 @@ from torch import Tensor
 
 from data import (
     CONFLICTS,
-    Batch,
+    MicroBatch,
     Prompter,
     Sample,
     TuningSet,
@@ -127,7 +127,7 @@ class Settings(DeviceSettings):
 # One step
 
 
-def loss_sums(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+def loss_sums(logits: Tensor, batch: MicroBatch) -> tuple[Tensor, Tensor]:
     """The sums of L_MLE and of L_UL over a micro-batch, from its logits [R, V]: positives, which
     are under the right instruction I, come before their twins, under a wrong one, I~."""
     y, w = (x.to(logits.device, non_blocking=True) for x in (batch.y, batch.weight))
@@ -143,12 +143,12 @@ class StepResult(NamedTuple):
     figures: dict[str, float | None]  # "loss", "mle", "ul" (None without twins), "grad_norm"
     computed: int  # tokens of the forward passes; what several sequences begin with counts once
     updated: bool  # False: fp16's loss scale was too large
-    blamed: list[Batch]  # where something is not finite; then nothing is updated
+    blamed: list[MicroBatch]  # where something is not finite; then nothing is updated
 
 
 def train_step(
     model: LlamaForCausalLM,
-    shares: list[list[Batch]],
+    shares: list[list[MicroBatch]],
     optimizer: Optimizer,
     s: Settings,
     find_losses: Callable = loss_sums,
@@ -190,8 +190,8 @@ def summarize(sums: Tensor, mle_weight: float, ul_weight: float, norm: float, al
 
 
 def find_blame(
-    batches: list[Batch], sums: Tensor, norm: float, optimizer: Optimizer
-) -> list[Batch]:
+    batches: list[MicroBatch], sums: Tensor, norm: float, optimizer: Optimizer
+) -> list[MicroBatch]:
     """The micro-batches whose losses are not finite. Where the gradient alone is not finite: all of
     them, or none if a too large loss scale of fp16 can explain it. Empty: all is well."""
     finite = sums.isfinite().all(1).tolist()
@@ -235,7 +235,7 @@ def read(s: Settings) -> dict[str, list[Sample]]:
 
 def batches_of_step(
     tuning_set: TuningSet, step: int, visits: int, s: Settings, world: int = WORLD
-) -> list[list[Batch]]:
+) -> list[list[MicroBatch]]:
     """The micro-batches of a step for each of `world` processes: its samples, and unless alpha is 0
     their twins."""
     samples = tuning_set.of_step(step, s.batch_size, visits, s.seed, s.general_share)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import train
-from data import CONFLICTS, Batch, Direction
+from data import CONFLICTS, Direction, MicroBatch
 from loss import log_p, mle, weighted_sum
 from plumbing.base.flags import option, run_script
 
@@ -57,7 +57,7 @@ def gaps(right, wrong, y, w, pair) -> tuple[Tensor, Tensor]:
 PENALTIES = {"unlikelihood": None, "preference": preference, "hinge": hinge}
 
 
-def twins_of(batch: Batch) -> tuple[Tensor, Tensor]:
+def twins_of(batch: MicroBatch) -> tuple[Tensor, Tensor]:
     """Of each token of a twin: (where it is among the positives' tokens, which twin it is of)."""
     same, pair, of_positives, number = [], [], 0, 0
     for positive, twin in batch.pairs:
@@ -72,7 +72,7 @@ def twins_of(batch: Batch) -> tuple[Tensor, Tensor]:
 def make_loss_sums(penalty):
     """train.py's loss_sums with another penalty than Eq. 2."""
 
-    def loss_sums(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def loss_sums(logits: Tensor, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         y, w, n = batch.y.to(logits.device), batch.weight.to(logits.device), batch.positives
         mle_sum, _ = mle(logits[:n], y[:n], w[:n])
         same, pair = (t.to(logits.device) for t in twins_of(batch))

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 import train
-from data import Batch, Prompter, TuningSet
+from data import MicroBatch, Prompter, TuningSet
 from loss import language_aware
 from model import LlamaForCausalLM, add_lora
 from plumbing.base.flags import DTYPES, autocast, option, ours, refuse_given, run_script
@@ -97,7 +97,7 @@ def make_network(folder: ModelFolder, s: Settings) -> nn.Module:
     return model.train()
 
 
-def try_backward(model: nn.Module, batch: Batch, s: Settings) -> None:
+def try_backward(model: nn.Module, batch: MicroBatch, s: Settings) -> None:
     """The forward and backward passes of a micro-batch."""
     with autocast("cpu", s.dtype):
         logits = model(batch.ids, batch.lengths, at=batch.at)
@@ -105,7 +105,7 @@ def try_backward(model: nn.Module, batch: Batch, s: Settings) -> None:
     language_aware(mle_sum, 1, ul_sum, 1, s.alpha).backward()
 
 
-def measure(folder: ModelFolder, batch: Batch, s: Settings) -> dict[str, float]:
+def measure(folder: ModelFolder, batch: MicroBatch, s: Settings) -> dict[str, float]:
     """What one of s.gpus GPUs holds at most, in bytes, and the FLOPs of the batch."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = make_network(folder, s)
@@ -140,7 +140,7 @@ def cpu_speed(width: int, inner: int, dtype: torch.dtype) -> float:
     return 2 * x.numel() * inner / min(seconds)
 
 
-def first_batches(folder: ModelFolder, s: Settings) -> tuple[list[Batch], int, int]:
+def first_batches(folder: ModelFolder, s: Settings) -> tuple[list[MicroBatch], int, int]:
     """(the micro-batches of a run's first steps on s.gpus GPUs; how many steps these are; how many
     the run has). Raises InputError."""
     tokenizer = Tokenizer([folder.folder, folder.source, ours("demo/base")], folder.config)
@@ -157,7 +157,7 @@ def first_batches(folder: ModelFolder, s: Settings) -> tuple[list[Batch], int, i
     return batches, looked_at, steps
 
 
-def count_computed(batch: Batch, s: Settings) -> int:
+def count_computed(batch: MicroBatch, s: Settings) -> int:
     """Tokens of a micro-batch that pass the network: what sequences begin with in common is
     computed once."""
     share = s.full or not s.lora_dropout
