@@ -45,9 +45,9 @@ def log_not_p(logits: Tensor, y: Tensor) -> Tensor:
 
     The naive form is log_not_p_naive: where p rounds to 1, which is where the model is most wrong,
     it gives -inf and a gradient of NaN. The authors' code clamps 1 - p at 1e-9, which gives a
-    gradient of 0 there. Here, with m = z_y - logsumexp(z without z_y), the margin
-    of y over all other tokens, p = sigmoid(m) and log(1 - p) = logsigmoid(-m), which is exact
-    everywhere. The gradient of -log(1 - p) in m is p itself."""
+    gradient of 0 there. Here, with m = z_y - logsumexp(z without z_y), the margin of y over all
+    other tokens, p = sigmoid(m) and log(1 - p) = logsigmoid(-m), which is exact everywhere. The
+    gradient of -log(1 - p) in m is p itself."""
     z = logits.to(torch.promote_types(logits.dtype, torch.float32))
     others = z.scatter(-1, y[:, None], -torch.inf).logsumexp(-1)  # [R]
     margin = z.gather(-1, y[:, None])[:, 0] - others  # [R]

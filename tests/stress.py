@@ -282,10 +282,12 @@ def second(folder, name, args, steps=60):
     while not os.path.exists(log) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGSTOP)  # it holds its folder, and cannot end meanwhile
-    for n in range(tries):
-        code, said = forked(folder, out, [*args, "--save-every", 1 + n])
-        assert code == 2 and f"is being written by process {process.pid} on " in said, said
-    process.send_signal(signal.SIGCONT)
+    try:
+        for n in range(tries):
+            code, said = forked(folder, out, [*args, "--save-every", 1 + n])
+            assert code == 2 and f"is being written by process {process.pid} on " in said, said
+    finally:
+        process.send_signal(signal.SIGCONT)
     said, _ = process.communicate()
     assert process.returncode == 0, said
     code, _ = forked(folder, f"{out}, peace", args)
