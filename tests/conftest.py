@@ -1,12 +1,15 @@
+import copy
+import functools
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 
+import forked
 import pytest
 import torch
+from langid import langid
 from safetensors.torch import load_file
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -64,40 +67,36 @@ def randomise_lora(model):
             torch.nn.init.normal_(p, std=0.05)
 
 
-def script(name, *args, cwd=ROOT, processes=1, module=False, **how):
-    """A script (or a module) as a user runs it; under torchrun, on a free port, where there are
-    several processes."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
+def script(name, *args, cwd=ROOT, processes=1, module=False, input="", **how):
+    """A script (or a module) as a user runs it, in a fork that has imported torch already; as
+    torchrun starts it where there are several processes. With how, subprocess.run's, it is a
+    process from its first line on."""
     what = ["-m", name] if module else [os.path.join(ROOT, name)]
-    command = [sys.executable, *(torchrun if processes > 1 else []), *what, *args]
-    return subprocess.run(
-        [*map(str, command)], cwd=cwd, capture_output=True, text=True, timeout=300, **how
-    )
+    if how:
+        return python(*what, *args, cwd=cwd, **how)
+    arguments = [*map(str, [what[-1], *args])]
+    results = forked.scripts(arguments, module, [str(cwd)] * processes, input)
+    code = max((result.returncode for result in results), key=abs)
+    said = ["".join(getattr(x, stream) for x in results) for stream in ("stdout", "stderr")]
+    return subprocess.CompletedProcess(arguments, code, *said)
+
+
+def torchrun(name, *args, cwd=ROOT, processes):
+    """A script under torchrun, on a free port."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
+    return python(*launcher, os.path.join(ROOT, name), *args, cwd=cwd)
+
+
+def python(*arguments, **how):
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **how)
 
 
 def nodes(name, *args, places):
-    """A script on as many nodes as there are places, their working directories: a torchrun each on
-    this machine, with one process. The results by node."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    meet = ["--nnodes", len(places), "--nproc-per-node", 1, "--master-addr", "127.0.0.1"]
-    meet += ["--rdzv-backend", "static", "--master-port", port]
-    running = []
-    for rank, place in enumerate(places):
-        command = [sys.executable, "-m", "torch.distributed.run", *meet, "--node-rank", rank]
-        command = [*map(str, command), os.path.join(ROOT, name), *map(str, args)]
-        pipe = subprocess.PIPE
-        running.append(subprocess.Popen(command, cwd=place, stdout=pipe, stderr=pipe, text=True))
-    try:
-        said = [process.communicate(timeout=300) for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    return [
-        subprocess.CompletedProcess(process.args, process.returncode, *texts)
-        for process, texts in zip(running, said, strict=True)
-    ]
+    """A script on as many nodes as there are places, their working directories, with one process
+    each. The results by node."""
+    arguments = [*map(str, [os.path.join(ROOT, name), *args])]
+    return forked.scripts(arguments, False, [*map(str, places)])
 
 
 def one_sentence(result, *words):
@@ -112,6 +111,16 @@ def one_sentence(result, *words):
 
 def log(run, name="log.jsonl"):
     return [json.loads(line) for line in open(run / name)]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def langid_once():
+    """langid's model takes seconds to read: each use has a copy, which set_languages may cut."""
+    read = functools.cache(langid.LanguageIdentifier.from_modelstring)
+    with pytest.MonkeyPatch.context() as patch:
+        changed = (langid.LanguageIdentifier, "from_modelstring")
+        patch.setattr(*changed, lambda *texts, **how: copy.copy(read(*texts, **how)))
+        yield
 
 
 @pytest.fixture(scope="session")

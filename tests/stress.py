@@ -122,6 +122,7 @@ def torture(folder, name, args, kills, rng, steps=300):
                 time.sleep(rng.random() * (0.004 if done % 2 else 0.2))
                 process.send_signal(signal.SIGKILL)
                 break
+            time.sleep(0.001)
         said, _ = process.communicate()
         if newest and not (process.returncode < 0 and not said):
             assert f"resuming from {os.path.relpath(newest, folder)}" in said, said

@@ -18,7 +18,7 @@ TINY = {
     "train": ["train.py", "--quick"],
     "decode": ["decode.py", "--quick"],
     "growth": ["growth.py", "--quick", "--rows", "50", "--pairs", "20"],
-    "gpu": ["gpu.py", "--tiny", "--device", "cpu"],
+    "gpu": ["gpu.py", "--tiny", "--device", "cpu", "--limit", "600"],
     "no card": ["gpu.py"],
 }
 # One thread each: two processes whose threads wait for each other on two cores crawl.

@@ -4,10 +4,13 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 
+import forked
 import pytest
 import torch
-from conftest import BASE, ROOT, RUN, TSV, log, nodes, one_sentence, same, script, tiny
+from conftest import BASE, ROOT, RUN, TSV, log, nodes, one_sentence, same, script, tiny, torchrun
 from safetensors.torch import load_file
 
 from model import save_model
@@ -42,49 +45,25 @@ def first_gradient(run):
     }
 
 
+SHORT = ["--data", "train.tsv", "--pairs", 6, "--batch-size", 14, "--steps", 3, "--save-every", 1]
+SHORT += ["--lr", 0.001, "--device", "cpu", "--micro-batch-tokens", 700]
 TWO = ["--stage", 2, "--init", "model", "--alpha", 0.3]
-
-
+LORA = ["--lora-rank", 4, "--lora-alpha", 8]
+SENTENCE = ["--loss-reduction", "sentence"]
 CASES = {
-    "stage 1, LoRA": ["--lora-rank", 4, "--lora-alpha", 8],
-    "stage 1, full, sentence": ["--full", "--loss-reduction", "sentence"],
+    "stage 1, LoRA": LORA,
+    "stage 1, full, sentence": ["--full", *SENTENCE],
     "stage 2, full, untied": [*TWO, "--full", "--init", "untied", "--recompute"],
-    "stage 2, LoRA, sentence": [
-        *TWO,
-        "--lora-rank",
-        4,
-        "--lora-alpha",
-        8,
-        "--loss-reduction",
-        "sentence",
-    ],
+    "stage 2, LoRA, sentence": [*TWO, *LORA, *SENTENCE],
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_processes_under_torchrun_take_the_same_steps_as_one(place, case):
+def test_several_processes_take_the_same_steps_as_one(place, case):
     """The gradient, the log and the trained weights of train.py, with one process and with several
     that share out each batch."""
     args = [] if "--init" in CASES[case] else ["--model", "model"]
-    args += [
-        "--data",
-        "train.tsv",
-        "--pairs",
-        6,
-        "--batch-size",
-        14,
-        "--steps",
-        3,
-        "--save-every",
-        1,
-        "--lr",
-        0.001,
-        "--device",
-        "cpu",
-        "--micro-batch-tokens",
-        700,
-        *CASES[case],
-    ]
+    args += [*SHORT, *CASES[case]]
     found, counts = {}, (1, 4) if "untied" in case else (1, 2)
     for processes in counts:
         run = place / f"{case} {processes}"
@@ -113,9 +92,7 @@ def assert_same_steps(one, other):
 
 
 def node_run(out, *args):
-    few = ["--model", "model", "--data", "train.tsv", "--pairs", 6, "--batch-size", 14, "--steps"]
-    few += [3, "--save-every", 1, "--lora-rank", 4, "--lora-alpha", 8, "--lr", 0.001]
-    return [*few, "--device", "cpu", "--micro-batch-tokens", 700, "--out", out, *args]
+    return [*SHORT, *LORA, "--model", "model", "--out", out, *args]
 
 
 def outcome(run):
@@ -126,14 +103,30 @@ def folder_of(place, *names):
     return {str(path.relative_to(place)) for name in names for path in (place / name).rglob("*")}
 
 
+def agents(place, *args):
+    """What two agents of torchrun say, which know of each other by an address and a port, and have
+    one process of train.py each."""
+    meet = ["--nnodes", 2, "--nproc-per-node", 1, "--master-addr", "127.0.0.1"]
+    meet += ["--rdzv-backend", "static", "--master-port", forked.free_port()]
+    pipes, started = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}, []
+    for rank in (0, 1):
+        command = [sys.executable, "-m", "torch.distributed.run", *meet, "--node-rank", rank]
+        command = [*map(str, [*command, f"{ROOT}/train.py", *args])]
+        started.append(subprocess.Popen(command, cwd=place, **pipes))
+    try:
+        said = [process.communicate(timeout=300)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0, 0], said
+    return "".join(said)
+
+
 def test_two_nodes_with_a_shared_folder_are_as_one_process(place):
-    """Two agents of torchrun, which know of each other by an address and a port; the first node's
-    process writes, and both go on from what it wrote."""
+    """The first node's process writes, and both go on from what it wrote."""
     result = script("train.py", *node_run("alone"), cwd=place)
     assert result.returncode == 0, result.stderr
-    results = nodes("train.py", *node_run("two"), places=[place, place])
-    assert [result.returncode for result in results] == [0, 0], results[0].stderr
-    assert sum(result.stdout.count("saved two") for result in results) == 1
+    assert agents(place, *node_run("two")).count("saved two") == 1
     assert {path.replace("two", "alone") for path in folder_of(place, "two")} == folder_of(
         place, "alone"
     )
@@ -214,9 +207,8 @@ def test_evaluation_of_fewer_sentences_than_processes(place):
 
 
 def test_bad_input_is_said_once_by_several_processes(place):
-    result = script(
-        "train.py", "--data", "none.tsv", "--out", "x", "--device", "cpu", cwd=place, processes=2
-    )
+    args = ["--data", "none.tsv", "--out", "x", "--device", "cpu"]
+    result = torchrun("train.py", *args, cwd=place, processes=2)
     assert result.returncode != 0 and result.stderr.count("error: none.tsv: no such file") == 1
 
 
@@ -282,7 +274,7 @@ def test_python_does_not_end_while_threads_of_gloo_live(place, fails):
     (place / "script.py").write_text(
         ENDING.format(root=ROOT, model=str(place / "model"), fails=fails)
     )
-    result = script(place / "script.py", "--device", "cpu", processes=2)
+    result = torchrun(place / "script.py", "--device", "cpu", processes=2)
     assert (result.returncode != 0) == fails, result.stderr
     # Older versions of gloo speak there too.
     said = [line for line in result.stdout.splitlines() if "peer ranks" not in line]

@@ -42,7 +42,7 @@ def resume(folder, *args):
 def test_killed_runs_end_as_the_uninterrupted_one_bit_for_bit(tmp_path, name):
     """One kill at a random moment and one while a checkpoint is being written."""
     stress.make(tmp_path)
-    done, _ = stress.torture(tmp_path, name, stress.SETTINGS[name], 2, random.Random(1), steps=120)
+    done, _ = stress.torture(tmp_path, name, stress.SETTINGS[name], 2, random.Random(1), steps=60)
     assert done == 2
 
 

@@ -12,7 +12,7 @@ import time
 
 import pytest
 import torch
-from conftest import BASE, LINEARS, ROOT, RUN, TSV, log, one_sentence, same, script, tiny
+from conftest import BASE, LINEARS, ROOT, RUN, TSV, log, one_sentence, python, same, script, tiny
 from safetensors.torch import load_file
 
 from data import EncodedSample, Prompter, Sample, TwinPair, collate, micro_batches
@@ -546,18 +546,15 @@ def test_both_stages_run_where_the_system_lacks_what_posix_has(folder):
         "del signal.SIGHUP\n"
         "import experiments.run, tools.merge\n"
         "import train\n"
-        "from plumbing.base.flags import run_script\n"
+        "from plumbing.base.flags import parse, run_script\n"
+        "one = [*sys.argv[1:], '--model', 'model', '--out', 's1']\n"
+        "train.main(parse(train.Settings, '', one))\n"
+        "sys.argv += ['--stage', '2', '--init', 's1', '--out', 's2']\n"
         "run_script(train.main, train.Settings, '')\n"
     )
-    usual = ["--data", "train.tsv", *FAST]
-    for args in (
-        ["--model", "model", "--out", "s1"],
-        ["--stage", 2, "--init", "s1", "--out", "s2"],
-    ):
-        command = [sys.executable, "-c", code, *map(str, [*usual, *args])]
-        result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr
-        assert result.stdout.count("no file locks") == 1
+    result = python("-c", code, "--data", "train.tsv", *FAST, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("no file locks") == 2
     assert (folder / "s2" / "adapter_model.safetensors").exists()
 
 

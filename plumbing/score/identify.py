@@ -136,8 +136,8 @@ def make_identifiers(
 def langid_of(candidates: list[str]) -> Identifier:
     advice = "pip install -r requirements.txt, or --lid none gives BLEU alone"
     require(langid, f"--lid langid needs the package langid: {advice}")
-    model = langid.LanguageIdentifier.from_modelstring(langid.model, norm_probs=True)
     refuse_unknown("langid", candidates)
+    model = langid.LanguageIdentifier.from_modelstring(langid.model, norm_probs=True)
     model.set_languages(candidates)
     classify = functools.lru_cache(1 << 17)(model.classify)  # references come with each system
     return Identifier("langid", version("langid"), tuple(candidates), classify)
