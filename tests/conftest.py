@@ -1,5 +1,3 @@
-import copy
-import functools
 import json
 import os
 import shutil
@@ -9,12 +7,12 @@ import sys
 import forked
 import pytest
 import torch
-from langid import langid
 from safetensors.torch import load_file
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 os.environ["HF_HUB_OFFLINE"] = "1"
+forked.read_langid_once()
 from data import Prompter, TuningSet, read_samples  # noqa: E402
 from model import LlamaForCausalLM, save_model  # noqa: E402
 from plumbing.checkpoint.config import Config  # noqa: E402
@@ -111,16 +109,6 @@ def one_sentence(result, *words):
 
 def log(run, name="log.jsonl"):
     return [json.loads(line) for line in open(run / name)]
-
-
-@pytest.fixture(autouse=True, scope="session")
-def langid_once():
-    """langid's model takes seconds to read: each use has a copy, which set_languages may cut."""
-    read = functools.cache(langid.LanguageIdentifier.from_modelstring)
-    with pytest.MonkeyPatch.context() as patch:
-        changed = (langid.LanguageIdentifier, "from_modelstring")
-        patch.setattr(*changed, lambda *texts, **how: copy.copy(read(*texts, **how)))
-        yield
 
 
 @pytest.fixture(scope="session")

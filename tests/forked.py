@@ -1,5 +1,7 @@
-"""Scripts in processes that have imported torch before they begin: that is most of a short run."""
+"""Scripts in forks of a process that has imported torch: imports are most of a short run."""
 
+import copy
+import functools
 import multiprocessing
 import os
 import runpy
@@ -8,11 +10,39 @@ import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing import forkserver
+
+try:
+    from langid import langid
+except ImportError:  # on a machine with a card, perhaps
+    langid = None
 
 LONGEST = 300  # seconds
 PACKAGES = ["torch", "torch.distributed.fsdp", "torch.distributed.tensor", "safetensors.torch"]
 AHEAD = multiprocessing.get_context("forkserver")
-AHEAD.set_forkserver_preload([*PACKAGES, "sentencepiece", "sacrebleu", "langid"])
+AHEAD.set_forkserver_preload([*PACKAGES, "sentencepiece", "sacrebleu", "ahead"])
+
+
+def start_server():
+    """The process that is forked. It finds ahead.py beside this file."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.path.dirname(os.path.abspath(__file__))
+    forkserver.ensure_running()
+    del os.environ["PYTHONPATH"]
+    if before is not None:
+        os.environ["PYTHONPATH"] = before
+
+
+def read_langid_once():
+    """langid's model takes seconds to read: each use has a copy, which set_languages may cut."""
+    if langid is None:
+        return
+    read = functools.cache(langid.LanguageIdentifier.from_modelstring)
+
+    def read_again(*texts, **how):
+        return copy.copy(read(*texts, **how))
+
+    langid.LanguageIdentifier.from_modelstring = read_again
 
 
 def free_port():
@@ -41,6 +71,7 @@ def scripts(arguments, module, folders, text=""):
     """Runs it to its end in a process for each folder; several share the work as if torchrun had
     started them. text: the standard input of each. The results are as of subprocess.run with
     capture_output and text."""
+    start_server()
     meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     meet["WORLD_SIZE"] = str(len(folders))
     with tempfile.TemporaryDirectory() as place:
