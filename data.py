@@ -56,6 +56,7 @@ def read_samples(
     corpus, _ = read_corpus(paths, directions, None, skip_unknown, pairs=pairs, seed=seed)
     samples = []
     for direction, texts in corpus.items():
+        # With pairs the corpus has drawn them already.
         order = range(len(texts)) if pairs else draw(len(texts), 0, seed, direction)
         samples += [Sample(direction, *texts[i]) for i in order]
     return samples
@@ -228,7 +229,7 @@ class TuningSet:
         head = self.prompter.tokenizer.head(sample.target, self.max_length)
         return head == sample.target and len(self.prompter.encode_response(head)) <= room
 
-    @functools.lru_cache  # noqa: B019 - there is one tuning set in a run, as long as the run
+    @functools.lru_cache  # noqa: B019 - a run needs its one or two sets to its end
     def _length_of_empty_prompt(self, direction: Direction | None, with_input: bool) -> int:
         """Tokens of a prompt whose source, and instruction of its own, are empty."""
         empty = Sample(direction, "x" if with_input else "", "")

@@ -89,7 +89,8 @@ class Settings(DeviceSettings):
     )
     candidates: str = option(
         "",
-        f"what --lid may answer, besides the data's; left out: {CANDIDATES}, near ones",
+        f"what --lid may answer, besides the data's; else {CANDIDATES} and languages that are "
+        "close to the data's",
         "scores",
     )
     tokenize: str = option(
@@ -172,10 +173,10 @@ def beam_search(
     max_new_tokens: int,
     length_penalty: float = 1.0,
 ) -> list[Beam]:
-    """The best of the decoder's n beams for each prompt, by the rules of transformers' generate:
-    of the best continuations of all beams those that end among the first n are kept, the first n
-    that do not end go on; a sentence is over when n are kept and the best beam that goes on, at its
-    present length, is no better than the worst of them."""
+    """The best of the decoder's n beams for each prompt, as in transformers' generate. At each step
+    the continuations of all beams are ranked. Those among the first n that end are kept. The first
+    n that do not end go on. A sentence is over when n are kept and the best beam that goes on, at
+    its present length, is no better than the worst of them."""
     n = decoder.n
     decoder.reserve(prompts, len(prompts), max_new_tokens)
     logits = decoder.prefill(prompts)
@@ -300,7 +301,8 @@ def score(
     """The scores of a direction, for scores.json: BLEU, chrF++, "loops", % of the hypotheses that
     repeat themselves, "loops_floor", and what language_scores has, by the first identifier and by
     each. tokenizer: SacreBLEU's, "" for that of the target.
-    "resampled" is for the report alone: [RESAMPLES] of bootstraps over sentences."""
+    "resampled" is for the report's intervals: each score in bootstraps over sentences
+    (plumbing/score/bootstrap.py)."""
     hypotheses = [" ".join(text.split()) for text in hypotheses]  # as in the files
     references, target = [sample.target for sample in samples], samples[0].direction[1]
     scores, resampled = compare_texts(hypotheses, references, target, tokenizer)
@@ -456,7 +458,8 @@ def decode(
     decoder, share = Decoder(load_for_decoding(system), system.settings.beam, record=True), []
     for turn, (direction, samples) in enumerate(corpus.items()):
         rows = sorted(whole_rows(samples), key=lambda n: len(samples[n].source))
-        rows = rows[(RANK - turn) % WORLD :: WORLD]  # alike in number and in size
+        # Every WORLD-th by length. The first one changes, so that all shares are about equal.
+        rows = rows[(RANK - turn) % WORLD :: WORLD]
         share += [(direction, n) for n in rows]
     samples = [corpus[direction][n] for direction, n in share]
     with progress_bar(total=len(share), desc=system.name, unit="sentence") as bar:
@@ -475,7 +478,7 @@ def evaluate(s: Settings, systems: list[System], translate_fn: Callable = transl
     corpus, sizes, supervised = read_test_set(s, systems)
     identifiers = make_identifiers(s.lid, s.candidates, corpus)
     languages = {code for direction in corpus for code in direction}
-    read_seed()
+    read_seed()  # a bad one is refused before the work
     for (_, target), samples in corpus.items():  # a package may be missing: said before the work
         bleu_metric(target, [sample.target for sample in samples], s.tokenize)
     given = [x.outputs and read_outputs(x.outputs, corpus, sizes) for x in systems]

@@ -167,8 +167,8 @@ def train_step(
             logits = model(batch.ids, batch.lengths, at=batch.at)  # [R, V]
         mle_sum, ul_sum = find_losses(logits, batch)  # in fp32
         objective = language_aware(mle_sum, mle_weight, ul_sum, ul_weight, s.alpha)  # Eq. 3
-        # Gradient accumulation: backward() adds to what is there; over processes FSDP2 adds up too,
-        # without averaging, since the losses are already divided by those of the whole batch.
+        # Gradient accumulation: backward() adds to what is there. Over processes FSDP2 adds up too.
+        # It does not average, since each loss is already divided by the whole batch's weight.
         optimizer.scale(objective).backward()
         sums[row, :2] = torch.stack([mle_sum, ul_sum]).detach()
         sums[row, 2] = model.computed if batch.pairs else 0
@@ -248,7 +248,7 @@ def train(s: Settings, run: Run, find_losses: Callable = loss_sums) -> None:
     """A run of either stage: read, begin or go on, take the steps, finish."""
     data = read(s)
     record = make_record(settings_in_use(s), data)
-    if s.resume and not run.find(record):
+    if s.resume and not run.find(record):  # without a checkpoint the run begins at step 0
         return print(f"{s.out} is finished, there is nothing to resume")
 
     model, tokenizer = prepare_model(s, run.checkpoint)
@@ -263,7 +263,7 @@ def train(s: Settings, run: Run, find_losses: Callable = loss_sums) -> None:
     optimizer = Optimizer(model.named_parameters(), s.dtype, s.device)
     print(describe(s, model, len(tuning_set.samples), len(tuning_set.general), steps))
     run.begin(record, model, optimizer, lambda out: save_model(model, out, tokenizer.folder), steps)
-    if dev and run.save_is_due(True):  # it was killed between this checkpoint and its --dev
+    if dev and run.save_is_due(True):  # killed after this checkpoint, before its --dev
         run.compare(measure_dev(model, dev, s))
 
     model.train()
@@ -292,7 +292,7 @@ def main(s: Settings, find_losses: Callable = loss_sums) -> None:
     """Train in the run's folder, which nobody else writes meanwhile. Raises InputError."""
     add_languages(s.languages)
     require_init(s)
-    _, files = build_model(s.init or s.model, s.model)  # whole, before anything is read
+    _, files = build_model(s.init or s.model, s.model)  # refuses one that is not whole
     complete(s, files)
     if s.preset:
         print(describe_preset(s))

@@ -319,11 +319,19 @@ GROUPS = {
     ),
     "real-rows": Group(
         "A real model: other instructions",
-        "The same, with the paper's wrong instructions (*any*), with the instruction after the "
-        "input, and with the model's own chat template.",
+        "The same, with the paper's wrong instructions (*any*), and with the instruction after the "
+        "input.",
         ["real-stage1", "real-target", "real-any"]
-        + [f"real-{x}{end}" for x in ("post-instruction", "chat") for end in ("", "-target")],
+        + [f"real-post-instruction{end}" for end in ("", "-target")],
         seeds=3,
+        columns=REAL_COLUMNS,
+        tests=(TEST,),
+    ),
+    "real-chat": Group(
+        "A real model: its own chat template",
+        "The same, prompted by it. One seed.",
+        ["real-stage1", "real-target", "real-chat", "real-chat-target"],
+        seeds=1,
         columns=REAL_COLUMNS,
         tests=(TEST,),
     ),

@@ -71,7 +71,8 @@ def script(name, *args, cwd=ROOT, processes=1, module=False, input="", **how):
     process from its first line on."""
     what = ["-m", name] if module else [os.path.join(ROOT, name)]
     if how:
-        return python(*what, *args, cwd=cwd, **how)
+        assert processes == 1, "torchrun() starts several from nothing"
+        return python(*what, *args, cwd=cwd, input=input, **how)
     arguments = [*map(str, [what[-1], *args])]
     results = forked.scripts(arguments, module, [str(cwd)] * processes, input)
     code = max((result.returncode for result in results), key=abs)
@@ -94,7 +95,7 @@ def nodes(name, *args, places):
     """A script on as many nodes as there are places, their working directories, with one process
     each. The results by node."""
     arguments = [*map(str, [os.path.join(ROOT, name), *args])]
-    return forked.scripts(arguments, False, [*map(str, places)])
+    return forked.scripts(arguments, False, [*map(str, places)], nodes=True)
 
 
 def one_sentence(result, *words):

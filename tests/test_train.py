@@ -537,6 +537,7 @@ def test_after_ctrl_c_a_checkpoint_is_there_and_resume_goes_on(finished, tmp_pat
 
 def test_both_stages_run_where_the_system_lacks_what_posix_has(folder):
     """As on Windows: no fcntl, no resource, no SIGHUP, no O_NOFOLLOW, no sync."""
+    pytest.importorskip("langid")
     code = (
         "import sys, os, signal\n"
         f"sys.path.insert(0, {ROOT!r})\n"
