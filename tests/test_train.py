@@ -20,7 +20,7 @@ from evaluate import greedy
 from loss import language_aware
 from model import LlamaForCausalLM, add_lora, load_model, save_model
 from plumbing.base.errors import InputError
-from plumbing.base.flags import DTYPES, parse
+from plumbing.base.flags import DTYPES, parse, users_sentence
 from plumbing.checkpoint.config import Config
 from plumbing.checkpoint.peft import LoraSettings
 from plumbing.compute.decoder import Decoder
@@ -490,6 +490,21 @@ def test_a_users_error_is_one_sentence_and_exit_code_2(folder):
     assert result.stderr.count("\n") == 1
     result = script("train.py", "--alhpa", 1)
     assert result.returncode == 2 and "--alhpa" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "error, is_memory",
+    [
+        (MemoryError("no room"), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (RuntimeError("shape '[2]' is invalid"), False),
+    ],
+)
+def test_only_what_is_out_of_memory_is_advised_to_take_less(error, is_memory):
+    assert ("out of memory" in users_sentence(error)) == is_memory
 
 
 def test_a_script_that_is_started_elsewhere_finds_the_demo(tmp_path):

@@ -181,8 +181,9 @@ def run_script(main: Callable, settings: type, about: str) -> None:
 def users_sentence(error: BaseException) -> str:
     """What to tell the user of an error; "" where the fault is in the program."""
     words = " ".join(str(error).split())
+    no_room = "alloc" in words and "memory" in words or "ALLOC_FAILED" in words  # cuBLAS's
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "alloc" in words and "memory" in words
+        isinstance(error, RuntimeError) and no_room
     ):
         advice = "lower --micro-batch-tokens of train.py or --batch-size of evaluate.py"
         return plain(f"out of memory: {words}; {advice}, or take a smaller model", 600)
