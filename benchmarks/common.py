@@ -63,7 +63,7 @@ def seconds_of(function: Callable, *args) -> float:
 
 
 def synchronise() -> None:
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # not in a forked child, which computes on the CPU
         torch.cuda.synchronize()
 
 

@@ -1,4 +1,4 @@
-// A CUDA device that computes nothing, so that a CPU build of PyTorch has tensors "on cuda:0" as long
+// A CUDA device that computes nothing, so that PyTorch has tensors "on cuda:0" without a GPU as long
 // as they have no memory (FakeTensorMode). tests/test_fake_cuda.py builds it and preloads it.
 
 #include <ATen/Context.h>
@@ -28,8 +28,10 @@ struct Guard : impl::DeviceGuardImplInterface {
   void recordDataPtrOnStream(const DataPtr&, const Stream&) const override {}
 };
 
-namespace c10::impl {
-C10_REGISTER_GUARD_IMPL(CUDA, Guard)
+// To be called after PyTorch is loaded: a build for CUDA brings a guard of its own.
+extern "C" void install() {
+  static Guard guard;
+  impl::DeviceGuardImplRegistrar(DeviceType::CUDA, &guard);
 }
 
 namespace at {
@@ -44,5 +46,8 @@ struct CUDAHooks : CUDAHooksInterface {  // PyTorch asks for this name
   DeviceIndex getCurrentDevice() const override { return 0; }
   int getNumGPUs() const override { return 1; }
 };
-REGISTER_CUDA_HOOKS(CUDAHooks)
+// Before those of a build for CUDA.
+C10_REGISTER_CREATOR_WITH_PRIORITY(CUDAHooksRegistry, CUDAHooks, REGISTRY_PREFERRED, [](CUDAHooksArgs args) {
+  return std::unique_ptr<CUDAHooksInterface>(new CUDAHooks(args));
+})
 }

@@ -6,8 +6,9 @@ q [U, H, d]: of the tokens that are computed. k, v [T, K, d]: of all tokens. Wha
 [U, H, d]. Symbols as in layout.py.
 """
 
+import functools
 import inspect
-from contextlib import suppress
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -16,17 +17,8 @@ from torch import Tensor
 from plumbing.compute.layout import CachedLayout, Layout
 from plumbing.compute.threads import THREADS
 
-HAS_VARLEN, GROUPED = False, {}
-if torch.cuda.is_available():
-    # cuDNN's attention plans anew for every shape, and here nearly every batch has another one.
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    with suppress(ImportError):  # the import takes seconds, and the kernel is for CUDA alone
-        from torch.nn.attention.varlen import varlen_attn
-
-        names = inspect.signature(varlen_attn).parameters
-        HAS_VARLEN = "window_size" in names and torch.cuda.get_device_capability() >= (8, 0)
-        # Torch 2.11 takes fewer heads of keys without being told.
-        GROUPED = {"enable_gqa": True} if "enable_gqa" in names else {}
+# cuDNN's attention plans anew for every shape, and here nearly every batch has another one.
+torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
@@ -63,12 +55,33 @@ def each(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
     return torch.cat(outs)  # [U, H, d]
 
 
+@functools.cache
+def flash_attention() -> Callable | None:
+    """FlashAttention's kernel for unequal lengths; None where PyTorch has none with windows."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn  # takes seconds: where it is used alone
+    except ImportError:
+        return None
+    names = inspect.signature(varlen_attn).parameters
+    if "window_size" not in names:
+        return None
+    # Torch 2.11 takes fewer heads of keys without being told.
+    grouped = {"enable_gqa": True} if "enable_gqa" in names else {}
+    return functools.partial(varlen_attn, **grouped)
+
+
+def has_flash_attention(q: Tensor) -> bool:
+    """Whether it takes queries like q [U, H, d], where they are."""
+    fits = q.dtype in (torch.bfloat16, torch.float16) and q.shape[2] % 8 == 0 and q.shape[2] <= 256
+    return fits and torch.cuda.get_device_capability(q.device) >= (8, 0) and bool(flash_attention())
+
+
 def varlen(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
-    """FlashAttention's kernel for unequal lengths (CUDA, bf16 and fp16)."""
+    """One call of FlashAttention for sequences end to end."""
     rows, keys = layout.computed, layout.whole
     ends, longest = (rows.ends, keys.ends), (rows.n, keys.n)
     window = ((layout.window or 0) - 1, 0)  # -1: all that is before
-    return varlen_attn(q, k, v, *ends, *longest, window_size=window, **GROUPED)
+    return flash_attention()(q, k, v, *ends, *longest, window_size=window)
 
 
 def cached(q: Tensor, k: Tensor, v: Tensor, layout: CachedLayout) -> Tensor:
@@ -85,5 +98,4 @@ def attend(q: Tensor, k: Tensor, v: Tensor, layout: Layout | CachedLayout) -> Te
         return cached(q, k, v, layout)
     if not q.is_cuda:
         return each(q, k, v, layout)
-    fits = q.dtype in (torch.bfloat16, torch.float16) and q.shape[2] % 8 == 0 and q.shape[2] <= 256
-    return (varlen if HAS_VARLEN and fits else padded)(q, k, v, layout)
+    return (varlen if has_flash_attention(q) else padded)(q, k, v, layout)
