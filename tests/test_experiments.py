@@ -360,6 +360,7 @@ def test_rows_that_a_base_never_reads_share_no_text_with_those_that_it_reads():
         assert {row[code] for row in read}.isdisjoint(row[code] for row in unread)
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="needs torch 2.9, which has Muon")
 def test_a_base_is_made_in_two_phases_and_goes_on_with_the_second(tmp_path, monkeypatch):
     monkeypatch.setattr(model, "attend", model.attend)  # which main() replaces
     monkeypatch.setattr(make_base, "POOL_STEPS", 1)
