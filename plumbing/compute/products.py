@@ -2,13 +2,15 @@
 
 import functools
 import importlib.util
+import os
 import shutil
+import sysconfig
 import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 FEW, LARGE = 64, 100_000  # rows; elements of a weight
 SLOWER = range(9, 16)  # rows
@@ -16,7 +18,7 @@ PARTS = 8
 GAIN = 0.9  # the share of the plain form's time that another one has to stay below
 # Weights to try the forms on, [n, out, in]: more than a cache holds, as a model's are.
 TRIED = (16, 1536, 576)
-COMPILERS = ("cc", "gcc", "clang")  # which Triton needs
+COMPILERS = ("gcc", "clang")
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -66,6 +68,13 @@ def is_faster(form: Callable[[Tensor, Tensor], Tensor]) -> bool:
     return other < GAIN * plain
 
 
+def has_compiler() -> bool:
+    """Whether Triton is there and what it needs: a C compiler, and Python's headers."""
+    compiler = os.environ.get("CC") or any(map(shutil.which, COMPILERS))
+    headers = os.path.join(sysconfig.get_config_var("INCLUDEPY"), "Python.h")
+    return bool(importlib.util.find_spec("triton") and compiler and os.path.exists(headers))
+
+
 def fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A function of tensors, compiled by PyTorch where the first of them is on CUDA and a compiler
     is there. By itself each of its operations reads and writes whole tensors. Elsewhere the
@@ -75,11 +84,15 @@ def fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def compiled() -> Callable[..., Tensor]:
         torch._dynamo.config.suppress_errors = True  # where it cannot compile, as it is written
         torch._dynamo.config.recompile_limit = 64  # dtypes, with gradients and without, one token
-        found = importlib.util.find_spec("triton") and any(map(shutil.which, COMPILERS))
-        return torch.compile(function, dynamic=True) if found else function
+        return torch.compile(function, dynamic=True) if has_compiler() else function
 
     @functools.wraps(function)
     def run(x: Tensor, *others) -> Tensor:
-        return (compiled() if x.is_cuda else function)(x, *others)
+        # The gradient of a parameter is a sum over tokens. The compiler would choose its order by
+        # the first batch, and a resumed run has another first batch.
+        summed = torch.is_grad_enabled() and any(
+            isinstance(other, nn.Parameter) and other.requires_grad for other in others
+        )
+        return (compiled() if x.is_cuda and not summed else function)(x, *others)
 
     return run
