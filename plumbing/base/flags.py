@@ -181,7 +181,8 @@ def run_script(main: Callable, settings: type, about: str) -> None:
 def users_sentence(error: BaseException) -> str:
     """What to tell the user of an error; "" where the fault is in the program."""
     words = " ".join(str(error).split())
-    no_room = "alloc" in words and "memory" in words or "ALLOC_FAILED" in words  # cuBLAS's
+    no_room = "alloc" in words and "memory" in words
+    no_room = no_room or "out of memory" in words or "ALLOC_FAILED" in words  # CUDA's, cuBLAS's
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and no_room
     ):
