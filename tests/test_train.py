@@ -19,6 +19,7 @@ from data import EncodedSample, Prompter, Sample, TwinPair, collate, micro_batch
 from evaluate import greedy
 from loss import language_aware
 from model import LlamaForCausalLM, add_lora, load_model, save_model
+from plumbing.base import flags
 from plumbing.base.errors import InputError
 from plumbing.base.flags import DTYPES, parse, users_sentence
 from plumbing.checkpoint.config import Config
@@ -490,6 +491,22 @@ def test_a_users_error_is_one_sentence_and_exit_code_2(folder):
     assert result.stderr.count("\n") == 1
     result = script("train.py", "--alhpa", 1)
     assert result.returncode == 2 and "--alhpa" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "device, capability, dtype",
+    [
+        ("cuda:1", (9, 0), "bf16"),
+        ("cuda:0", (8, 0), "bf16"),
+        ("cuda:0", (7, 5), "fp16"),
+        ("cpu", None, "fp32"),
+    ],
+)
+def test_the_dtype_that_is_meant_by_auto(monkeypatch, device, capability, dtype):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(flags, "resolve_device", lambda given: device)
+    assert parse(Settings, "", ["--device", device]).dtype == dtype
+    assert parse(Settings, "", ["--device", device, "--dtype", "fp32"]).dtype == "fp32"
 
 
 @pytest.mark.parametrize(

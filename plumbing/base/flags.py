@@ -39,7 +39,12 @@ class DeviceSettings:
 
     given = frozenset()  # the names of those that the command line gave
 
-    dtype: str = option("auto", "auto: bf16 on CUDA, else fp32", "model", choices=["auto", *DTYPES])
+    dtype: str = option(
+        "auto",
+        "auto: bf16 on CUDA (fp16 before Ampere), else fp32",
+        "model",
+        choices=["auto", *DTYPES],
+    )
     device: str = option("auto", "auto: cuda or cpu; or another of torch's (mps, untried)", "model")
 
 
@@ -70,7 +75,7 @@ def parse(settings: type, about: str, argv: list[str] | None = None):
             require_bounds(flag(f.name), getattr(s, f.name), **f.metadata)
     s.device = resolve_device(s.device)
     if s.dtype == "auto":
-        s.dtype = "bf16" if s.device.startswith("cuda") else "fp32"
+        s.dtype = usual_dtype(s.device)
     return s
 
 
@@ -121,6 +126,13 @@ def resolve_device(device: str) -> str:
         found = plain(str(error).split("\n")[0], 200)
         raise InputError(f"--device {device}: not possible here ({found}); expected cpu") from None
     return device
+
+
+def usual_dtype(device: str) -> str:
+    if not device.startswith("cuda"):
+        return "fp32"
+    # Before Ampere a GPU emulates bf16, and has fast products in fp16 alone.
+    return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
 
 
 def autocast(device: str, dtype: str) -> AbstractContextManager:
