@@ -33,8 +33,8 @@ Direction = tuple[str, str]  # codes of source and target language: ("en", "it")
 
 class Sample(NamedTuple):
     """A source sentence x and its translation y; the instruction I is written from the direction.
-    Without a direction: another task, whose instruction is given in full, with its input and its
-    response; such a sample has no twin."""
+    A sample of another task has no direction: its instruction is given in full, the source is its
+    input and the target its response. It has no twin."""
 
     direction: Direction | None
     source: str
@@ -52,7 +52,8 @@ def read_samples(
 ) -> list[Sample]:
     """The samples of data files, direction by direction, in an order that the seed draws. pairs: so
     many of each direction, 0 for all. directions: "en-it,it-en", "supervised" (those with English),
-    "zero-shot" or "all". Raises InputError."""
+    "zero-shot" or "all". skip_unknown: leave out rows without a certain direction, which are an
+    error otherwise. Raises InputError."""
     corpus, _ = read_corpus(paths, directions, None, skip_unknown, pairs=pairs, seed=seed)
     samples = []
     for direction, texts in corpus.items():
@@ -241,23 +242,26 @@ class TuningSet:
         for direction in self.tuned:
             draw_conflict(direction, self.tuned, mode, Random(0))
 
-    def of_step(self, step: int, size: int, total: int, seed: int, share: float = 0.0):
-        """The samples of a step; steps count from 0. A run visits `total` samples, `size` a step,
-        and its last step may have fewer. Each epoch visits all samples in a new order. General
-        samples come on top, as this share of all."""
-        first, last = step * size, min((step + 1) * size, total)
-        samples = [self.samples[i] for i in visits(range(first, last), len(self.samples), seed)]
+    def of_step(
+        self, step: int, size: int, visits: int, seed: int, share: float = 0.0
+    ) -> list[Sample]:
+        """The samples of a step; steps count from 0. A run makes so many visits to samples, `size`
+        a step, and its last step may have fewer. Each epoch visits all samples in a new order.
+        General samples come on top, as this share of all."""
+        first, last = step * size, min((step + 1) * size, visits)
+        order = visited(range(first, last), len(self.samples), seed)
+        samples = [self.samples[i] for i in order]
         if self.general:
             first, last = (round(n * share / (1 - share)) for n in (first, last))
-            more = visits(range(first, last), len(self.general), f"{seed} general")
-            samples += [self.general[i] for i in more]
+            order = visited(range(first, last), len(self.general), f"{seed} general")
+            samples += [self.general[i] for i in order]
         return samples
 
-    def prepare(self, steps: int, size: int, total: int, seed: int, share: float) -> None:
+    def prepare(self, steps: int, size: int, visits: int, seed: int, share: float) -> None:
         """Tokenize the samples that a run's steps will visit, and no others."""
         most = max(len(self.samples), math.ceil(len(self.general) * (1 - share) / share))
         steps = min(steps, math.ceil(most / size))  # all have been visited by then
-        of_steps = (self.of_step(step, size, total, seed, share) for step in range(steps))
+        of_steps = (self.of_step(step, size, visits, seed, share) for step in range(steps))
         self.encode(sample for samples in of_steps for sample in samples)
 
     def with_twins(
@@ -287,7 +291,7 @@ class TuningSet:
         return EncodedSample(sample, prompt, positive.response) if prompt else None
 
 
-def visits(numbers: range, n: int, seed: object) -> list[int]:
+def visited(numbers: range, n: int, seed: object) -> list[int]:
     """Which of n samples are visited, for visits of these numbers. Every n visits are an epoch, in
     a new order."""
     return [permutation(n, f"{seed} epoch {i // n}")[i % n] for i in numbers]
@@ -388,7 +392,7 @@ class ShowSettings(DeviceSettings):
 def show(s: ShowSettings) -> None:
     """Print some samples of a tuning set with their twins, read off their micro-batch: the tokens
     with a loss are in brackets. Raises InputError."""
-    refuse_given(s, ["dtype"], "nothing is computed")
+    refuse_given(s, ["dtype", "device"], "nothing is computed")
     add_languages(s.languages)
     folder = ModelFolder(s.model)
     tokenizer = Tokenizer([folder.folder, folder.source], folder.config)

@@ -274,7 +274,8 @@ def off_target(texts: list[str], directions: list[Direction], identify: Identifi
     kinds = []
     for text, (source, target) in zip(texts, directions, strict=True):
         code = identify(text)
-        names = {"empty": "empty", source: "source", "en": "english"}  # an English source too
+        # English comes last: an English source counts as "english".
+        names = {"empty": "empty", source: "source", "en": "english"}
         kinds.append("" if code == target else names.get(code, "other"))
     return kinds
 
@@ -298,11 +299,13 @@ def score(
     languages: set[str],
     tokenizer: str = "",
 ) -> dict:
-    """The scores of a direction, for scores.json: BLEU, chrF++, "loops", % of the hypotheses that
-    repeat themselves, "loops_floor", and what language_scores has, by the first identifier and by
-    each. tokenizer: SacreBLEU's, "" for that of the target.
-    "resampled" is for the report's intervals: each score in bootstraps over sentences
-    (plumbing/score/bootstrap.py)."""
+    """The scores of a direction, for scores.json. tokenizer: SacreBLEU's, "" for the target's.
+    - bleu, chrf, length_ratio, signatures: compare_texts() of plumbing/score/bleu.py;
+    - otr to mixed_floor: language_scores() by the first identifier;
+    - loops, loops_floor: % of the hypotheses, of the references, that repeat themselves;
+    - identifiers, agreement, where there are several: otr and floor by each of them, and % of the
+      hypotheses that all of them call by one language;
+    - resampled: each score in bootstraps over sentences, for intervals (bootstrap.py there)."""
     hypotheses = [" ".join(text.split()) for text in hypotheses]  # as in the files
     references, target = [sample.target for sample in samples], samples[0].direction[1]
     scores, resampled = compare_texts(hypotheses, references, target, tokenizer)
@@ -340,10 +343,12 @@ def score(
 def language_scores(
     hypotheses: list[str], samples: list[Sample], identify: Identifier, languages: set[str]
 ) -> tuple[dict, list[bool]]:
-    """({"otr"; "floor": that of the references; "off_target": how many are what instead;
-    "answered": how many are in which language; "mixed": % of all outputs, those that are right as a
-    whole, but have a part in another of the languages; "mixed_floor"}, which of the hypotheses are
-    off target). Mixed is None where a script has no spaces: its windows are of words."""
+    """(scores by name, which of the hypotheses are off target). The scores:
+    - otr, floor: % of the hypotheses, of the references, that are off target;
+    - off_target: {a kind of off_target(): how many hypotheses};
+    - answered: {a language: how many hypotheses are in it};
+    - mixed, mixed_floor: % of the hypotheses, of the references, that are right as a whole but have
+      a part in another of the languages. None in scripts without spaces: the parts are of words."""
     references = [sample.target for sample in samples]
     directions, target = [sample.direction for sample in samples], samples[0].direction[1]
     kinds = off_target(hypotheses, directions, identify)
@@ -473,8 +478,8 @@ def decode(
 
 
 def evaluate(s: Settings, systems: list[System], translate_fn: Callable = translate_rows) -> None:
-    """Every system on the same test set: files beside each checkpoint, one table of all. Raises
-    InputError."""
+    """Every system on the same test set: files beside each checkpoint, and two tables of all, by
+    direction and of averages. Raises InputError."""
     corpus, sizes, supervised = read_test_set(s, systems)
     identifiers = make_identifiers(s.lid, s.candidates, corpus)
     languages = {code for direction in corpus for code in direction}

@@ -27,7 +27,7 @@ from plumbing.compute.products import fused, linear
 
 
 @fused
-def normalize(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps), feature by feature times a weight [D]."""
     h = x.float()  # in bf16 the squares would lose the small components
     h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + eps)
@@ -40,7 +40,7 @@ class RMSNorm(nn.Module):
         self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def forward(self, x: Tensor) -> Tensor:  # [U, D]
-        return normalize(x, self.weight, self.eps)
+        return rms_norm(x, self.weight, self.eps)
 
 
 def rope_table(config: Config, position: Tensor) -> tuple[Tensor, Tensor]:

@@ -49,12 +49,12 @@ from plumbing.run.record import make_record
 from plumbing.run.settings import (
     PAPER,
     by_stage,
-    complete,
     describe_preset,
+    fill_by_model,
+    fill_by_stage,
     lora_of,
     require_init,
     settings_in_use,
-    settle,
     visits_and_steps,
 )
 
@@ -121,7 +121,7 @@ class Settings(DeviceSettings):
     resume: bool = option(False, "go on with the stopped run of --out", "run")
 
     def __post_init__(self):
-        settle(self)
+        fill_by_stage(self)
 
 
 # One step
@@ -142,7 +142,7 @@ class StepResult(NamedTuple):
 
     figures: dict[str, float | None]  # "loss", "mle", "ul" (None without twins), "grad_norm"
     computed: int  # tokens of the forward passes; what several sequences begin with counts once
-    updated: bool  # False: fp16's loss scale was too large
+    updated: bool  # False where something is blamed, or where fp16's loss scale was too large
     blamed: list[MicroBatch]  # where something is not finite; then nothing is updated
 
 
@@ -151,10 +151,10 @@ def train_step(
     shares: list[list[MicroBatch]],
     optimizer: Optimizer,
     s: Settings,
-    find_losses: Callable = loss_sums,
+    loss_fn: Callable = loss_sums,
 ) -> StepResult:
     """One update from one global batch; shares[rank] are the micro-batches of a process.
-    find_losses: loss_sums, or what takes its place (experiments/penalties.py)."""
+    loss_fn: loss_sums, or what takes its place (experiments/penalties.py)."""
     batches = [batch for share in shares for batch in share]
     # The whole batch's response tokens are counted first: any split gives the same gradient.
     mle_weight = sum(b.weight[: b.positives].double().sum().item() for b in batches)
@@ -165,7 +165,7 @@ def train_step(
     for row, batch in enumerate(shares[RANK], start=RANK * len(shares[RANK])):
         with autocast(s.device, s.dtype):  # mixed precision: matrix products in 16 bits
             logits = model(batch.ids, batch.lengths, at=batch.at)  # [R, V]
-        mle_sum, ul_sum = find_losses(logits, batch)  # in fp32
+        mle_sum, ul_sum = loss_fn(logits, batch)  # in fp32
         objective = language_aware(mle_sum, mle_weight, ul_sum, ul_weight, s.alpha)  # Eq. 3
         # Gradient accumulation: backward() adds to what is there. Over processes FSDP2 adds up too.
         # It does not average, since each loss is already divided by the whole batch's weight.
@@ -177,12 +177,12 @@ def train_step(
     norm = optimizer.clip(CLIP)  # of the true gradient: fp16's loss scale is taken out first
     blamed = find_blame(batches, sums, norm, optimizer)
     updated = not blamed and optimizer.step()  # AdamW; then gradients are zeroed
-    figures = summarize(sums, mle_weight, ul_weight, norm, s.alpha)
+    figures = summarize(sums[:, :2], mle_weight, ul_weight, norm, s.alpha)
     return StepResult(figures, int(sums[:, 2].sum()), updated, blamed)
 
 
 def summarize(sums: Tensor, mle_weight: float, ul_weight: float, norm: float, alpha: float) -> dict:
-    """The figures of a step for its log, of the sums [micro-batches, 3] of its losses."""
+    """The figures of a step for its log, from the sums [micro-batches, 2] of its two losses."""
     mle_mean = sums[:, 0].sum().item() / mle_weight
     ul_mean = sums[:, 1].sum().item() / ul_weight if ul_weight else None
     loss = language_aware(mle_mean, 1, ul_mean or 0.0, 1, alpha)
@@ -244,7 +244,7 @@ def batches_of_step(
     return micro_batches(pairs, s.micro_batch_tokens, s.loss_reduction, world)
 
 
-def train(s: Settings, run: Run, find_losses: Callable = loss_sums) -> None:
+def train(s: Settings, run: Run, loss_fn: Callable = loss_sums) -> None:
     """A run of either stage: read, begin or go on, take the steps, finish."""
     data = read(s)
     record = make_record(settings_in_use(s), data)
@@ -263,7 +263,7 @@ def train(s: Settings, run: Run, find_losses: Callable = loss_sums) -> None:
     optimizer = Optimizer(model.named_parameters(), s.dtype, s.device)
     print(describe(s, model, len(tuning_set.samples), len(tuning_set.general), steps))
     run.begin(record, model, optimizer, lambda out: save_model(model, out, tokenizer.folder), steps)
-    if dev and run.save_is_due(True):  # killed after this checkpoint, before its --dev
+    if dev and run.save_is_due(True):  # a checkpoint is written before its --dev is measured
         run.compare(measure_dev(model, dev, s))
 
     model.train()
@@ -272,7 +272,7 @@ def train(s: Settings, run: Run, find_losses: Callable = loss_sums) -> None:
         rate = learning_rate(run.updates, steps, s.lr, WARMUP)  # skipped updates do not count
         optimizer.set_rate(rate)
         shares = batches_of_step(tuning_set, step, visits, s)
-        result = train_step(model, shares, optimizer, s, find_losses)
+        result = train_step(model, shares, optimizer, s, loss_fn)
         if result.blamed:
             raise run.explosion(result.figures, result.blamed, s.lr)
         run.log(result, shares, rate)
@@ -288,18 +288,18 @@ def seed_dropout(seed: int, step: int) -> None:
     torch.manual_seed(Random(f"{seed} dropout {step} {RANK}").getrandbits(63))
 
 
-def main(s: Settings, find_losses: Callable = loss_sums) -> None:
+def main(s: Settings, loss_fn: Callable = loss_sums) -> None:
     """Train in the run's folder, which nobody else writes meanwhile. Raises InputError."""
     add_languages(s.languages)
     require_init(s)
     _, files = build_model(s.init or s.model, s.model)  # refuses one that is not whole
-    complete(s, files)
+    fill_by_model(s, files)
     if s.preset:
         print(describe_preset(s))
     make_deterministic(s.device)
     run = Run(s.out, s.save_every, s.best)
     with run.held([s.init, s.model, files.base], s.resume):
-        train(s, run, find_losses)
+        train(s, run, loss_fn)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from data import (
     draw_conflict,
     micro_batches,
     read_samples,
-    visits,
+    visited,
     write_prompt,
 )
 from plumbing.base.errors import InputError
@@ -115,13 +115,13 @@ def test_what_fits_is_what_encodes_within_the_room(prompter, room):
 
 def test_only_the_samples_that_the_steps_visit_are_tokenized(tuning_set):
     tuning_set.prepare(2, 5, 10, 1, 0.2)
-    visited = {x for step in range(2) for x in tuning_set.of_step(step, 5, 10, 1)}
-    assert set(tuning_set.encoded) == visited and len(visited) == 10 < len(tuning_set.samples)
+    needed = {x for step in range(2) for x in tuning_set.of_step(step, 5, 10, 1)}
+    assert set(tuning_set.encoded) == needed and len(needed) == 10 < len(tuning_set.samples)
 
 
 def test_an_epoch_visits_every_sample_once_in_an_order_of_its_own(tuning_set):
     n = len(tuning_set.samples)
-    epochs = [visits(range(first, first + n), n, 1) for first in (0, n)]
+    epochs = [visited(range(first, first + n), n, 1) for first in (0, n)]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(n)) and epochs[0] != epochs[1]
     steps = [x for step in range(4) for x in tuning_set.of_step(step, 40, n, 1)]
     assert Counter(steps) == Counter(tuning_set.samples)

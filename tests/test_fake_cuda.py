@@ -107,9 +107,9 @@ def test_a_step_that_a_cuda_graph_records_reads_nothing(found, case):
 def test_what_is_compiled_sums_over_no_tokens(found, case):
     """With every weight tuned RMSNorm's gradient is such a sum, whose order must not hang on the
     first batch of a process."""
-    names = {"normalize", "rotate", "swiglu"}
+    names = {"rms_norm", "rotate", "swiglu"}
     tuned = "twins" in case and not case["lora"]
-    assert {*of(found, case)["compiled"]} == names - ({"normalize"} if tuned else set())
+    assert {*of(found, case)["compiled"]} == names - ({"rms_norm"} if tuned else set())
 
 
 def test_a_layer_launches_no_more_kernels_than_it_did(found):

@@ -26,7 +26,7 @@ from plumbing.checkpoint.config import Config
 from plumbing.checkpoint.peft import LoraSettings
 from plumbing.compute.decoder import Decoder
 from plumbing.compute.optimizer import Optimizer, learning_rate
-from plumbing.run.settings import describe_preset, take_usual
+from plumbing.run.settings import describe_preset, fill_usual_rate
 from train import CLIP, Settings, loss_sums, main, train_step
 
 FAST = ["--pairs", 20, "--steps", 3, "--batch-size", 8, "--device", "cpu"]
@@ -151,7 +151,7 @@ def test_the_gradient_is_the_same_for_every_split(tuning_set, reduction, twins):
 )
 def test_the_rate_and_the_batch_are_those_of_the_bases_size(args, parameters, found):
     s = parse(Settings, "", [*map(str, args), "--device", "cpu"])
-    take_usual(s, int(parameters))
+    fill_usual_rate(s, int(parameters))
     assert (s.lr, s.batch_size) == found
 
 
@@ -173,7 +173,7 @@ def test_where_nothing_was_measured_the_rate_and_the_batch_must_be_told(
     (tmp_path / "run" / "settings.json").write_text('{"lr": 0.0003, "batch_size": 24}')
     s = parse(Settings, "", [*map(str, args), "--device", "cpu"])
     with pytest.raises(InputError) as error:
-        take_usual(s, int(parameters))
+        fill_usual_rate(s, int(parameters))
     assert all(word in str(error.value) for word in words)
 
 

@@ -29,7 +29,7 @@ from plumbing.checkpoint.tokenizer import Tokenizer
 from plumbing.compute.layout import Layout
 from plumbing.corpus.languages import add_languages
 from plumbing.run.log import PEAK
-from plumbing.run.settings import complete, lora_of, visits_and_steps
+from plumbing.run.settings import fill_by_model, lora_of, visits_and_steps
 
 # Bytes of memory of GPUs, by the names of PEAK.
 MEMORY = {"H100 PCIe": 80e9, "H100": 80e9, "H200": 141e9, "A100": 80e9, "L40S": 48e9, "4090": 24e9}
@@ -192,7 +192,7 @@ def main(s: Settings) -> None:
         s.dtype = s.dtype if "dtype" in s.given else "bf16"  # whatever machine this is
     folder = ModelFolder(start, s.model)
     s.lr = s.lr or 1.0  # whatever it is, a plan is the same
-    complete(s, folder)
+    fill_by_model(s, folder)
     batches, looked_at, steps = first_batches(folder, s)
 
     computed = [count_computed(batch, s) for batch in batches]

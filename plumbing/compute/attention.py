@@ -3,7 +3,7 @@
 Every backend computes what model.py:causal_attention computes for one sequence.
 
 q [U, H, d]: of the tokens that are computed. k, v [T, K, d]: of all tokens. What comes out is
-[U, H, d]. Symbols as in layout.py.
+[U, H, d]. Symbols as in layout.py; G = H / K heads of queries share a head of keys.
 """
 
 import functools
@@ -26,14 +26,15 @@ def masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     [B, H, n, d]. Heads that share keys become rows of one head: with a mask, CUDA's fast kernels
     take no groups of heads."""
     B, H, n, d = q.shape
-    groups = H // k.shape[1]
-    q = q.reshape(B, -1, groups * n, d)  # [B, K, G n, d]
-    mask = mask[:, :, None].expand(-1, -1, groups, -1, -1).flatten(2, 3)  # [B, 1, G n, s]
+    G = H // k.shape[1]
+    q = q.reshape(B, -1, G * n, d)  # [B, K, G n, d]
+    mask = mask[:, :, None].expand(-1, -1, G, -1, -1).flatten(2, 3)  # [B, 1, G n, s]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).reshape(B, H, n, d)
 
 
 def padded(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
-    """One call for rectangles that are padded to the longest sequence: the reference."""
+    """One call for rectangles that are padded to the longest sequence: on CUDA where FlashAttention
+    is missing."""
     rows, keys = layout.computed, layout.whole
     out = masked(rows.pad(q), keys.pad(k), keys.pad(v), layout.padded_mask(q.dtype))
     return rows.unpad(out)
@@ -71,7 +72,8 @@ def flash_attention() -> Callable | None:
 
 
 def has_flash_attention(q: Tensor) -> bool:
-    """Whether it takes queries like q [U, H, d], where they are."""
+    """Whether FlashAttention takes q [U, H, d]: in 16 bits, d a multiple of 8 and at most 256, on a
+    GPU since Ampere."""
     fits = q.dtype in (torch.bfloat16, torch.float16) and q.shape[2] % 8 == 0 and q.shape[2] <= 256
     return fits and torch.cuda.get_device_capability(q.device) >= (8, 0) and bool(flash_attention())
 
@@ -90,7 +92,8 @@ def cached(q: Tensor, k: Tensor, v: Tensor, layout: CachedLayout) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, layout: Layout | CachedLayout) -> Tensor:
-    """By the fastest backend for where the tensors are: on a CPU sequence by sequence, measured."""
+    """Attention by the fastest backend for where the tensors are; k and v as cache.append returns
+    them. On a CPU one call for each sequence was the fastest where it was measured."""
     THREADS.fit(q.device)  # before each layer, and on the way back behind it
     if q.requires_grad and not q.is_cuda:
         q.register_hook(lambda gradient: THREADS.fit(gradient.device))

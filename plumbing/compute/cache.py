@@ -52,7 +52,8 @@ class Paths:
 
 
 class KVCache:
-    """Keys and values of B growing sequences; a row's slot i holds its token i."""
+    """Keys and values of B growing sequences, one a row. Slot i of a row holds the i-th token that
+    was written there: those of its prompt, then one token a step or, with beams, one of each."""
 
     def __init__(
         self, layers: int, B: int, K: int, slots: int, d: int, device=None, dtype=torch.float32
@@ -61,8 +62,8 @@ class KVCache:
         self.k = torch.zeros(layers, B, K, slots, d, device=device, dtype=dtype)
         self.v = torch.zeros(layers, B, K, slots, d, device=device, dtype=dtype)
         self.used = torch.zeros(B, dtype=torch.long, device=device)  # [B]
-        self.lengths = [0] * B  # the same on the host
-        self.least = 0  # slots that are looked at even where no row has as many
+        self.lengths = [0] * B  # the same numbers on the host, which need not wait for the GPU
+        self.least = 0  # so many slots are looked at even where no row has as many tokens
         self.paths = None  # with beams, what each of them sees of its row
 
     def append(self, layer: int, k: Tensor, v: Tensor, layout: Layout | CachedLayout):
@@ -85,7 +86,7 @@ class KVCache:
             self.paths.move(row, to)
 
     def behind(self, row: int) -> "KVCache":
-        """Its rows from this one on, emptied: a cache in the same memory."""
+        """A cache of the rows from this one on, emptied. It is the same memory."""
         rest = copy.copy(self)
         rest.k, rest.v, rest.used = self.k[:, row:], self.v[:, row:], self.used[row:]
         rest.used.zero_()

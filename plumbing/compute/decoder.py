@@ -19,7 +19,7 @@ class Decoder:
     beams of the sentence share."""
 
     def __init__(self, model: nn.Module, beams: int = 1, record: bool = False):
-        """record: take CUDA graphs for greedy decoding on a GPU. The model's weights must stay
+        """record: record CUDA graphs for greedy decoding on a GPU. The model's weights must stay
         whole and where they are."""
         self.model, self.n, self.record = model, beams, record and beams == 1
         self.cache = self.graphs = None
@@ -30,15 +30,15 @@ class Decoder:
         large enough."""
         slots = max(map(len, prompts)) + self.n * max_new_tokens
         if self.cache is None or rows > self.cache.rows or slots > self.cache.slots:
-            self.cache = self.graphs = None  # before there are two of them
+            self.cache = self.graphs = None  # the old one is freed before the new one is made
             self.cache = self.model.new_cache(rows, slots)
             if self.record and self.cache.used.is_cuda:
                 self.graphs = Graphs(self.model, self.cache)
         self.cache.paths = None
 
     def prefill(self, prompts: list[list[int]], after: int = 0) -> Tensor:
-        """Logits [B, 1, V] of the token after each of B prompts, which take the rows behind the
-        first so many."""
+        """Logits [B, 1, V] of the token after each of B prompts, which take the cache's rows from
+        the row `after` on."""
         lengths = [len(prompt) for prompt in prompts]
         cache = self.cache.behind(after)
         ids = torch.tensor([i for prompt in prompts for i in prompt])  # [T]
@@ -85,7 +85,7 @@ class Graphs:
             self.cache.least = min(-(-needed // SLOTS) * SLOTS, self.cache.slots)
             self.recorded.clear()
         self.seen[B] += 1
-        if self.seen[B] < SELDOM:  # whatever a kernel does once, it does here
+        if self.seen[B] < SELDOM:  # what happens once is not recorded: kernels are loaded here
             return self.model(ids, [1] * B, self.cache)
         if B not in self.recorded:
             self.recorded[B] = self.record(B)

@@ -1,8 +1,8 @@
 """Where tokens lie when sequences stand end to end in one row, without padding.
 
-Symbols in shape comments: B sequences, T tokens of all of them together, n tokens of the longest, U
-tokens that are computed, s cache slots that are looked at, H heads of queries, K of keys, d their
-width.
+Symbols in shape comments: B sequences, T tokens of all of them together, U of these that are
+computed, n queries and s keys of a sequence (of the longest one, in rectangles; of a cache s are
+the slots that are looked at), H heads of queries, K of keys, d their width.
 """
 
 import operator
@@ -53,7 +53,7 @@ class Ragged:
 class Layout:
     """Whole sequences. What several of them begin with is computed once: they form a trie, whose
     nodes, a token after all those before it, are the U tokens that pass the network. Of a sequence
-    these are its last `own` tokens; those before them it has from an earlier sequence.
+    these are its last own[b] tokens; those before them it takes from an earlier sequence.
 
     Of [a b c] and [a b d] U = 4 tokens a b c d are computed: own = [3, 1], position = [0, 1, 2, 2],
     place = [0, 1, 2, 0, 1, 3]. Queries are the U tokens, keys and values all T."""
@@ -103,11 +103,11 @@ class Layout:
         return x[at if self.place is None else self.place[at]]
 
     def mask(self, dtype: torch.dtype) -> Tensor:
-        """[n, n]: 0 where one token (row) of a sequence sees another (column), else -inf."""
+        """[s, s]: 0 where one token (row) of a sequence sees another (column), else -inf."""
         if dtype not in self.masks:
-            n = max(self.lengths)
-            ones = torch.ones(n, n, dtype=torch.bool, device=self.device)
-            visible = ones.tril().triu(1 - (self.window or n))
+            s = max(self.lengths)
+            ones = torch.ones(s, s, dtype=torch.bool, device=self.device)
+            visible = ones.tril().triu(1 - (self.window or s))
             self.masks[dtype] = to_mask(visible, dtype)
         return self.masks[dtype]
 
@@ -179,7 +179,8 @@ def lay_out(
     ids: Tensor, lengths: list[int], device: torch.device, window: int | None, share: bool, cache
 ) -> Layout | CachedLayout:
     """The Layout of sequences that begin, where `share` is what they begin with in common computed
-    once; or the CachedLayout of those that go on from a cache, whose use it counts."""
+    once; or the CachedLayout of those that go on from a cache. Advances cache.used and
+    cache.lengths by these tokens."""
     if cache is not None and any(cache.lengths[: len(lengths)]):
         slots = max(cache.least, *map(operator.add, cache.lengths, lengths))
         cached = cache.used, slots, window, cache.paths

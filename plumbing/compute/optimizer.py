@@ -12,7 +12,8 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
-    """Linear warm-up over the first share of the steps, then half a cosine to zero."""
+    """The rate of a step (from 0): a linear warm-up over the share `warmup` of the steps, then half
+    a cosine from the peak to zero."""
     rise = max(1, math.ceil(warmup * steps))
     if step < rise:
         return peak * ((step + 1) / rise)

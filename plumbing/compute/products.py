@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FEW, LARGE = 64, 100_000  # rows; elements of a weight
-SLOWER = range(9, 16)  # rows
-PARTS = 8
+# Where another form of the product is tried, as it came out on an AMD EPYC (docs/training.md):
+FEW, LARGE = 64, 100_000  # at most so many rows, at least so many elements of a weight
+SLOWER = range(9, 16)  # numbers of rows with which it was slower
+PARTS = 8  # of a weight
 GAIN = 0.9  # the share of the plain form's time that another one has to stay below
 # Weights to try the forms on, [n, out, in]: more than a cache holds, as a model's are.
 TRIED = (16, 1536, 576)
@@ -82,8 +83,10 @@ def fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @functools.cache
     def compiled() -> Callable[..., Tensor]:
-        torch._dynamo.config.suppress_errors = True  # where it cannot compile, as it is written
-        torch._dynamo.config.recompile_limit = 64  # dtypes, with gradients and without, one token
+        # What cannot be compiled runs as it is written, and PyTorch says why.
+        torch._dynamo.config.suppress_errors = True
+        # Each dtype is a compilation of its own, with gradients and without, for one token too.
+        torch._dynamo.config.recompile_limit = 64
         return torch.compile(function, dynamic=True) if has_compiler() else function
 
     @functools.wraps(function)

@@ -69,7 +69,7 @@ USUAL = [
 USUAL_FULL = [Usual(20e6, by_stage(1e-3, 1e-3), by_stage(128, 32))]
 
 
-def take_usual(s, parameters: int) -> None:
+def fill_usual_rate(s, parameters: int) -> None:
     """Put what is usual for a base of so many parameters where the settings have no learning rate
     or no batch. Raises InputError where nothing was measured."""
     if s.lr and s.batch_size:
@@ -97,7 +97,7 @@ def proposal_of(s) -> str:
     return f"{usual}, which was not measured either (docs/checkpoints.md)"
 
 
-def settle(s) -> None:
+def fill_by_stage(s) -> None:
     """Put into train.py's settings what depends on others of them. Raises InputError."""
     by_steps, by_epochs = (bool(x) and not isinstance(x, by_stage) for x in (s.steps, s.epochs))
     require(not (by_steps and by_epochs), "--steps and --epochs: choose one of them")
@@ -169,7 +169,7 @@ def require_init(s) -> None:
     require(os.path.isdir(s.init or "."), f"{s.init}: no such run; {advice}")
 
 
-def complete(s, files: ModelFolder) -> None:
+def fill_by_model(s, files: ModelFolder) -> None:
     """Put into train.py's settings what was left out, and what the folder decides that the run
     starts from: LoRA that is gone on with, template, learning rate, batch. Raises InputError for
     what does not go with that folder, or does not count."""
@@ -181,11 +181,11 @@ def complete(s, files: ModelFolder) -> None:
     known = f"prompts.json has no template {s.template}; it has {' '.join(TEMPLATES)}"
     require(s.template in TEMPLATES, known)
     if s.resume:
-        take_begun(s)
-    take_usual(s, files.config.parameters)
+        fill_begun_rate(s)
+    fill_usual_rate(s, files.config.parameters)
 
 
-def take_begun(s) -> None:
+def fill_begun_rate(s) -> None:
     """Put the learning rate and the batch of the run that is gone on with in the place of those
     that the command line left out."""
     partial = f"{s.out}.partial"
