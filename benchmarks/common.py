@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 
 from plumbing.base.errors import InputError, require
+from plumbing.compute.attention import flash_attention
+from plumbing.compute.products import has_compiler
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -47,7 +49,8 @@ def end(main: Callable) -> None:
     try:
         main()
     except InputError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 # Timing
@@ -127,7 +130,10 @@ def machine(device: str = "cpu") -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft"))
     if device.startswith("cuda"):
         properties = torch.cuda.get_device_properties(device)
-        return f"{date}, {packages}, {properties.name}, {properties.total_memory / 1e9:.0f} GB."
+        parts = [date, packages, properties.name, f"{properties.total_memory / 1e9:.0f} GB"]
+        parts.append("compiled" if has_compiler() else "nothing compiled")
+        parts.append("FlashAttention" if flash_attention() else "padded attention")
+        return f"{', '.join(parts)}."
     malloc = "set as in the Makefile" if all(map(os.environ.get, MALLOC)) else "not set"
     cores, threads = os.cpu_count(), torch.get_num_threads()
     return f"{date}, {packages}, {cpu()}, {cores} cores, {threads} threads, MALLOC_* {malloc}."
@@ -168,6 +174,7 @@ def write(name: str, text: str, folder: Path = HERE) -> None:
     if begin not in report:
         report += f"\n{begin}{stop}\n"
     head, rest = report.split(begin, 1)
+    require(stop in rest, f"{path}: {begin} without {stop} behind it; put it there again")
     report = f"{head}{begin}\n{text.strip()}\n{stop}{rest.split(stop, 1)[1]}"
     path.write_text(report, encoding="utf-8")
     (folder / "ratios.svg").write_text(draw(ratios(report)), encoding="utf-8")

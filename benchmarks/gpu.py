@@ -10,6 +10,7 @@ needs the packages of requirements.txt without langid, pytest, transformers and 
 found is written as soon as it is there. One that fails says so in a line, and the next one follows.
 """
 
+import argparse
 import gc
 import json
 import os
@@ -32,7 +33,8 @@ from safetensors.torch import load_file
 
 from benchmarks import common
 from benchmarks.llama_7b import decode_7b, kernels_7b, train_7b
-from plumbing.base.errors import plain, require
+from plumbing.base.errors import InputError, plain, require
+from plumbing.base.flags import resolve_device
 
 STARTED: list[subprocess.Popen] = []
 
@@ -149,6 +151,7 @@ def guarded(section: Callable, device: str, tiny: bool, limit: int) -> str:
     try:
         text = section(device, tiny)
     except Exception as error:  # whatever it is, the other sections are worth having
+        signal.setitimer(signal.ITIMER_REAL, 0)
         text = f"**Failed:** {type(error).__name__}: {plain(str(error), 600)}"
         traceback.print_exc()
     finally:
@@ -172,17 +175,20 @@ def parts_there(folder: Path) -> dict[str, str]:
 
 
 def main() -> None:
-    parser = common.flags(__doc__, tiny="tiny shapes; writes nothing")
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--tiny", action="store_true", help="tiny shapes; writes nothing")
+    parser.add_argument("--write", action="store_true", help="write the results of --tiny too")
     parser.add_argument("--device", default="cuda", help="(default: cuda)")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=[*SECTIONS])
     parser.add_argument("--limit", type=int, help="seconds of each section, instead of its own")
     s = parser.parse_args()
-    if s.device != "cpu" and not torch.cuda.is_available():
-        print("error: no CUDA device here, which this benchmark is about", file=sys.stderr)
-        sys.exit(2)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through guarded's finally
-    device = "cuda:0" if s.device == "cuda" else s.device
-    parts = parts_there(common.HERE) if s.sections != [*SECTIONS] else {}
+    require(s.limit is None or s.limit > 0, f"--limit {s.limit}: expected seconds, at least 1")
+    device = resolve_device(s.device)
+    if device != "cpu":
+        torch.cuda.set_device(device)  # which memory and graphs are measured on
+    for sign in (signal.SIGTERM, signal.SIGHUP):  # they end children too, by guarded's finally
+        signal.signal(sign, lambda number, _: sys.exit(128 + number))
+    parts, failed = parts_there(common.HERE), False
     for name in s.sections:
         title, section, limit = SECTIONS[name]
         started = time.perf_counter()
@@ -191,10 +197,15 @@ def main() -> None:
         seconds = round(time.perf_counter() - started)
         parts[title] = f"{text}\n\n{common.machine(device)} {seconds} s."
         print(f"**{title}.** {parts[title]}", flush=True)
+        failed = failed or text.startswith("**Failed")
         if s.write or not s.tiny:
             known = [title for title, *_ in SECTIONS.values() if title in parts]
             report = [f"**{title}.** {parts[title]}" for title in known]
-            common.write("gpu", "\n\n".join(["## One GPU: `make gpu`", *report]))
+            try:
+                common.write("gpu", "\n\n".join(["## One GPU: `make gpu`", *report]))
+            except (OSError, InputError) as error:  # the sections that follow are worth having
+                print(f"not written: {error}", flush=True)
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

@@ -187,7 +187,8 @@ def train_7b(device: str, tiny: bool) -> str:
             goal, ratio = GOALS[name]
             rows.append({"samples": name, "goals": f"{goal:,} tokens/s, {ratio}"} | row)
     require(rows, "out of memory at every micro-batch")
-    about = "Ours / theirs; goals are for an H100. GB: the weights are one side's."
+    about = "Ours / theirs, both without cuDNN's attention; goals are for an H100. GB: the weights "
+    about += "are one side's."
     return f"{about_of(train_7b)} {about}\n\n{common.table(rows)}"
 
 

@@ -1,5 +1,6 @@
 """The benchmarks run through on tiny shapes, and do not time a peer that does other work."""
 
+import functools
 import os
 import re
 import subprocess
@@ -20,6 +21,7 @@ TINY = {
     "growth": ["growth.py", "--quick", "--rows", "50", "--pairs", "20"],
     "gpu": ["gpu.py", "--tiny", "--device", "cpu", "--limit", "600"],
     "no card": ["gpu.py"],
+    "no time": ["gpu.py", "--limit", "0"],
 }
 # One thread each: two processes whose threads wait for each other on two cores crawl.
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -34,7 +36,7 @@ def outputs():
         started[name] = subprocess.Popen(command, env=ENVIRONMENT, **pipes)
     said = {name: process.communicate(timeout=900)[0] for name, process in started.items()}
     codes = {name: process.returncode for name, process in started.items()}
-    assert codes == dict.fromkeys(TINY, 0) | {"no card": 2}, said
+    assert codes == dict.fromkeys(TINY, 0) | {"no card": 2, "no time": 2}, said
     return said
 
 
@@ -80,7 +82,26 @@ def test_sections_that_were_written_before_stay(tmp_path):
 
 def test_tiny_runs_write_nothing_and_no_card_is_one_sentence(outputs):
     assert not any("wrote" in said for said in outputs.values())
-    assert re.fullmatch("error: no CUDA device here.*\n", outputs["no card"])
+    assert re.fullmatch("error: --device cuda:0: not possible here.*\n", outputs["no card"])
+    assert re.fullmatch("error: --limit 0: expected seconds.*\n", outputs["no time"])
+
+
+def test_sections_that_cannot_be_written_do_not_end_those_that_follow(
+    tmp_path, monkeypatch, capsys
+):
+    sections = {name: (name, lambda device, tiny: "fine", 9) for name in ("one", "two")}
+    monkeypatch.setattr(gpu, "SECTIONS", sections)
+    monkeypatch.setattr(common, "HERE", tmp_path)
+    write = functools.partial(common.write, folder=tmp_path)
+    monkeypatch.setattr(common, "write", write)
+    monkeypatch.setattr(gpu.signal, "signal", lambda *_: None)  # this process keeps its own
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", "--write"])
+    (tmp_path / "RESULTS.md").write_text("# Speed\n<!-- gpu -->\nedited by hand\n")
+    with pytest.raises(SystemExit) as ended:
+        gpu.main()
+    said = capsys.readouterr().out
+    assert not ended.value.code and "**two.** fine" in said
+    assert said.count("not written: ") == 2 and "<!-- gpu --> without <!-- /gpu -->" in said
 
 
 @pytest.mark.parametrize("row", [benchmark.AS_THEY_COME, benchmark.AUTHORS])

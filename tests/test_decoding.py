@@ -2,16 +2,20 @@
 
 import math
 import shutil
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import BASE, ids_of, script, tiny
 from oracles import in_transformers
 
+import evaluate
 from data import Prompter
 from evaluate import beam_search, greedy, translate
 from model import save_model
 from plumbing.base.errors import InputError
+from plumbing.base.flags import parse
 from plumbing.compute import decoder as decoder_file
 from plumbing.compute.decoder import Decoder, Graphs
 
@@ -135,6 +139,7 @@ def test_recorded_steps_are_the_steps(size, monkeypatch):
     expected = greedy(Decoder(model), prompts, ends, 12, size)
 
     def record(self, B):
+        assert self.seen[B] > 1  # it has run before, with whatever happens once
         recorded.append((B, self.cache.least))
         ids, logits = torch.zeros(B, dtype=torch.long), torch.zeros(B, VOCABULARY)
         return OnCPU(self, ids, logits), ids, logits
@@ -148,6 +153,42 @@ def test_recorded_steps_are_the_steps(size, monkeypatch):
         assert greedy(decoder, prompts, ends, 12, size) == expected
         assert len(recorded) == len(set(recorded)) > 0  # each once
     assert decoder.cache is decoder.graphs.cache
+
+
+def test_recording_counts_no_tokens_and_shares_one_memory(monkeypatch):
+    """While a graph is recorded nothing is computed, so the host must not count it."""
+    pools = []
+
+    def capture(graph, pool, capture_error_mode):
+        pools.append(pool)
+        return nullcontext()
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(pool=lambda: "memory"))
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    model = lively()
+    graphs = Graphs(model, model.new_cache(3, 16))
+    graphs.cache.lengths[:] = [4, 2, 7]
+    for B in (3, 2):
+        graphs.recorded[B] = graphs.record(B)
+        _, ids, logits = graphs.recorded[B]
+        assert ids.shape == (B,) and logits.shape == (B, VOCABULARY)
+    assert graphs.cache.lengths == [4, 2, 7] and pools == [None, "memory"]
+
+
+def test_evaluation_records_its_steps(folder, monkeypatch):
+    """evaluate.py's weights stay where they are; those of train.py's --dev may be sharded."""
+    found = {}
+
+    class Seen(Decoder):
+        def __init__(self, model, beams=1, record=False):
+            found[len(found)] = record
+            super().__init__(model, beams)
+
+    monkeypatch.setattr(evaluate, "Decoder", Seen)
+    args = ["--ckpt", folder / "model", "--data", folder / "train.tsv", "--rows", 1]
+    args += ["--directions", "en-it", "--lid", "none", "--device", "cpu", "--max-new-tokens", 2]
+    evaluate.main(parse(evaluate.Settings, "", [*map(str, args)]))
+    assert found == {0: True}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

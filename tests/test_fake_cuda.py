@@ -45,7 +45,7 @@ RECORDED = [
     dict(dtype="bf16", lora=True, beams=1, window=window, recorded=True) for window in (None, 4)
 ]
 # What may only fall: of a step of bf16 with LoRA, kernels of a layer, without a compiler.
-TRAINED, DECODED = 222, 63
+TRAINED, DECODED = 222, 62.5
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +80,8 @@ def test_a_step_mixes_no_devices_and_multiplies_in_its_dtype(found, case):
     counts = of(found, case)
     assert counts["mixed"] == []
     assert [*counts["products"]] == [NAMES[case["dtype"]]] and counts["launches"] > 100
+    assert bool(counts["names"].get("addmm_")) == case["lora"]  # LoRA's update, in place
+    assert "addmm" not in counts["names"]
 
 
 @pytest.mark.parametrize("case", TRAINING, ids=str)
@@ -100,7 +102,7 @@ def test_the_host_waits_for_the_new_tokens_alone(found, case):
 @pytest.mark.parametrize("case", RECORDED, ids=str)
 def test_a_step_that_a_cuda_graph_records_reads_nothing(found, case):
     counts = of(found, case)
-    assert not sum(counts["reads"].values()) and counts["mixed"] == [] and counts["launches"] > 100
+    assert not counts["copies"] and counts["mixed"] == [] and counts["launches"] > 100
 
 
 @pytest.mark.parametrize("case", TRAINING + DECODING, ids=str)
@@ -113,7 +115,9 @@ def test_what_is_compiled_sums_over_no_tokens(found, case):
 
 
 def test_a_layer_launches_no_more_kernels_than_it_did(found):
-    if not flash_attention():
+    torch_version = tuple(map(int, torch.__version__.split(".")[:2]))
+    assert bool(flash_attention()) == (torch_version >= (2, 11))
+    if torch_version < (2, 11):
         pytest.skip("needs torch 2.11, which has FlashAttention with windows")
     for case, most, steps in ((TRAINING[0], TRAINED, 1), (DECODING[0], DECODED, 4)):
         two, three = (of(found, case, layers)["launches"] for layers in (2, 3))

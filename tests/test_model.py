@@ -144,6 +144,39 @@ def test_backends_compute_what_the_textbook_computes(backend, window, share):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+def varlen_attn(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size):
+    """FlashAttention for unequal lengths by its description (torch.nn.attention.varlen): the last
+    query of a sequence is where its last key is, and sees so many keys to the left and right, -1
+    for all."""
+    assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
+    left, right = (len(k) if side < 0 else side for side in window_size)
+    parts, longest = [], [0, 0]
+    for i in range(len(cu_seq_q) - 1):
+        (q0, q1), (k0, k1) = cu_seq_q[i : i + 2].tolist(), cu_seq_k[i : i + 2].tolist()
+        n, s = q1 - q0, k1 - k0
+        longest = [max(longest[0], n), max(longest[1], s)]
+        offset = torch.arange(s) - torch.arange(s - n, s)[:, None]  # of a key from a query [n, s]
+        mask = (offset >= -left) & (offset <= right)
+        qkv = (x.transpose(0, 1) for x in (q[q0:q1], k[k0:k1], v[k0:k1]))
+        out = F.scaled_dot_product_attention(*qkv, attn_mask=mask, enable_gqa=True)
+        parts.append(out.transpose(0, 1))
+    assert longest == [max_q, max_k]
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, 100])
+@pytest.mark.parametrize("share", [True, False])
+def test_flash_attention_is_asked_for_what_the_textbook_computes(window, share, monkeypatch):
+    monkeypatch.setattr(attention, "flash_attention", lambda: varlen_attn)
+    qkv, layout = inputs(family(5), window, share=share)
+    expected = by_textbook(*qkv, layout)
+    torch.testing.assert_close(attention.varlen(*qkv, layout), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_cudnn_is_not_asked_for_attention():
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
 @pytest.mark.skipif(not HAS_CUDA, reason="needs CUDA")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("window", [None, 3])
@@ -258,7 +291,7 @@ def test_with_dropout_equal_sequences_are_dropped_apart_in_training_alone():
 def test_a_cached_token_sees_what_is_before_it_and_no_further_than_the_window():
     layout = CachedLayout(torch.tensor([7, 8]), [1, 1], torch.tensor([4, 1, 9]), 6, window=3)
     assert layout.position.tolist() == [4, 1]
-    seen = (layout.mask(torch.float32)[:, 0, 0] == 0).tolist()
+    seen = (layout.mask(torch.float32, 1)[:, 0, 0] == 0).tolist()
     assert seen == [[False, False, True, True, True, False], [True, True] + [False] * 4]
 
 

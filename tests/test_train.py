@@ -15,6 +15,8 @@ import torch
 from conftest import BASE, LINEARS, ROOT, RUN, TSV, log, one_sentence, python, same, script, tiny
 from safetensors.torch import load_file
 
+import evaluate
+import train as train_file
 from data import EncodedSample, Prompter, Sample, TwinPair, collate, micro_batches
 from evaluate import greedy
 from loss import language_aware
@@ -493,6 +495,58 @@ def test_a_users_error_is_one_sentence_and_exit_code_2(folder):
     assert result.returncode == 2 and "--alhpa" in result.stderr
 
 
+def test_training_asks_for_the_same_bits_and_dev_does_not(folder, monkeypatch):
+    """As on a GPU. What cannot give them is refused."""
+    pytest.importorskip("langid")
+    enabled, asked, found = torch.are_deterministic_algorithms_enabled, [], {}
+
+    def on_cuda(device):
+        asked.append(device)
+        flags.make_deterministic("cuda:0")
+
+    def watched(name, function):
+        def run(*args):
+            found[name] = enabled()
+            return function(*args)
+
+        return run
+
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.delenv("TORCHINDUCTOR_DETERMINISTIC", raising=False)
+    monkeypatch.setattr(train_file, "make_deterministic", on_cuda)
+    monkeypatch.setattr(train_file, "train_step", watched("step", train_step))
+    monkeypatch.setattr(evaluate, "greedy", watched("dev", greedy))
+    (folder / "dev.tsv").write_text("".join(TSV.splitlines(True)[:2]), encoding="utf-8")
+    try:
+        train_here(folder, "--dev", folder / "dev.tsv", "--steps", 1, "--out", folder / "run")
+        assert asked == ["cpu"] and found == {"step": True, "dev": False}
+        assert enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
+        assert not torch.utils.deterministic.fill_uninitialized_memory
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.utils.deterministic.fill_uninitialized_memory = True
+    flags.make_deterministic("cpu")
+    assert not enabled()
+
+
+@pytest.mark.parametrize(
+    "world, count, given, words",
+    [
+        (1, 0, "cuda:9", "expected cpu"),
+        (1, 2, "cuda:9", "cpu, or cuda:0 to cuda:1"),
+        (4, 2, "cuda", "at most 2 processes"),
+        (4, 4, "cuda:0", "expected cuda"),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_one_sentence(monkeypatch, world, count, given, words):
+    monkeypatch.setattr(flags, "WORLD", world)
+    monkeypatch.setenv("LOCAL_RANK", "7")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    with pytest.raises(InputError, match=f"--device cuda:.*{words}"):
+        flags.resolve_device(given)
+
+
 @pytest.mark.parametrize(
     "device, capability, dtype",
     [
@@ -517,6 +571,7 @@ def test_the_dtype_that_is_meant_by_auto(monkeypatch, device, capability, dtype)
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
         (torch.AcceleratorError("CUDA error: out of memory\nSearch for `cudaErrorM"), True),
+        (RuntimeError("CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"), True),
         (RuntimeError("NCCL error: unhandled cuda error\nCuda failure 2 'out of memory'"), True),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
         (RuntimeError("shape '[2]' is invalid"), False),

@@ -118,13 +118,20 @@ def resolve_device(device: str) -> str:
     """A device of torch's that is there; cuda with this process's number. Raises InputError."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    sentence = f"--device {device} with {WORLD} processes would put them on one GPU; expected cuda"
+    require(WORLD == 1 or not device.startswith("cuda:"), sentence)
     if device == "cuda":
         device = f"cuda:{os.environ['LOCAL_RANK'] if WORLD > 1 else 0}"
     try:
-        torch.empty(1, device=device).item()
+        torch.ones(1, device=device).item()  # runs a kernel, which this build may lack for a GPU
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         found = plain(str(error).split("\n")[0], 200)
-        raise InputError(f"--device {device}: not possible here ({found}); expected cpu") from None
+        count = torch.cuda.device_count()
+        expected = f"cpu, or cuda:0 to cuda:{count - 1}" if count else "cpu"
+        if WORLD > 1 and count:
+            expected = f"at most {count} processes on this machine, one for each GPU"
+        sentence = f"--device {device}: not possible here ({found}); expected {expected}"
+        raise InputError(sentence) from None
     return device
 
 
@@ -194,7 +201,8 @@ def users_sentence(error: BaseException) -> str:
     """What to tell the user of an error; "" where the fault is in the program."""
     words = " ".join(str(error).split())
     no_room = "alloc" in words and "memory" in words
-    no_room = no_room or "out of memory" in words or "ALLOC_FAILED" in words  # CUDA's, cuBLAS's
+    # CUDA and cuBLAS have words of their own; what creates cuBLAS's handle has tried twice.
+    no_room = no_room or any(x in words for x in ("out of memory", "ALLOC_FAILED", "cublasCreate"))
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and no_room
     ):

@@ -22,13 +22,11 @@ torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Attention of rectangles q [B, H, n, d], k, v [B, K, s, d] under a mask [B, 1, n, s]:
-    [B, H, n, d]. Heads that share keys become rows of one head: with a mask, CUDA's fast kernels
-    take no groups of heads."""
+    """Attention of rectangles q [B, H, n, d], k, v [B, K, s, d] under a mask [B, 1, G n, s]:
+    [B, H, n, d]. The G heads that share keys become rows of one head: with a mask, CUDA's fast
+    kernels take no groups of heads."""
     B, H, n, d = q.shape
-    G = H // k.shape[1]
-    q = q.reshape(B, -1, G * n, d)  # [B, K, G n, d]
-    mask = mask[:, :, None].expand(-1, -1, G, -1, -1).flatten(2, 3)  # [B, 1, G n, s]
+    q = q.reshape(B, k.shape[1], -1, d)  # [B, K, G n, d]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).reshape(B, H, n, d)
 
 
@@ -36,8 +34,8 @@ def padded(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
     """One call for rectangles that are padded to the longest sequence: on CUDA where FlashAttention
     is missing."""
     rows, keys = layout.computed, layout.whole
-    out = masked(rows.pad(q), keys.pad(k), keys.pad(v), layout.padded_mask(q.dtype))
-    return rows.unpad(out)
+    mask = layout.padded_mask(q.dtype, q.shape[1] // k.shape[1])
+    return rows.unpad(masked(rows.pad(q), keys.pad(k), keys.pad(v), mask))
 
 
 def each(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
@@ -88,7 +86,8 @@ def varlen(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
 
 def cached(q: Tensor, k: Tensor, v: Tensor, layout: CachedLayout) -> Tensor:
     """For tokens q [T, H, d] that continue sequences: k, v [B, K, s, d] are a cache's slots."""
-    return layout.whole.unpad(masked(layout.whole.pad(q), k, v, layout.mask(q.dtype)))
+    mask = layout.mask(q.dtype, q.shape[1] // k.shape[1])
+    return layout.whole.unpad(masked(layout.whole.pad(q), k, v, mask))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, layout: Layout | CachedLayout) -> Tensor:

@@ -108,18 +108,21 @@ class Layout:
             s = max(self.lengths)
             ones = torch.ones(s, s, dtype=torch.bool, device=self.device)
             visible = ones.tril().triu(1 - (self.window or s))
-            self.masks[dtype] = to_mask(visible, dtype)
+            zeros = torch.zeros(s, s, dtype=dtype, device=self.device)
+            self.masks[dtype] = zeros.masked_fill(~visible, -torch.inf)
         return self.masks[dtype]
 
-    def padded_mask(self, dtype: torch.dtype) -> Tensor:
-        """[B, 1, n, s]: the rows of mask for the own tokens of each sequence, padded to the most
-        of them."""
-        if (dtype, "padded") not in self.masks:
+    def padded_mask(self, dtype: torch.dtype, G: int) -> Tensor:
+        """[B, 1, G n, s]: what the own tokens of each sequence see, padded to the most of them, for
+        each of G heads of queries."""
+        if (dtype, G) not in self.masks:
             n, s = self.computed.n, self.whole.n
             first = (self.whole.sizes - self.computed.sizes)[:, None]  # [B, 1]
-            query = (first + torch.arange(n, device=self.device)).clamp(max=s - 1)  # [B, n]
-            self.masks[dtype, "padded"] = self.mask(dtype)[query][:, None]
-        return self.masks[dtype, "padded"]
+            query = (first + torch.arange(n, device=self.device)).clamp(max=s - 1)[..., None]
+            key = torch.arange(s, device=self.device)
+            visible = (key <= query) & (key > query - (self.window or s))  # [B, n, s]
+            self.masks[dtype, G] = grouped_mask(visible, dtype, G)
+        return self.masks[dtype, G]
 
 
 class CachedLayout:
@@ -158,11 +161,11 @@ class CachedLayout:
     def pick(self, x: Tensor, at: Tensor | None) -> Tensor:
         return x if at is None else x[at.to(x.device, non_blocking=True)]
 
-    def mask(self, dtype: torch.dtype) -> Tensor:
-        """[B, 1, n, s]: 0 where a token sees a slot, else -inf."""
-        if dtype not in self.masks:
-            self.masks[dtype] = to_mask(self.visible[:, None], dtype)
-        return self.masks[dtype]
+    def mask(self, dtype: torch.dtype, G: int) -> Tensor:
+        """[B, 1, G n, s]: 0 where a token sees a slot, else -inf, once for each of G heads."""
+        if (dtype, G) not in self.masks:
+            self.masks[dtype, G] = grouped_mask(self.visible, dtype, G)
+        return self.masks[dtype, G]
 
 
 def send(numbers: list[int], device: torch.device | None) -> Tensor:
@@ -170,9 +173,12 @@ def send(numbers: list[int], device: torch.device | None) -> Tensor:
     return torch.tensor(numbers).to(device, non_blocking=True)
 
 
-def to_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    zeros = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    return zeros.masked_fill(~visible, -torch.inf)
+def grouped_mask(visible: Tensor, dtype: torch.dtype, G: int) -> Tensor:
+    """[B, 1, G n, s]: 0 where visible [B, n, s], else -inf, once for each of G heads of queries. In
+    memory its rows begin at multiples of 8: CUDA's kernels would copy others in every layer."""
+    B, n, s = visible.shape
+    zeros = torch.zeros(B, G, n, -(-s // 8) * 8, dtype=dtype, device=visible.device)[..., :s]
+    return zeros.masked_fill_(~visible[:, None], -torch.inf).flatten(1, 2)[:, None]
 
 
 def lay_out(

@@ -87,15 +87,21 @@ def fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         torch._dynamo.config.suppress_errors = True
         # Each dtype is a compilation of its own, with gradients and without, for one token too.
         torch._dynamo.config.recompile_limit = 64
-        return torch.compile(function, dynamic=True) if has_compiler() else function
+        if not has_compiler():
+            return function
+        # In the order of a sum nothing must hang on the first batch, since a resumed run has
+        # another one. So the rows of a norm are summed in one way whatever their number is.
+        options = {"triton.persistent_reductions": False}
+        return torch.compile(function, dynamic=True, options=options)
 
     @functools.wraps(function)
     def run(x: Tensor, *others) -> Tensor:
-        # The gradient of a parameter is a sum over tokens. The compiler would choose its order by
-        # the first batch, and a resumed run has another first batch.
+        if not x.is_cuda:
+            return function(x, *others)
+        # The gradient of a parameter is a sum over tokens, whose order would hang on that batch.
         summed = torch.is_grad_enabled() and any(
             isinstance(other, nn.Parameter) and other.requires_grad for other in others
         )
-        return (compiled() if x.is_cuda and not summed else function)(x, *others)
+        return (function if summed else compiled())(x, *others)
 
     return run
