@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from plumbing.base.errors import InputError, require
-from plumbing.compute.attention import flash_attention
+from plumbing.compute.attention import has_flash_attention
 from plumbing.compute.products import has_compiler
 
 HERE = Path(__file__).resolve().parent
@@ -132,7 +132,8 @@ def machine(device: str = "cpu") -> str:
         properties = torch.cuda.get_device_properties(device)
         parts = [date, packages, properties.name, f"{properties.total_memory / 1e9:.0f} GB"]
         parts.append("compiled" if has_compiler() else "nothing compiled")
-        parts.append("FlashAttention" if flash_attention() else "padded attention")
+        q = torch.empty(1, 1, 128, dtype=torch.bfloat16, device=device)
+        parts.append("FlashAttention" if has_flash_attention(q) else "padded attention")
         return f"{', '.join(parts)}."
     malloc = "set as in the Makefile" if all(map(os.environ.get, MALLOC)) else "not set"
     cores, threads = os.cpu_count(), torch.get_num_threads()
