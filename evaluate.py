@@ -303,8 +303,7 @@ def score(
     - bleu, chrf, length_ratio, signatures: compare_texts() of plumbing/score/bleu.py;
     - otr to mixed_floor: language_scores() by the first identifier;
     - loops, loops_floor: % of the hypotheses, of the references, that repeat themselves;
-    - identifiers, agreement, where there are several: otr and floor by each of them, and % of the
-      hypotheses that all of them call by one language;
+    - identifiers, agreement, of several: otr and floor by each, % of hypotheses all call alike;
     - resampled: each score in bootstraps over sentences, for intervals (bootstrap.py there)."""
     hypotheses = [" ".join(text.split()) for text in hypotheses]  # as in the files
     references, target = [sample.target for sample in samples], samples[0].direction[1]

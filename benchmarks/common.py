@@ -34,13 +34,14 @@ TITLE += "\n![ratios](ratios.svg)\n"
 MALLOC = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
 
 
-def flags(about: str, **switches: str) -> argparse.ArgumentParser:
+def flags(about: str, repeats: bool = True, **switches: str) -> argparse.ArgumentParser:
     """A parser with the flags of every benchmark, and switches {name: help}."""
     parser = argparse.ArgumentParser(description=about.split("\n\n")[0])
     for name, text in switches.items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
     parser.add_argument("--write", action="store_true", help="write the results of such a run too")
-    parser.add_argument("--repeats", type=int, default=5, help="timed repeats (default: 5)")
+    if repeats:
+        parser.add_argument("--repeats", type=int, default=5, help="timed repeats (default: 5)")
     return parser
 
 

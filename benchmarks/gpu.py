@@ -10,7 +10,6 @@ needs the packages of requirements.txt without langid, pytest, transformers and 
 found is written as soon as it is there. One that fails says so in a line, and the next one follows.
 """
 
-import argparse
 import gc
 import json
 import os
@@ -175,9 +174,7 @@ def parts_there(folder: Path) -> dict[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--tiny", action="store_true", help="tiny shapes; writes nothing")
-    parser.add_argument("--write", action="store_true", help="write the results of --tiny too")
+    parser = common.flags(__doc__, repeats=False, tiny="tiny shapes; writes nothing")
     parser.add_argument("--device", default="cuda", help="(default: cuda)")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=[*SECTIONS])
     parser.add_argument("--limit", type=int, help="seconds of each section, instead of its own")

@@ -43,7 +43,7 @@ print(json.dumps([time.time() - began, megabytes(), megabytes() - before, len(sa
 
 
 def main() -> None:
-    parser = common.flags(__doc__, quick="print and write nothing")
+    parser = common.flags(__doc__, repeats=False, quick="print and write nothing")
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--pairs", type=int, default=20_000)
     parser.add_argument("--format", choices=FORMATS, nargs="+", default=FORMATS)

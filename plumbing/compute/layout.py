@@ -106,8 +106,7 @@ class Layout:
         """[s, s]: 0 where one token (row) of a sequence sees another (column), else -inf."""
         if dtype not in self.masks:
             s = max(self.lengths)
-            ones = torch.ones(s, s, dtype=torch.bool, device=self.device)
-            visible = ones.tril().triu(1 - (self.window or s))
+            visible = seen_by(torch.arange(s, device=self.device)[:, None], s, self.window)
             zeros = torch.zeros(s, s, dtype=dtype, device=self.device)
             self.masks[dtype] = zeros.masked_fill(~visible, -torch.inf)
         return self.masks[dtype]
@@ -118,9 +117,8 @@ class Layout:
         if (dtype, G) not in self.masks:
             n, s = self.computed.n, self.whole.n
             first = (self.whole.sizes - self.computed.sizes)[:, None]  # [B, 1]
-            query = (first + torch.arange(n, device=self.device)).clamp(max=s - 1)[..., None]
-            key = torch.arange(s, device=self.device)
-            visible = (key <= query) & (key > query - (self.window or s))  # [B, n, s]
+            query = (first + torch.arange(n, device=self.device)).clamp(max=s - 1)  # [B, n]
+            visible = seen_by(query[:, :, None], s, self.window)
             self.masks[dtype, G] = grouped_mask(visible, dtype, G)
         return self.masks[dtype, G]
 
@@ -150,10 +148,9 @@ class CachedLayout:
             self.position = paths.position(len(lengths)).flatten()
             self.visible = paths.visible(len(lengths), slots, window)
             return
-        slot = torch.arange(slots, device=ids.device)  # [s]
         step = torch.arange(n, device=ids.device)
         query = used[: len(lengths), None, None] + step[None, :, None]  # [B, n, 1]
-        self.visible = (slot <= query) & (slot > query - (window or slots))  # [B, n, s]
+        self.visible = seen_by(query, slots, window)  # [B, n, s]
 
     def expand(self, x: Tensor) -> Tensor:
         return x  # nothing is shared
@@ -171,6 +168,13 @@ class CachedLayout:
 def send(numbers: list[int], device: torch.device | None) -> Tensor:
     """Numbers as a tensor on a device, which the host does not wait for."""
     return torch.tensor(numbers).to(device, non_blocking=True)
+
+
+def seen_by(query: Tensor, s: int, window: int | None) -> Tensor:
+    """[..., s]: which of s keys a token sees from its position, query [..., 1]: none that comes
+    later, and none before the sliding window."""
+    key = torch.arange(s, device=query.device)
+    return (key <= query) & (key > query - (window or s))
 
 
 def grouped_mask(visible: Tensor, dtype: torch.dtype, G: int) -> Tensor:
